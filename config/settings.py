@@ -1,0 +1,156 @@
+"""Every setting. What differs between machines is an environment variable, read here only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+import environ
+
+from config import embedded
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+env = environ.Env()
+
+DEBUG = env.bool("DEBUG", default=False)
+DATA = (BASE_DIR / env.str("DATA", default=".data")).resolve()
+
+# Unset, the platform brings its own PostgreSQL and Valkey, kept under DATA.
+if "DATABASE_URL" in env and "BROKER_URL" in env:
+    _services = None
+else:
+    _services = embedded.attach(DATA)
+DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _services else "")
+BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
+
+SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
+ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "django.contrib.staticfiles",
+    "django.contrib.postgres",
+    "djmoney",
+    "rest_framework",
+    "drf_spectacular",
+    "drf_spectacular_sidecar",
+    "subscriptions",
+    "metering",
+    "billing",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "whitenoise.middleware.WhiteNoiseMiddleware",
+    "django.middleware.common.CommonMiddleware",
+]
+
+ROOT_URLCONF = "config.urls"
+WSGI_APPLICATION = "config.wsgi.application"
+APPEND_SLASH = False
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "DIRS": [BASE_DIR / "templates"],
+        "APP_DIRS": True,
+        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+    }
+]
+
+_database = environ.Env.db_url_config(DATABASE_URL, engine="django.db.backends.postgresql")
+DATABASES = {
+    "default": {
+        **_database,
+        # A socket's folder stands percent-encoded where a URL has its host.
+        "HOST": unquote(_database["HOST"]),
+        # One connection a thread, kept: opening one costs more than a charge.
+        "CONN_MAX_AGE": None,
+        "OPTIONS": {
+            "connect_timeout": 5,
+            "application_name": "token-billing",
+            # Prepare what a connection has run five times; the charge's statements are few.
+            "prepare_threshold": 5,
+        },
+    }
+}
+
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+LANGUAGE_CODE = "zh-hans"
+LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
+USE_I18N = True
+# Instants are stored and compared in UTC; an operator's zone is applied in subscriptions.periods.
+USE_TZ = True
+TIME_ZONE = "UTC"
+
+STATIC_URL = "/static/"
+STATIC_ROOT = DATA / "static"
+STORAGES = {
+    "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
+}
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": ["subscriptions.api.auth.OperatorKey"],
+    "DEFAULT_PERMISSION_CLASSES": ["subscriptions.api.auth.HasKey"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_PARSER_CLASSES": ["rest_framework.parsers.JSONParser"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "subscriptions.api.problems.exception_handler",
+    "COERCE_DECIMAL_TO_STRING": True,
+    "UNAUTHENTICATED_USER": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Token billing",
+    "DESCRIPTION": "Sell token plans, meter usage, draw prepaid buckets, invoice the month.",
+    "VERSION": "1",
+    "OAS_VERSION": "3.1.0",
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_AUTHENTICATION": [],
+    "SERVE_PERMISSIONS": [],
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+}
+
+CURRENCIES = ("CNY", "USD", "HKD", "EUR")
+DEFAULT_CURRENCY = "CNY"
+
+DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
+SECURE_CONTENT_TYPE_NOSNIFF = True
+SILENCED_SYSTEM_CHECKS: list[str] = []
+
+# Rows are the queue, a task is only the bell: losing one loses no work, a sweep rings again.
+CELERY_BROKER_URL = BROKER_URL
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 600}
+CELERY_TASK_TIME_LIMIT = 600
+CELERY_TIMEZONE = "UTC"
+CELERY_DB_REUSE_MAX = 10_000
+CELERY_BEAT_SCHEDULE = {
+    # A bell that nobody answered in time is not worth answering later: the next one rings.
+    "fold-usage": {
+        "task": "metering.tasks.fold_usage",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "open-due-periods": {
+        "task": "billing.tasks.open_due_periods",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
+    "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
+}
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
+    "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+}

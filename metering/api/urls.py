@@ -1,0 +1,14 @@
+"""Addresses under /api/v1/ that this room serves."""
+
+from django.urls import path
+
+from metering.api import quarantine, rate_cards, reports, usage_records
+
+urlpatterns = [
+    path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
+    path("usage-records", usage_records.UsageRecords.as_view()),
+    path("subscribers/<str:external_id>/usage", reports.UsageDoor.as_view()),
+    path("subscribers/<str:external_id>/usage-records", reports.UsageRecordsDoor.as_view()),
+    path("quarantine", quarantine.QuarantineDoor.as_view()),
+    path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
+]

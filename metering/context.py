@@ -1,0 +1,264 @@
+"""Who a batch's subjects are and what they hold: all that the charge reads of them, in one query."""
+
+from __future__ import annotations
+
+import datetime as dt
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from psycopg.types.numeric import Int8
+
+from metering.parsing import EARLIEST, LATEST, Usage
+from subscriptions import pgarrays, periods
+from subscriptions.buckets import Period, Pick
+from subscriptions.pgarrays import Texts
+from subscriptions.policies import policy_of
+
+# Subjects that a process remembers, per operator: about 60 MB when full.
+REMEMBERED = 200_000
+
+
+class Caller(NamedTuple):
+    """The gateway that sent something, and the subject its key may be bound to."""
+
+    operator_id: int
+    gateway_id: int
+    key_id: int
+    subject: str = ""
+
+
+class Binding(NamedTuple):
+    """What a subject stands for, and for how long."""
+
+    id: int
+    subscriber_id: int
+    valid_from: dt.datetime | None
+    valid_until: dt.datetime | None
+
+
+@dataclass(slots=True)
+class Holding:
+    """A subscriber's periods with their plans, suspensions, and what is not yet opened or turned."""
+
+    periods: list[Period] = field(default_factory=list)
+    suspensions: list[tuple[dt.datetime, dt.datetime | None]] = field(default_factory=list)
+    unopened_from: dt.datetime | None = None
+    unturned_from: dt.datetime | None = None
+
+    def period_at(self, occurred_at: dt.datetime, zone: ZoneInfo) -> Period:
+        """The period usage belongs to: a subscription's, or the zone's calendar month."""
+        for period in self.periods:
+            if period.starts_at <= occurred_at < period.ends_at:
+                return period
+        starts_at = periods.month_start(occurred_at, zone)
+        return Period(starts_at, periods.end_of("calendar_month", starts_at, 1, zone))
+
+    def suspended_at(self, occurred_at: dt.datetime) -> bool:
+        return any(
+            start <= occurred_at and (end is None or occurred_at < end)
+            for start, end in self.suspensions
+        )
+
+    def is_behind(self, at: dt.datetime, until: dt.datetime) -> bool:
+        """Whether a period up to `until` is not opened, or one begun by `at` not turned."""
+        return (self.unopened_from is not None and self.unopened_from <= until) or (
+            self.unturned_from is not None and self.unturned_from <= at
+        )
+
+
+class Standing(NamedTuple):
+    """What usage of one subject in `[since, until)` means: whose it is, and under which terms.
+
+    `card` is None without a plan: the operator's default card weighs it. `pick` is the bucket that
+    pays, where it is known; `behind` says that a period has to be opened or turned before.
+    """
+
+    binding_id: int
+    subscriber_id: int
+    since: dt.datetime
+    until: dt.datetime
+    period: Period
+    card: str | None
+    suspended: bool
+    pick: Pick | None = None
+    behind: bool = False
+
+
+# By operator and subject. Trusted only as far as the pick's generation, which the draw checks.
+_remembered: dict[int, dict[str, Standing]] = {}
+_guard = threading.Lock()
+
+
+def remember(operator_id: int, subject: str, standing: Standing, pick: Pick) -> None:
+    """Keep what a charge found out about a subject whose demand one bucket covered."""
+    known = standing._replace(
+        since=max(standing.since, pick.since), until=min(standing.until, pick.until), pick=pick
+    )
+    with _guard:
+        subjects = _remembered.setdefault(operator_id, {})
+        subjects.pop(subject, None)
+        subjects[subject] = known
+        if len(subjects) > REMEMBERED:
+            del subjects[next(iter(subjects))]
+
+
+def forget(operator_id: int, subjects: Iterable[str]) -> None:
+    """Look these subjects up again."""
+    with _guard:
+        remembered = _remembered.get(operator_id, {})
+        for subject in subjects:
+            remembered.pop(subject, None)
+
+
+def forget_all() -> None:
+    """Look everything up again (another database, in tests)."""
+    with _guard:
+        _remembered.clear()
+
+
+class Context:
+    """The standings of a request's subjects: remembered, or read in one query where not."""
+
+    def __init__(self, caller: Caller, usages: Sequence[Usage], *, at: dt.datetime) -> None:
+        """Read what is not remembered. `at` is the wall's time; a test operator has its own."""
+        self._caller = caller
+        self._remembered = _remembered.get(caller.operator_id, {})
+        self._bindings: dict[str, list[Binding]] = {}
+        self._holdings: dict[int, Holding] = {}
+        self._found: dict[str, Standing] = {}
+        unknown = [usage for usage in usages if self._recall(usage) is None]
+        if unknown:
+            self._read(unknown, at)
+
+    def _recall(self, usage: Usage) -> Standing | None:
+        standing = self._remembered.get(usage.subject)
+        if standing is not None and standing.since <= usage.occurred_at < standing.until:
+            self._found[usage.subject] = standing
+            return standing
+        return None
+
+    def subscriber_of(self, subject: str) -> int | None:
+        """A subscriber that the subject names at some time, for grouping by shard."""
+        if subject in self._found:
+            return self._found[subject].subscriber_id
+        bindings = self._bindings.get(subject)
+        return bindings[0].subscriber_id if bindings else None
+
+    def standing(self, usage: Usage, zone: ZoneInfo, at: dt.datetime) -> Standing | None:
+        """What this usage means, or None where nobody was called that at its time."""
+        occurred_at = usage.occurred_at
+        standing = self._found.get(usage.subject)
+        if standing is not None and standing.since <= occurred_at < standing.until:
+            return standing
+        standing = self._resolve(usage.subject, occurred_at, zone, at)
+        if standing is not None:
+            self._found[usage.subject] = standing
+        return standing
+
+    def _resolve(
+        self, subject: str, occurred_at: dt.datetime, zone: ZoneInfo, at: dt.datetime
+    ) -> Standing | None:
+        for binding in self._bindings.get(subject, ()):
+            since, until = binding.valid_from or EARLIEST, binding.valid_until or LATEST
+            if since <= occurred_at < until:
+                break
+        else:
+            return None
+        holding = self._holdings[binding.subscriber_id]
+        period = holding.period_at(occurred_at, zone)
+        since, until = max(since, period.starts_at), min(until, period.ends_at)
+        suspended = False
+        for starts_at, ends_at in holding.suspensions:
+            if starts_at <= occurred_at < (ends_at or LATEST):
+                suspended = True
+                since, until = max(since, starts_at), min(until, ends_at or LATEST)
+            elif occurred_at < starts_at:
+                until = min(until, starts_at)
+            else:
+                since = max(since, ends_at or LATEST)
+        return Standing(
+            binding.id,
+            binding.subscriber_id,
+            since,
+            until,
+            period,
+            period.policy.rate_card if period.policy else None,
+            suspended,
+            behind=holding.is_behind(at, max(at, occurred_at)),
+        )
+
+    def _read(self, usages: Sequence[Usage], at: dt.datetime) -> None:
+        """Without a lock: what is bought while a charge is under way is bought after it."""
+        first = min(usage.occurred_at for usage in usages)
+        last = max(usage.occurred_at for usage in usages)
+        subjects = Texts(sorted({usage.subject for usage in usages}))
+        cursor = pgarrays.cursor()
+        cursor.execute(
+            _CONTEXT_SQL,
+            [subjects, first, last, last, at, first, Int8(self._caller.operator_id)],
+            binary=True,
+            prepare=True,
+        )
+        for row in cursor.fetchall():
+            subject, binding_id, subscriber_id, valid_from, valid_until = row[:5]
+            binding = Binding(binding_id, subscriber_id, valid_from, valid_until)
+            bindings = self._bindings.setdefault(subject, [])
+            if binding not in bindings:
+                bindings.append(binding)
+            holding = self._holdings.get(subscriber_id)
+            if holding is None:
+                holding = self._holdings[subscriber_id] = Holding()
+            _add(holding, *row[5:])
+
+
+# The subscription is only looked at where no period reaches far enough (OFFSET 0 keeps the
+# planner from turning that condition into a filter behind the look).
+_CONTEXT_SQL = """
+SELECT s.subject, s.id, s.subscriber_id, s.valid_from, s.valid_until,
+       p.subscription_id, p.starts_at, p.ends_at, p.plan_id, p.turned_at IS NULL,
+       u.opened_until, x.starts_at, x.ends_at
+FROM subscriptions_operator o
+CROSS JOIN unnest(%b::text[]) AS q (subject)
+JOIN subscriptions_subject s ON s.operator_id = o.id AND s.subject = q.subject
+LEFT JOIN subscriptions_subscriptionperiod p
+       ON p.subscriber_id = s.subscriber_id AND p.ends_at > %b AND p.starts_at <= %b
+LEFT JOIN LATERAL (
+    SELECT u.opened_until FROM subscriptions_subscription u
+    WHERE (p.ends_at IS NULL OR p.ends_at <= greatest(%b, coalesce(o.clock_at, %b)))
+      AND u.subscriber_id = s.subscriber_id
+      AND (u.ends_at IS NULL OR u.ends_at > u.opened_until)
+    OFFSET 0
+) u ON true
+LEFT JOIN subscriptions_suspension x
+       ON x.subscriber_id = s.subscriber_id AND (x.ends_at IS NULL OR x.ends_at > %b)
+WHERE o.id = %b
+"""
+
+
+def _add(
+    holding: Holding,
+    subscription_id: int | None,
+    starts_at: dt.datetime,
+    ends_at: dt.datetime,
+    plan_id: int,
+    unturned: bool,
+    unopened_from: dt.datetime | None,
+    suspended_from: dt.datetime | None,
+    suspended_until: dt.datetime | None,
+) -> None:
+    """One row of the join; rows repeat where a subscriber has several of anything."""
+    if subscription_id is not None:
+        period = Period(starts_at, ends_at, subscription_id, policy_of(plan_id))
+        if period not in holding.periods:
+            holding.periods.append(period)
+        if unturned and (holding.unturned_from is None or starts_at < holding.unturned_from):
+            holding.unturned_from = starts_at
+    if unopened_from is not None:
+        holding.unopened_from = unopened_from
+    if suspended_from is not None:
+        suspension = (suspended_from, suspended_until)
+        if suspension not in holding.suspensions:
+            holding.suspensions.append(suspension)

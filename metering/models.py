@@ -1,0 +1,147 @@
+"""Usage as it came, what became of each batch, hourly totals, and what could not be charged."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from subscriptions.fields import units_field
+from subscriptions.models import Gateway, Operator
+
+
+class UsageRecord(models.Model):
+    """What one request used (3GPP CDR, TMF635 Usage), stored once and charged once.
+
+    The five token classes are exclusive; `units` is computed once, from the weights of the rate
+    card version at `occurred_at`. Partitioned by UTC day of `occurred_at`; each partition has a
+    unique index on (subscriber_id, gateway_id, source, record_id). No surrogate key, no foreign
+    keys: this is the hottest table. Written by metering/ingest.py only.
+    """
+
+    pk = models.CompositePrimaryKey(
+        "subscriber_id", "gateway_id", "source", "record_id", "occurred_at"
+    )
+    subscriber_id = models.BigIntegerField()
+    gateway_id = models.BigIntegerField()
+    source = models.CharField(max_length=256)  # empty for native records
+    record_id = models.CharField(max_length=512)
+    occurred_at = models.DateTimeField()
+    batch_id = models.BigIntegerField()
+    subject_id = models.BigIntegerField()  # the binding, hence the subject's name
+    weight_id = models.BigIntegerField()  # the RateCardWeight that made the units
+    units = units_field()
+    uncached_input_tokens = models.IntegerField()
+    cached_input_tokens = models.IntegerField()
+    cache_write_tokens = models.IntegerField()
+    output_tokens = models.IntegerField()  # without reasoning
+    reasoning_tokens = models.IntegerField()
+    model = models.CharField(max_length=256)
+    outcome = models.CharField(max_length=32)  # empty: complete
+    attributes = models.JSONField(null=True)
+
+    objects: models.Manager[UsageRecord]
+
+    def __str__(self) -> str:
+        return self.record_id
+
+
+class UsageBatch(models.Model):
+    """One accepted POST (or the part of it in one shard): committed with its records or not at all.
+
+    `folded_at` is null until its records are in the hourly totals; the oldest such batch is the
+    rollup watermark that month close waits for.
+    """
+
+    id = models.BigIntegerField(primary_key=True)  # from the sequence subscriptions_batch_id
+    operator = models.ForeignKey(
+        Operator, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    gateway = models.ForeignKey(
+        Gateway, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    charged_at = models.DateTimeField()  # the operator's time when it was charged
+    stored_at = models.DateTimeField()  # the wall's, for lag
+    records = models.IntegerField()
+    units = units_field()
+    occurred_from = models.DateTimeField()
+    occurred_to = models.DateTimeField()  # inclusive
+    folded_at = models.DateTimeField(null=True)
+
+    objects: models.Manager[UsageBatch]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["id"], name="batch_unfolded", condition=Q(folded_at__isnull=True)),
+        ]
+
+    def __str__(self) -> str:
+        return f"batch {self.id}"
+
+
+class UsageHour(models.Model):
+    """Totals of a subscriber's hour (of the operator's zone) and model; written by rollups.py."""
+
+    pk = models.CompositePrimaryKey("subscriber_id", "hour", "model")
+    subscriber_id = models.BigIntegerField()
+    hour = models.DateTimeField()
+    model = models.CharField(max_length=256)
+    requests = models.BigIntegerField()
+    uncached_input_tokens = models.BigIntegerField()
+    cached_input_tokens = models.BigIntegerField()
+    cache_write_tokens = models.BigIntegerField()
+    output_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField()
+    units = units_field()
+
+    objects: models.Manager[UsageHour]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%dT%H} {self.model}"
+
+
+class QuarantinedRecord(models.Model):
+    """A record that could be read but not charged, kept as it came with the reason.
+
+    Sent again while open, it is the same row. A retry that succeeds resolves it.
+    """
+
+    class Resolution(models.TextChoices):
+        CHARGED = "charged"
+        DUPLICATE = "duplicate"
+        DISMISSED = "dismissed"
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="quarantine")
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="+")
+    source = models.CharField(max_length=256, blank=True, default="")
+    record_id = models.CharField(max_length=512, blank=True, default="")
+    subject = models.CharField(max_length=256, blank=True, default="")
+    cause = models.CharField(max_length=32)
+    detail = models.TextField()
+    payload = models.TextField()  # the record's JSON as it was sent, without any prompt text
+    digest = models.BinaryField(max_length=32)  # SHA-256 of source and payload
+    received_at = models.DateTimeField()
+    attempts = models.PositiveIntegerField(default=1)
+    resolution = models.CharField(max_length=16, choices=Resolution.choices, blank=True, default="")
+    resolved_at = models.DateTimeField(null=True, blank=True)
+
+    objects: models.Manager[QuarantinedRecord]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["operator", "-id"], name="quarantine_list"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway", "digest"],
+                condition=Q(resolved_at__isnull=True),
+                name="quarantine_open_once",
+            ),
+            models.CheckConstraint(
+                name="quarantine_resolution_has_a_time",
+                condition=Q(resolution="", resolved_at__isnull=True)
+                | (~Q(resolution="") & Q(resolved_at__isnull=False)),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.cause} {self.record_id}"

@@ -1,0 +1,737 @@
+"""Whether everything that must always hold does, asked of the rows themselves.
+
+None of the code that wrote the rows is used here: each check is one statement over whole tables,
+grouped by subscriber first, all in one REPEATABLE READ READ ONLY snapshot. A check reads through
+its rows once and sends back only differences and a count, so that memory stays small whatever the
+tables hold; sorts and hashes spill to the database's disk. Only reads: a standby will do.
+
+Records and journal lie in day partitions that retention drops. What lost a part of its evidence
+so is left out: records and journal are compared for the batches that both still hold whole, a
+bucket with its journal where it was made since the journal begins.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import psycopg
+from django.db import connection, transaction
+
+from subscriptions.models import BucketEntry, Operator
+
+EXAMPLES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """An invariant. `sql` answers (operator_id, wrong) for each thing it looks at; `wrong` is
+    null, or names the rows that contradict each other and what they say."""
+
+    name: str
+    says: str
+    sql: str
+
+
+@dataclass(slots=True)
+class Result:
+    """What a check found for one operator; `examples` are the first of the differences."""
+
+    name: str
+    says: str
+    checked: int = 0
+    differences: int = 0
+    examples: list[Any] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class OperatorReport:
+    """One operator's results. `lag_seconds` is the age of the oldest batch that is not in the
+    hourly totals yet; `reserved_units` are thousandths."""
+
+    code: str
+    checks: list[Result]
+    lag_seconds: float = 0.0
+    quarantine: dict[str, int] = field(default_factory=dict)
+    reserved_units: int = 0
+
+
+@dataclass(slots=True)
+class Report:
+    """All of it. What lies before `records_since` and `journal_since` retention has dropped."""
+
+    as_of: dt.datetime
+    records_since: dt.datetime | None
+    journal_since: dt.datetime | None
+    operators: list[OperatorReport]
+
+    @property
+    def ok(self) -> bool:
+        return not any(check.differences for o in self.operators for check in o.checks)
+
+
+# --- the checks ---------------------------------------------------------------------------------
+
+# Rule 1. Both sides go through one aggregate, which spills well; what differs is rare. A batch
+# of which retention has dropped records or journal cannot be compared.
+_BATCH_DRAWN = """
+SELECT s.operator_id, CASE WHEN g.used <> g.drawn THEN jsonb_build_object(
+           'subscriber', g.subscriber_id, 'batch', g.batch_id,
+           'units_of_records', g.used, 'units_drawn', g.drawn) END AS wrong
+FROM (
+    SELECT subscriber_id, batch_id, sum(used) AS used, sum(drawn) AS drawn
+    FROM (
+        SELECT subscriber_id, batch_id, units AS used, 0::bigint AS drawn
+        FROM metering_usagerecord
+        UNION ALL
+        SELECT subscriber_id, batch_id, 0, units
+        FROM subscriptions_bucketentry WHERE kind = %(usage)s
+    ) u
+    GROUP BY 1, 2
+) g
+LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
+WHERE g.used = g.drawn
+   OR NOT EXISTS (
+       SELECT FROM metering_usagebatch t
+       WHERE t.id = g.batch_id
+         AND (t.occurred_from < %(records_since)s OR t.charged_at < %(journal_since)s))
+"""
+
+_SUBSCRIBER_DRAWN = """
+SELECT s.operator_id, CASE WHEN g.used <> g.drawn THEN jsonb_build_object(
+           'subscriber', g.subscriber_id,
+           'units_of_records', g.used, 'units_drawn', g.drawn) END AS wrong
+FROM (
+    SELECT subscriber_id, sum(used) AS used, sum(drawn) AS drawn
+    FROM (
+        SELECT subscriber_id, batch_id, units AS used, 0::bigint AS drawn
+        FROM metering_usagerecord
+        UNION ALL
+        SELECT subscriber_id, batch_id, 0, units
+        FROM subscriptions_bucketentry WHERE kind = %(usage)s
+    ) u
+    WHERE NOT EXISTS (
+        SELECT FROM metering_usagebatch t
+        WHERE t.id = u.batch_id
+          AND (t.occurred_from < %(records_since)s OR t.charged_at < %(journal_since)s))
+    GROUP BY 1
+) g
+LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
+"""
+
+# Rule 2.
+_BUCKET_BALANCE = """
+SELECT s.operator_id, CASE
+           WHEN b.used <> coalesce(j.gone, 0) OR coalesce(b.granted, 0) <> coalesce(j.come, 0)
+           THEN jsonb_build_object(
+               'subscriber', b.subscriber_id, 'bucket', b.id, 'kind', b.kind,
+               'granted', b.granted, 'granted_in_journal', coalesce(j.come, 0),
+               'used', b.used, 'used_in_journal', coalesce(j.gone, 0)) END AS wrong
+FROM subscriptions_bucket b
+JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+LEFT JOIN (
+    SELECT subscriber_id, bucket_id,
+           sum(units) FILTER (WHERE kind <> %(grant)s) AS gone,
+           -sum(units) FILTER (WHERE kind = %(grant)s) AS come
+    FROM subscriptions_bucketentry
+    GROUP BY 1, 2
+) j ON j.subscriber_id = b.subscriber_id AND j.bucket_id = b.id
+WHERE b.created_at >= %(journal_since)s
+"""
+
+_BUCKET_BOUNDS = """
+SELECT s.operator_id, CASE
+           WHEN b.used < 0 OR b.reserved < 0 OR b.granted - b.used < 0
+             OR b.reserved > b.granted - b.used
+             OR (b.granted IS NULL AND b.kind NOT IN ('overage', 'uncovered'))
+             OR (b.granted IS NOT NULL AND b.kind = 'uncovered')
+           THEN jsonb_build_object(
+               'subscriber', b.subscriber_id, 'bucket', b.id, 'kind', b.kind,
+               'granted', b.granted, 'used', b.used, 'reserved', b.reserved) END AS wrong
+FROM subscriptions_bucket b
+JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+"""
+
+_ENTRY_BUCKET = """
+SELECT s.operator_id, CASE
+           WHEN b.id IS NULL OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s)
+             OR (e.kind = %(grant)s) <> (e.units < 0)
+           THEN jsonb_build_object(
+               'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
+               'kind', e.kind, 'units', e.units, 'bucket_exists', b.id IS NOT NULL) END AS wrong
+FROM subscriptions_bucketentry e
+LEFT JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+LEFT JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+"""
+
+_ENTRY_BATCH = """
+SELECT s.operator_id, CASE
+           WHEN t.id IS NULL OR t.operator_id <> s.operator_id OR t.charged_at <> e.charged_at
+           THEN jsonb_build_object(
+               'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
+               'operator', s.operator_id, 'batch_operator', t.operator_id,
+               'charged_at', e.charged_at, 'batch_charged_at', t.charged_at) END AS wrong
+FROM subscriptions_bucketentry e
+LEFT JOIN metering_usagebatch t ON t.id = e.batch_id
+LEFT JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+WHERE e.kind = %(usage)s
+"""
+
+# Rule 5. OFFSET 0 keeps the planner from multiplying numerics once a record instead of once a
+# weight: 3 times the time.
+_RECORD_UNITS = """
+SELECT g.operator_id, CASE
+           WHEN w.id IS NULL OR r.units <>
+                r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
+              + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
+              + r.reasoning_tokens * w.reasoning
+           THEN jsonb_build_object(
+               'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
+               'record', r.record_id, 'occurred_at', r.occurred_at, 'weight', r.weight_id,
+               'units', r.units,
+               'tokens_by_weight',
+                r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
+              + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
+              + r.reasoning_tokens * w.reasoning) END AS wrong
+FROM metering_usagerecord r
+LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
+LEFT JOIN (
+    SELECT id, (input * 1000)::bigint AS input, (cached_input * 1000)::bigint AS cached_input,
+           (cache_write * 1000)::bigint AS cache_write, (output * 1000)::bigint AS output,
+           (reasoning * 1000)::bigint AS reasoning
+    FROM subscriptions_ratecardweight
+    OFFSET 0
+) w ON w.id = r.weight_id
+"""
+
+_RECORD_NAMES = """
+SELECT s.operator_id, CASE
+           WHEN s.id IS NULL OR y.id IS NULL OR g.id IS NULL
+             OR g.operator_id <> s.operator_id OR y.operator_id <> s.operator_id
+             OR y.subscriber_id <> r.subscriber_id OR r.first < y.valid_from
+             -- Usage may be some minutes ahead of the clock at which its name's binding ended.
+             OR r.last >= y.valid_until + interval '5 minutes'
+           THEN jsonb_build_object(
+               'subscriber', r.subscriber_id, 'operator', s.operator_id,
+               'gateway', r.gateway_id, 'gateway_operator', g.operator_id,
+               'subject', r.subject_id, 'subject_subscriber', y.subscriber_id,
+               'records', r.records, 'first', r.first, 'last', r.last) END AS wrong
+FROM (
+    SELECT subscriber_id, gateway_id, subject_id, count(*) AS records,
+           min(occurred_at) AS first, max(occurred_at) AS last
+    FROM metering_usagerecord
+    GROUP BY 1, 2, 3
+) r
+LEFT JOIN subscriptions_subscriber s ON s.id = r.subscriber_id
+LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
+LEFT JOIN subscriptions_subject y ON y.id = r.subject_id
+"""
+
+_BATCH_TOTALS = """
+SELECT coalesce(t.operator_id, g.operator_id), CASE
+           WHEN t.id IS NULL OR r.batch_id IS NULL OR t.records <> r.records
+             OR t.units <> r.units OR t.occurred_from <> r.first OR t.occurred_to <> r.last
+             OR t.gateway_id <> r.gateway_id OR r.gateways > 1 OR t.operator_id <> g.operator_id
+           THEN jsonb_build_object(
+               'batch', coalesce(t.id, r.batch_id),
+               'says', CASE WHEN t.id IS NOT NULL THEN jsonb_build_object(
+                   'records', t.records, 'units', t.units, 'gateway', t.gateway_id,
+                   'occurred_from', t.occurred_from, 'occurred_to', t.occurred_to) END,
+               'holds', CASE WHEN r.batch_id IS NOT NULL THEN jsonb_build_object(
+                   'records', r.records, 'units', r.units, 'gateway', r.gateway_id,
+                   'occurred_from', r.first, 'occurred_to', r.last) END) END AS wrong
+FROM (SELECT * FROM metering_usagebatch WHERE occurred_from >= %(records_since)s) t
+FULL JOIN (
+    SELECT batch_id, count(*) AS records, sum(units) AS units, min(occurred_at) AS first,
+           max(occurred_at) AS last, min(gateway_id) AS gateway_id,
+           1 + (min(gateway_id) <> max(gateway_id))::int AS gateways
+    FROM metering_usagerecord r
+    GROUP BY 1
+) r ON r.batch_id = t.id
+LEFT JOIN subscriptions_gateway g ON g.id = coalesce(r.gateway_id, t.gateway_id)
+WHERE t.id IS NOT NULL
+   OR NOT EXISTS (
+       SELECT FROM metering_usagebatch cut
+       WHERE cut.id = r.batch_id AND cut.occurred_from < %(records_since)s)
+"""
+
+# An hour of a zone that is not whole hours from UTC may straddle the first partition's edge:
+# it is left out on both sides.
+_HOURLY_TOTALS = """
+SELECT s.operator_id, CASE
+           WHEN (h.requests, h.uncached, h.cached, h.cache_write, h.output, h.reasoning, h.units)
+             <> (0, 0, 0, 0, 0, 0, 0)
+           THEN jsonb_build_object(
+               'subscriber', h.subscriber_id, 'hour', h.hour, 'model', h.model,
+               'total_minus_records', jsonb_build_object(
+                   'requests', h.requests, 'units', h.units, 'uncached_input', h.uncached,
+                   'cached_input', h.cached, 'cache_write', h.cache_write, 'output', h.output,
+                   'reasoning', h.reasoning)) END AS wrong
+FROM (
+    SELECT subscriber_id, hour, model, sum(requests) AS requests, sum(uncached) AS uncached,
+           sum(cached) AS cached, sum(cache_write) AS cache_write, sum(output) AS output,
+           sum(reasoning) AS reasoning, sum(units) AS units
+    FROM (
+        SELECT subscriber_id, hour, model, requests, uncached_input_tokens AS uncached,
+               cached_input_tokens AS cached, cache_write_tokens AS cache_write,
+               output_tokens AS output, reasoning_tokens AS reasoning, units
+        FROM metering_usagehour
+        UNION ALL
+        SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, o.time_zone), r.model, -1,
+               -r.uncached_input_tokens, -r.cached_input_tokens, -r.cache_write_tokens,
+               -r.output_tokens, -r.reasoning_tokens, -r.units
+        FROM metering_usagerecord r
+        JOIN subscriptions_gateway g ON g.id = r.gateway_id
+        JOIN subscriptions_operator o ON o.id = g.operator_id
+        WHERE NOT EXISTS (
+            SELECT FROM metering_usagebatch t WHERE t.id = r.batch_id AND t.folded_at IS NULL)
+    ) u
+    WHERE hour >= %(records_since)s
+    GROUP BY 1, 2, 3
+) h
+LEFT JOIN subscriptions_subscriber s ON s.id = h.subscriber_id
+"""
+
+# Rules 6 and 7. A draw whose bucket was valid all through its batch, and was drawn within its
+# grace, needs no look at the records; for the others, the records that the bucket might pay are
+# added up. A subscription sold for a time already past was not there when that was charged.
+_DRAW_ALLOWED = """
+WITH draw AS NOT MATERIALIZED (
+    SELECT t.operator_id, e.subscriber_id, e.batch_id, e.bucket_id, e.units, e.charged_at,
+           b.kind, b.valid_from, b.valid_until, o.late_grace, o.time_zone,
+           b.valid_from <= t.occurred_from AND t.occurred_to < b.valid_until
+           AND (b.kind IN ('overage', 'uncovered') OR e.charged_at < b.valid_until + o.late_grace)
+           AND (b.kind = 'uncovered' OR e.subscriber_id NOT IN (
+                   SELECT subscriber_id FROM subscriptions_suspension)) AS plain
+    FROM subscriptions_bucketentry e
+    JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+    JOIN metering_usagebatch t ON t.id = e.batch_id
+    JOIN subscriptions_operator o ON o.id = t.operator_id
+    WHERE e.kind = %(usage)s AND t.occurred_from >= %(records_since)s
+)
+SELECT operator_id, NULL::jsonb AS wrong FROM draw WHERE plain
+UNION ALL
+SELECT operator_id, CASE WHEN units > payable THEN jsonb_build_object(
+           'subscriber', subscriber_id, 'batch', batch_id, 'bucket', bucket_id, 'kind', kind,
+           'valid_from', valid_from, 'valid_until', valid_until, 'charged_at', charged_at,
+           'units', units, 'units_it_may_pay', payable) END
+FROM (
+    SELECT d.operator_id, d.subscriber_id, d.batch_id, d.bucket_id, d.kind, d.valid_from,
+           d.valid_until, d.charged_at, d.units,
+           coalesce(sum(r.units) FILTER (WHERE CASE
+               WHEN d.kind <> 'uncovered' AND EXISTS (
+                   SELECT FROM subscriptions_suspension x
+                   WHERE x.subscriber_id = r.subscriber_id AND x.starts_at < d.charged_at
+                     AND x.starts_at <= r.occurred_at
+                     AND (x.ends_at IS NULL OR r.occurred_at < x.ends_at))
+               THEN false
+               WHEN d.kind IN ('overage', 'uncovered')
+               THEN d.valid_from <= r.occurred_at AND r.occurred_at < d.valid_until
+               WHEN d.valid_from <= r.occurred_at AND r.occurred_at < d.valid_until
+                AND d.charged_at < d.valid_until + d.late_grace
+               THEN true
+               WHEN d.kind IN ('allowance', 'rollover')
+                AND d.valid_from <= d.charged_at AND d.charged_at < d.valid_until
+               THEN d.charged_at >= d.late_grace + coalesce(
+                   (SELECT min(CASE WHEN s.created_at < d.charged_at THEN p.ends_at
+                                    ELSE least(p.ends_at, month.ends_at) END)
+                    FROM subscriptions_subscriptionperiod p
+                    JOIN subscriptions_subscription s
+                      ON s.subscriber_id = p.subscriber_id AND s.id = p.subscription_id
+                    WHERE p.subscriber_id = r.subscriber_id
+                      AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at),
+                   month.ends_at)
+               ELSE false
+           END), 0) AS payable
+    FROM draw d
+    LEFT JOIN metering_usagerecord r
+      ON r.subscriber_id = d.subscriber_id AND r.batch_id = d.batch_id
+    CROSS JOIN LATERAL (
+        SELECT (date_trunc('month', r.occurred_at AT TIME ZONE d.time_zone) + interval '1 month')
+               AT TIME ZONE d.time_zone AS ends_at
+    ) month
+    WHERE NOT d.plain
+    GROUP BY 1, 2, 3, 4, 5, 6, 7, 8, 9
+) late
+"""
+
+# Rule 4. Sorted by bytes: the order does not matter, its speed does.
+_IDENTITY_ONCE = """
+SELECT g.operator_id, CASE WHEN r.occurred_at - r.before <= interval '3 days'
+           THEN jsonb_build_object(
+               'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
+               'record', r.record_id, 'occurred_at', r.before, 'again_at', r.occurred_at)
+           END AS wrong
+FROM (
+    SELECT subscriber_id, gateway_id, source, record_id, occurred_at,
+           lag(occurred_at) OVER (
+               PARTITION BY subscriber_id, record_id COLLATE "C", gateway_id, source COLLATE "C"
+               ORDER BY occurred_at) AS before
+    FROM metering_usagerecord
+) r
+LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
+"""
+
+# Rule 7. Only an allowance is rolled over, and only once.
+_ROLLOVER_PAIRS = """
+SELECT s.operator_id, CASE WHEN m.gone <> m.come OR m.elsewhere <> 0
+           THEN jsonb_build_object(
+               'subscriber', m.subscriber_id, 'batch', m.batch_id, 'left_allowances', m.gone,
+               'left_others', m.elsewhere, 'entered_rollovers', m.come) END AS wrong
+FROM (
+    SELECT e.subscriber_id, e.batch_id,
+           coalesce(sum(e.units) FILTER (
+               WHERE e.kind = %(rollover)s AND b.kind = 'allowance'), 0) AS gone,
+           coalesce(sum(e.units) FILTER (
+               WHERE e.kind = %(rollover)s AND b.kind IS DISTINCT FROM 'allowance'), 0)
+               AS elsewhere,
+           coalesce(-sum(e.units) FILTER (WHERE e.kind = %(grant)s), 0) AS come
+    FROM subscriptions_bucketentry e
+    LEFT JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+    WHERE e.kind = %(rollover)s OR (e.kind = %(grant)s AND b.kind = 'rollover')
+    GROUP BY 1, 2
+) m
+LEFT JOIN subscriptions_subscriber s ON s.id = m.subscriber_id
+"""
+
+# A change of plan takes back what was opened ahead and opens it anew; what usage some minutes
+# ahead of the clock had drawn of it by then stays with the bucket taken back.
+_ONE_BUCKET_A_PERIOD = """
+SELECT s.operator_id, CASE
+           WHEN b.buckets > 1 + coalesce(u.reopenings, 0)
+             OR (b.live > 1 AND b.kind IN ('allowance', 'rollover'))
+           THEN jsonb_build_object(
+               'subscriber', b.subscriber_id, 'subscription', b.subscription_id, 'kind', b.kind,
+               'valid_from', b.valid_from, 'buckets', b.ids) END AS wrong
+FROM (
+    SELECT subscriber_id, subscription_id, kind, valid_from, count(*) AS buckets,
+           count(*) FILTER (WHERE granted > used) AS live, (array_agg(id ORDER BY id))[1:10] AS ids
+    FROM subscriptions_bucket
+    WHERE kind IN ('rollover', 'allowance', 'overage', 'uncovered')
+    GROUP BY 1, 2, 3, 4
+) b
+JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+LEFT JOIN subscriptions_subscription u
+       ON u.subscriber_id = b.subscriber_id AND u.id = b.subscription_id
+"""
+
+# Among the period's buckets, taken back or not, is the one its plan promises.
+_PERIOD_ALLOWANCE = """
+SELECT s.operator_id, CASE WHEN NOT p.kept THEN jsonb_build_object(
+           'subscriber', p.subscriber_id, 'subscription', p.subscription_id,
+           'starts_at', p.starts_at, 'ends_at', p.ends_at, 'allowance', p.allowance,
+           'granted', p.granted) END AS wrong
+FROM (
+    SELECT p.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, l.allowance,
+           sum(b.granted) AS granted,
+           coalesce(bool_or(b.valid_until = p.ends_at AND CASE
+               WHEN l.first_month = 'by_day' THEN b.granted BETWEEN 1 AND l.allowance
+               ELSE b.granted = l.allowance END), false) AS kept
+    FROM subscriptions_subscriptionperiod p
+    JOIN subscriptions_plan l ON l.id = p.plan_id
+    LEFT JOIN subscriptions_bucket b
+           ON b.subscriber_id = p.subscriber_id AND b.subscription_id = p.subscription_id
+          AND b.valid_from = p.starts_at AND b.kind = 'allowance'
+    WHERE l.allowance > 0
+    GROUP BY 1, 2, 3, 4, 5, l.first_month
+) p
+JOIN subscriptions_subscriber s ON s.id = p.subscriber_id
+"""
+
+_PERIODS_FOLLOW = """
+SELECT s.operator_id, CASE
+           WHEN p.starts_at IS DISTINCT FROM p.due OR p.ends_at <= p.starts_at
+             OR p.operator_id <> s.operator_id
+           THEN jsonb_build_object(
+               'subscriber', p.subscriber_id, 'subscription', p.subscription_id,
+               'starts_at', p.starts_at, 'ends_at', p.ends_at, 'should_start_at', p.due)
+           END AS wrong
+FROM (
+    SELECT p.*, lag(p.ends_at, 1, u.starts_at) OVER (
+               PARTITION BY p.subscriber_id, p.subscription_id ORDER BY p.starts_at) AS due
+    FROM subscriptions_subscriptionperiod p
+    LEFT JOIN subscriptions_subscription u
+           ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
+) p
+JOIN subscriptions_subscriber s ON s.id = p.subscriber_id
+"""
+
+_OPENED_UNTIL = """
+SELECT s.operator_id, CASE
+           WHEN u.opened_until <> coalesce(p.ends_at, u.starts_at)
+             OR u.operator_id <> s.operator_id
+           THEN jsonb_build_object(
+               'subscriber', u.subscriber_id, 'subscription', u.id,
+               'opened_until', u.opened_until, 'last_period_ends_at', p.ends_at) END AS wrong
+FROM subscriptions_subscription u
+JOIN subscriptions_subscriber s ON s.id = u.subscriber_id
+LEFT JOIN (
+    SELECT subscriber_id, subscription_id, max(ends_at) AS ends_at
+    FROM subscriptions_subscriptionperiod
+    GROUP BY 1, 2
+) p ON p.subscriber_id = u.subscriber_id AND p.subscription_id = u.id
+"""
+
+# Rule 5, the part that Python judges: which weights made the units of which models, from when
+# until when, and the card that the plan names (null: none can be told, because the subscription
+# was sold, or its period opened again, after usage some minutes ahead of the clock was charged).
+_WEIGHTS_USED = """
+SELECT o.id, r.weight_id, r.model, CASE
+           WHEN u.id IS NULL THEN o.default_rate_card
+           WHEN r.occurred_at > u.created_at + interval '5 minutes'
+            AND (u.reopenings = 0 OR r.occurred_at > p.starts_at + interval '5 minutes')
+           THEN l.rate_card END,
+       count(*), min(r.occurred_at), max(r.occurred_at)
+FROM metering_usagerecord r
+JOIN subscriptions_gateway g ON g.id = r.gateway_id
+JOIN subscriptions_operator o ON o.id = g.operator_id
+LEFT JOIN (
+    subscriptions_subscriptionperiod p
+    JOIN subscriptions_subscription u
+      ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
+    JOIN subscriptions_plan l ON l.id = p.plan_id
+) ON p.subscriber_id = r.subscriber_id
+ AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
+WHERE %(operators)s::bigint[] IS NULL OR o.id = ANY(%(operators)s::bigint[])
+GROUP BY 1, 2, 3, 4
+ORDER BY 1, 2, 3, 4
+"""
+_WEIGHTS = """
+SELECT c.operator_id, c.code, c.version, c.effective_from, w.id, w.model
+FROM subscriptions_ratecard c
+LEFT JOIN subscriptions_ratecardweight w ON w.rate_card_id = c.id
+ORDER BY c.operator_id, c.code, c.effective_from, c.version
+"""
+WEIGHTS = Check("weights_hold", "a record is weighed by the card version of its time", "")
+
+CHECKS = (
+    Check("batch_drawn", "units of records = units drawn, by subscriber and batch", _BATCH_DRAWN),
+    Check("subscriber_drawn", "units of records = units drawn, by subscriber", _SUBSCRIBER_DRAWN),
+    Check("bucket_balance", "a bucket's granted and used = its journal", _BUCKET_BALANCE),
+    Check("bucket_bounds", "0 <= reserved <= remaining", _BUCKET_BOUNDS),
+    Check("entry_bucket", "every movement belongs to a bucket", _ENTRY_BUCKET),
+    Check("entry_batch", "every draw belongs to a batch of usage", _ENTRY_BATCH),
+    Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
+    Check("record_units", "a record's units = tokens x weights", _RECORD_UNITS),
+    WEIGHTS,
+    Check("record_names", "gateway, subject and subscriber are one operator's", _RECORD_NAMES),
+    Check("identity_once", "an id is charged once within three days", _IDENTITY_ONCE),
+    Check("batch_totals", "a batch holds what it says", _BATCH_TOTALS),
+    Check("hourly_totals", "hourly totals = the records folded in", _HOURLY_TOTALS),
+    Check("rollover_pairs", "what leaves an allowance enters a rollover", _ROLLOVER_PAIRS),
+    Check("one_bucket_a_period", "a period has one bucket of a kind", _ONE_BUCKET_A_PERIOD),
+    Check("period_allowance", "a period has its plan's allowance", _PERIOD_ALLOWANCE),
+    Check("periods_follow", "periods neither overlap nor leave a gap", _PERIODS_FOLLOW),
+    Check("opened_until", "a subscription is opened as far as its periods", _OPENED_UNTIL),
+)
+
+
+# --- running them -------------------------------------------------------------------------------
+
+# What one pass over many million rows wants; the database's own settings are the charge's.
+_SETTINGS = """
+SELECT set_config('work_mem', '256MB', true), set_config('jit', 'off', true),
+       set_config('statement_timeout', '0', true)
+"""
+# Locked before the snapshot is taken: what it shows, retention cannot drop under our hands.
+_LOCK = """
+LOCK TABLE ONLY metering_usagerecord, ONLY subscriptions_bucketentry IN ACCESS SHARE MODE
+"""
+_SINCE = """
+SELECT min(substring(pg_get_expr(c.relpartbound, c.oid) FROM 'FROM \\(''([^'']+)')::timestamptz)
+FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+WHERE i.inhparent = %s::regclass
+"""
+_RUN = """
+SELECT c.operator_id, c.wrong, count(*)
+FROM ({sql}) AS c (operator_id, wrong)
+WHERE %(operators)s::bigint[] IS NULL OR c.operator_id = ANY(%(operators)s::bigint[])
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+_LAG = """
+SELECT operator_id, min(stored_at) FROM metering_usagebatch WHERE folded_at IS NULL GROUP BY 1
+"""
+_QUARANTINE = """
+SELECT operator_id, cause, count(*) FROM metering_quarantinedrecord
+WHERE resolved_at IS NULL GROUP BY 1, 2 ORDER BY 1, 2
+"""
+_RESERVED = """
+SELECT s.operator_id, sum(b.reserved)::bigint
+FROM subscriptions_bucket b JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+WHERE b.reserved <> 0 GROUP BY 1
+"""
+# In the place of a beginning where there is none: everything was dropped, or nothing stored.
+_NEVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+
+Row = tuple[int | None, Any, int]  # operator, what is wrong with each, how many
+
+
+def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+    """Check every invariant, of one operator or of all; `at` is the wall's time, for the lag.
+
+    Reads only, in a transaction of its own. Where all are checked, rows that belong to no
+    operator are reported under the code "". Raises Operator.DoesNotExist.
+    """
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        cursor.execute(_LOCK)
+        cursor.execute(_SETTINGS)
+        operators = dict(Operator.objects.order_by("code").values_list("pk", "code"))
+        if operator_code is not None:
+            operators = {pk: code for pk, code in operators.items() if code == operator_code}
+            if not operators:
+                raise Operator.DoesNotExist(operator_code)
+        records_since = _since("metering_usagerecord")
+        journal_since = _since("subscriptions_bucketentry")
+        parameters = {
+            "operators": list(operators) if operator_code is not None else None,
+            "records_since": records_since or _NEVER,
+            "journal_since": journal_since or _NEVER,
+            **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
+        }
+        reports = {pk: _blank(code) for pk, code in operators.items()}
+        nobody = _blank("")
+        for nr, check in enumerate(CHECKS):
+            rows = _judge_weights(parameters) if check is WEIGHTS else _run(check, parameters)
+            for operator_id, wrong, many in rows:
+                report = reports.get(operator_id, nobody) if operator_id else nobody
+                _count(report.checks[nr], wrong, many)
+        _observe(reports, at=at)
+    if operator_code is None and any(check.checked for check in nobody.checks):
+        reports[0] = nobody
+    return Report(at, records_since, journal_since, list(reports.values()))
+
+
+def _blank(code: str) -> OperatorReport:
+    return OperatorReport(code, [Result(check.name, check.says) for check in CHECKS])
+
+
+def _count(result: Result, wrong: Any, many: int) -> None:
+    result.checked += many
+    if wrong is not None:
+        result.differences += many
+        if len(result.examples) < EXAMPLES:
+            result.examples.append(wrong)
+
+
+def _since(table: str) -> dt.datetime | None:
+    """Where the oldest partition of a table begins."""
+    with connection.cursor() as cursor:
+        cursor.execute(_SINCE, [table])
+        since: dt.datetime | None = cursor.fetchone()[0]
+        return since
+
+
+def _run(check: Check, parameters: dict[str, Any]) -> Iterator[Row]:
+    """A check's differences, row by row, with one row an operator for all that is right."""
+    yield from _stream(_RUN.format(sql=check.sql), parameters)
+
+
+def _stream(sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
+    """A statement's rows one by one: a cursor in the server would forbid it parallel workers."""
+    with psycopg.Cursor(connection.connection) as cursor:
+        yield from cursor.stream(sql, parameters)
+
+
+def _observe(reports: dict[int, OperatorReport], *, at: dt.datetime) -> None:
+    """What is told though it is no difference: lag, quarantine and reserved units."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LAG)
+        for operator_id, stored_at in cursor.fetchall():
+            if operator_id in reports:
+                lag = (at - stored_at).total_seconds()
+                reports[operator_id].lag_seconds = round(max(0.0, lag), 3)
+        cursor.execute(_QUARANTINE)
+        for operator_id, cause, many in cursor.fetchall():
+            if operator_id in reports:
+                reports[operator_id].quarantine[cause] = many
+        cursor.execute(_RESERVED)
+        for operator_id, units in cursor.fetchall():
+            if operator_id in reports:
+                reports[operator_id].reserved_units = units
+
+
+# --- which weights hold -------------------------------------------------------------------------
+
+
+class _Version(NamedTuple):
+    """A card version: holds from `since` until `until` (None: still); pattern by weight id."""
+
+    code: str
+    since: dt.datetime
+    until: dt.datetime | None
+    patterns: dict[int, str]
+
+
+def _judge_weights(parameters: dict[str, Any]) -> Iterator[Row]:
+    """For each model and weight used: is it that card's version of that time, longest pattern?
+
+    Counts records; a group is wrong as a whole, as its first or last record is.
+    """
+    version_of = {weight_id: version for version in _versions() for weight_id in version.patterns}
+    for operator_id, weight_id, model, code, many, first, last in _stream(
+        _WEIGHTS_USED, parameters
+    ):
+        version = version_of.get(weight_id)
+        problem = ""
+        if version is None:
+            problem = "there is no such weight"
+        elif code not in (None, version.code):
+            problem = f"the weight is of card {version.code}, the plan's is {code}"
+        elif first < version.since or (version.until is not None and last >= version.until):
+            problem = "another version of the card holds at that time"
+        elif weight_id not in _longest(version.patterns, model):
+            problem = "another pattern of the card fits the model, and is longer"
+        wrong = problem and {
+            "weight": weight_id,
+            "model": model,
+            "records": many,
+            "first": first.isoformat(),
+            "last": last.isoformat(),
+            "problem": problem,
+        }
+        yield operator_id, wrong or None, many
+
+
+def _versions() -> list[_Version]:
+    """Every card version of every operator."""
+    cards: dict[tuple[int, str], dict[int, tuple[dt.datetime, dict[int, str]]]] = {}
+    with connection.cursor() as cursor:
+        cursor.execute(_WEIGHTS)
+        for operator_id, code, version, since, weight_id, pattern in cursor.fetchall():
+            versions = cards.setdefault((operator_id, code), {})
+            versions.setdefault(version, (since, {}))[1][weight_id] = pattern
+    found = []
+    for (_, code), versions in cards.items():
+        # In order of effect; of two that begin together the later version holds.
+        in_order = list(versions.values())
+        ends = [since for since, _ in in_order[1:]]
+        for (since, patterns), until in zip(in_order, [*ends, None], strict=True):
+            found.append(_Version(code, since, until, patterns))
+    return found
+
+
+def _longest(patterns: dict[int, str], model: str) -> list[int]:
+    """The ids of the longest patterns that fit."""
+    fitting = {key: pattern for key, pattern in patterns.items() if _fits(pattern, model)}
+    longest = max(map(len, fitting.values()), default=0)
+    return [key for key, pattern in fitting.items() if len(pattern) == longest]
+
+
+def _fits(pattern: str, model: str) -> bool:
+    """Whether a pattern in which `*` stands for any text matches all of `model`.
+
+    Keeps the set of places in `model` that the pattern read so far may end at.
+    """
+    places = {0}
+    for char in pattern:
+        if not places:
+            return False
+        if char == "*":
+            places = set(range(min(places), len(model) + 1))
+        else:
+            places = {p + 1 for p in places if p < len(model) and model[p] == char}
+    return len(model) in places

@@ -1,0 +1,212 @@
+"""Hourly totals: folded in behind the charge, and read exactly at any moment.
+
+The queue is the batches that are not folded yet; the oldest of them is the watermark. A reader
+adds what is folded to what is not, in one snapshot, so that lag never shows.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from django.db import connection, transaction
+
+from metering.models import UsageBatch
+from subscriptions import periods
+from subscriptions.errors import Invalid
+
+FOLD_AT_ONCE = 200
+_LOCK = 7003
+
+# The day partitions are pruned by the batches' own range, their pages by the BRIN on batch_id.
+_FOLD_SQL = """
+INSERT INTO metering_usagehour AS h
+    (subscriber_id, hour, model, requests, uncached_input_tokens, cached_input_tokens,
+     cache_write_tokens, output_tokens, reasoning_tokens, units)
+SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, %(zone)s), r.model, count(*),
+       sum(r.uncached_input_tokens), sum(r.cached_input_tokens), sum(r.cache_write_tokens),
+       sum(r.output_tokens), sum(r.reasoning_tokens), sum(r.units)
+FROM metering_usagerecord r
+WHERE r.batch_id = ANY(%(batches)s) AND r.batch_id BETWEEN %(low)s AND %(high)s
+  AND r.occurred_at BETWEEN %(first)s AND %(last)s
+GROUP BY 1, 2, 3
+ORDER BY 1, 2, 3
+ON CONFLICT (subscriber_id, hour, model) DO UPDATE SET
+    requests = h.requests + EXCLUDED.requests,
+    uncached_input_tokens = h.uncached_input_tokens + EXCLUDED.uncached_input_tokens,
+    cached_input_tokens = h.cached_input_tokens + EXCLUDED.cached_input_tokens,
+    cache_write_tokens = h.cache_write_tokens + EXCLUDED.cache_write_tokens,
+    output_tokens = h.output_tokens + EXCLUDED.output_tokens,
+    reasoning_tokens = h.reasoning_tokens + EXCLUDED.reasoning_tokens,
+    units = h.units + EXCLUDED.units
+"""
+
+
+def fold(*, at: dt.datetime, limit: int = FOLD_AT_ONCE) -> int:
+    """Fold up to `limit` of the oldest finished batches; answers how many there were.
+
+    One folder at a time; a second one answers 0 at once. Repeatable: a batch is folded in the
+    transaction that marks it.
+    """
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [_LOCK])
+        if not cursor.fetchone()[0]:
+            return 0
+        waiting = list(
+            UsageBatch.objects.filter(folded_at__isnull=True)
+            .order_by("id")
+            .values_list("id", "operator__time_zone", "occurred_from", "occurred_to")[:limit]
+        )
+        for zone, group in _alike(waiting):
+            ids = [batch[0] for batch in group]
+            cursor.execute(
+                _FOLD_SQL,
+                {
+                    "zone": zone,
+                    "batches": ids,
+                    "low": min(ids),
+                    "high": max(ids),
+                    "first": min(batch[2] for batch in group),
+                    "last": max(batch[3] for batch in group),
+                },
+            )
+        UsageBatch.objects.filter(id__in=[batch[0] for batch in waiting]).update(folded_at=at)
+    return len(waiting)
+
+
+def _alike(
+    batches: list[tuple[int, str, dt.datetime, dt.datetime]],
+) -> Iterator[tuple[str, list[tuple[int, str, dt.datetime, dt.datetime]]]]:
+    """Batches by zone and UTC days, so that a straggler does not widen the others' scan."""
+    groups: dict[tuple[str, dt.date, dt.date], list[Any]] = {}
+    for batch in batches:
+        _, zone, first, last = batch
+        key = (zone, first.astimezone(dt.UTC).date(), last.astimezone(dt.UTC).date())
+        groups.setdefault(key, []).append(batch)
+    for (zone, _, _), group in groups.items():
+        yield zone, group
+
+
+def fold_all(*, at: dt.datetime) -> int:
+    """Fold until nothing waits (or another folder is at it); answers how many batches."""
+    total = 0
+    while folded := fold(at=at):
+        total += folded
+        if folded < FOLD_AT_ONCE:
+            break
+    return total
+
+
+class Row(NamedTuple):
+    """A line of the usage report. `period` is a start instant, units in thousandths."""
+
+    period: dt.datetime
+    model: str | None
+    requests: int
+    uncached_input_tokens: int
+    cached_input_tokens: int
+    cache_write_tokens: int
+    output_tokens: int
+    reasoning_tokens: int
+    units: int
+
+
+# Whole hours come from the totals; edges inside an hour, and what is not folded yet, from the
+# records. The batches not folded yet that hold this subscriber are found through its journal.
+_USAGE_SQL = """
+WITH unfolded AS (
+    SELECT b.id, b.occurred_from, b.occurred_to
+    FROM metering_usagebatch b
+    WHERE b.folded_at IS NULL AND b.operator_id = %(operator)s
+      AND b.occurred_to >= %(from)s AND b.occurred_from < %(to)s
+), span AS (
+    SELECT min(occurred_from) AS first, max(occurred_to) AS last FROM unfolded
+), usage AS (
+    SELECT h.hour AS moment, h.model, h.requests, h.uncached_input_tokens,
+           h.cached_input_tokens, h.cache_write_tokens, h.output_tokens, h.reasoning_tokens,
+           h.units
+    FROM metering_usagehour h
+    WHERE h.subscriber_id = %(subscriber)s AND h.hour >= %(first_hour)s AND h.hour < %(last_hour)s
+    UNION ALL
+    SELECT r.occurred_at, r.model, 1, r.uncached_input_tokens, r.cached_input_tokens,
+           r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.units
+    FROM metering_usagerecord r
+    WHERE r.subscriber_id = %(subscriber)s
+      AND r.occurred_at >= greatest(%(first_hour)s, (SELECT first FROM span))
+      AND r.occurred_at <= (SELECT last FROM span) AND r.occurred_at < %(last_hour)s
+      AND r.batch_id IN (SELECT id FROM unfolded)
+    UNION ALL
+    SELECT r.occurred_at, r.model, 1, r.uncached_input_tokens, r.cached_input_tokens,
+           r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.units
+    FROM metering_usagerecord r
+    WHERE r.subscriber_id = %(subscriber)s
+      AND ((r.occurred_at >= %(from)s AND r.occurred_at < %(first_edge)s)
+        OR (r.occurred_at >= %(last_edge)s AND r.occurred_at < %(to)s))
+)
+SELECT {period}, {model}, sum(requests)::bigint, sum(uncached_input_tokens)::bigint,
+       sum(cached_input_tokens)::bigint, sum(cache_write_tokens)::bigint,
+       sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint, sum(units)::bigint
+FROM usage
+GROUP BY 1, 2
+ORDER BY 1, 2
+"""
+MAX_RANGE = {"hour": dt.timedelta(days=31), "day": dt.timedelta(days=400), "month": None}
+
+
+def usage(
+    operator_id: int,
+    subscriber_id: int,
+    zone: ZoneInfo,
+    *,
+    since: dt.datetime,
+    until: dt.datetime,
+    by: str,
+    by_model: bool = False,
+) -> list[Row]:
+    """What a subscriber used in `[since, until)`, by hour, day or month of the zone, exact now.
+
+    Raises Invalid for a range that is empty or longer than MAX_RANGE allows.
+    """
+    longest = MAX_RANGE[by]
+    if since >= until:
+        raise Invalid("from must be before to")
+    if longest is not None and until - since > longest:
+        raise Invalid(f"by={by} answers at most {longest.days} days; ask for less, or by=month")
+    first_hour = periods.hour_start(since, zone)
+    if first_hour < since:
+        first_hour = periods.hour_start(since + dt.timedelta(hours=1), zone)
+    last_hour = periods.hour_start(until, zone)
+    if first_hour > last_hour:  # all inside one hour
+        first_hour = last_hour = until
+    sql = _USAGE_SQL.format(
+        period=f"date_trunc('{by}', moment, %(zone)s)", model="model" if by_model else "NULL::text"
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            sql,
+            {
+                "operator": operator_id,
+                "subscriber": subscriber_id,
+                "zone": zone.key,
+                "from": since,
+                "to": until,
+                "first_hour": first_hour,
+                "last_hour": last_hour,
+                "first_edge": first_hour,
+                "last_edge": last_hour,
+            },
+        )
+        return [Row(*row) for row in cursor.fetchall()]
+
+
+def watermark(*, at: dt.datetime) -> dt.datetime:
+    """Everything stored before this instant (the wall's) is in the hourly totals."""
+    oldest = (
+        UsageBatch.objects.filter(folded_at__isnull=True)
+        .order_by("id")
+        .values_list("stored_at", flat=True)
+        .first()
+    )
+    return oldest or at

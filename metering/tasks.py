@@ -1,0 +1,14 @@
+"""Bells: each looks for rows that are due and does them; ringing twice or not at all harms nothing."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from metering import rollups
+from subscriptions import clock
+
+
+@shared_task
+def fold_usage() -> None:
+    """Fold finished batches into the hourly totals."""
+    rollups.fold_all(at=clock.wall())

@@ -1,0 +1,6 @@
+"""What was sold: operators, offerings, subscribers, and the buckets of units they may burn.
+
+Not here: usage itself (metering) and money owed (billing); nothing here imports either.
+Always true: a bucket's remaining = granted - its journal entries, and is never negative; only
+`buckets.py` writes buckets, their journal and the outbox; a sold offering never changes.
+"""

@@ -1,0 +1,232 @@
+"""Doors of the catalogue: plans and boosters. (Rate cards have theirs in metering.)"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from drf_spectacular.utils import OpenApiResponse, extend_schema
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from subscriptions import catalog, clock
+from subscriptions.api import pagination
+from subscriptions.api.doors import OperatorDoor, operator_of
+from subscriptions.api.fields import Code, Count, Instant, Price, Ratio, Text, Units
+from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
+from subscriptions.models import Booster, Plan
+
+MAX_VALID_DAYS = 3660
+_THOUSANDTH = Decimal("0.001")
+
+
+def read_code(code: str) -> str:
+    """The code in an address, checked as one in a body would be."""
+    try:
+        return str(Code().run_validation(code))
+    except serializers.ValidationError as error:
+        raise serializers.ValidationError({"code": error.detail}) from error
+
+
+def _choice(values: Sequence[str]) -> serializers.ChoiceField:
+    """One of these; the first where it is left out."""
+    return serializers.ChoiceField(choices=list(values), default=values[0])
+
+
+class BlockBody(serializers.Serializer[Any]):
+    units = Units(minimum=_THOUSANDTH)
+    price = Price()
+
+
+class OverageBody(serializers.Serializer[Any]):
+    """What usage beyond the allowance costs, and how much of it there may be."""
+
+    price_per_million = Ratio(
+        max_digits=14, decimal_places=6, min_value=Decimal(0), required=False, allow_null=True
+    )
+    block = BlockBody(required=False, allow_null=True)
+    cap = Price(required=False, allow_null=True)
+    cap_units = Units(required=False, allow_null=True)
+
+
+def _tax_rate(**kwargs: Any) -> Ratio:
+    return Ratio(
+        max_digits=5,
+        decimal_places=4,
+        min_value=Decimal(0),
+        max_value=Decimal("0.9999"),
+        **kwargs,
+    )
+
+
+class ComponentBody(serializers.Serializer[Any]):
+    name = Text(max_length=200)
+    price = Price()
+    tax_rate = _tax_rate()
+
+
+class PlanBody(serializers.Serializer[Any]):
+    """A plan version."""
+
+    code = Code(read_only=True)
+    version = Count(read_only=True)
+    name = Text(max_length=200)
+    price = Price()
+    allowance = Units()
+    rate_card = Code()
+    cycle = _choice(Plan.Cycle.values)
+    first_month = _choice(Plan.FirstMonth.values)
+    collect = _choice(Plan.Collect.values)
+    rollover = _choice(Plan.Rollover.values)
+    on_exhaustion = _choice(Plan.OnExhaustion.values)
+    overage = OverageBody(required=False, allow_null=True)
+    tax_rate = _tax_rate(default=Decimal("0.06"))
+    components = serializers.ListField(
+        child=ComponentBody(), required=False, allow_null=True, max_length=20
+    )
+    created_at = Instant(read_only=True)
+
+
+def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
+    """The body's terms as the catalogue knows them."""
+    overage = said.pop("overage", None) or {}
+    block = overage.get("block") or {}
+    components = said.pop("components", None) or []
+    return catalog.PlanTerms(
+        **said,
+        price_per_million=overage.get("price_per_million"),
+        block_units=block.get("units"),
+        block_price=block.get("price"),
+        cap=overage.get("cap"),
+        cap_units=overage.get("cap_units"),
+        components=tuple(catalog.Component(**component) for component in components),
+    )
+
+
+def show_plan(plan: Plan) -> dict[str, Any]:
+    """A plan version as it travels."""
+    block = None
+    if plan.block_units is not None and plan.block_price is not None:
+        block = {"units": plan.block_units, "price": plan.block_price}
+    components = sorted(plan.components.all(), key=lambda component: component.position)
+    return PlanBody(
+        {
+            "code": plan.code,
+            "version": plan.version,
+            "name": plan.name,
+            "price": plan.price,
+            "allowance": plan.allowance,
+            "rate_card": plan.rate_card,
+            "cycle": plan.cycle,
+            "first_month": plan.first_month,
+            "collect": plan.collect,
+            "rollover": plan.rollover,
+            "on_exhaustion": plan.on_exhaustion,
+            "tax_rate": plan.tax_rate,
+            "created_at": plan.created_at,
+            "overage": {
+                "price_per_million": plan.price_per_million,
+                "block": block,
+                "cap": plan.cap,
+                "cap_units": plan.cap_units,
+            },
+            "components": [
+                {"name": c.name, "price": c.price, "tax_rate": c.tax_rate} for c in components
+            ],
+        }
+    ).data
+
+
+class PlanPage(serializers.Serializer[Any]):
+    items = PlanBody(many=True)
+    next = serializers.URLField(allow_null=True)
+
+
+class PlanDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="publish_plan",
+        parameters=[CODE],
+        request=PlanBody,
+        responses={
+            200: OpenApiResponse(PlanBody, description="The newest version says just that."),
+            201: OpenApiResponse(PlanBody, description="A new version was made."),
+            **refusals(413, 415, 422),
+        },
+    )
+    def put(self, request: Request, code: str) -> Response:
+        """Publish a plan version. Subscriptions keep the version they were sold."""
+        operator = operator_of(request)
+        code = read_code(code)
+        body = PlanBody(data=request.data, context={"operator": operator})
+        body.is_valid(raise_exception=True)
+        plan, made = catalog.publish_plan(
+            operator, code, _terms(body.validated_data), at=clock.now(operator)
+        )
+        return Response(show_plan(plan), status=201 if made else 200)
+
+
+class PlansDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="list_plans",
+        parameters=[CURSOR, LIMIT],
+        responses={200: PlanPage, **refusals()},
+    )
+    def get(self, request: Request) -> Response:
+        """The plans on sale: the newest version of each, by code."""
+        plans = (
+            Plan.objects.filter(operator=operator_of(request))
+            .order_by("code", "-version")
+            .distinct("code")
+            .prefetch_related("components")
+        )
+        return Response(
+            pagination.page(
+                request,
+                plans,
+                by="code",
+                of_type=str,
+                show=lambda rows: [show_plan(plan) for plan in rows],
+            )
+        )
+
+
+class BoosterBody(serializers.Serializer[Any]):
+    """A booster version."""
+
+    code = Code(read_only=True)
+    version = Count(read_only=True)
+    name = Text(max_length=200)
+    price = Price()
+    units = Units(minimum=_THOUSANDTH)
+    valid_days = Count(min_value=1, max_value=MAX_VALID_DAYS)
+    created_at = Instant(read_only=True)
+
+
+class BoosterDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="publish_booster",
+        parameters=[CODE],
+        request=BoosterBody,
+        responses={
+            200: OpenApiResponse(BoosterBody, description="The newest version says just that."),
+            201: OpenApiResponse(BoosterBody, description="A new version was made."),
+            **refusals(413, 415, 422),
+        },
+    )
+    def put(self, request: Request, code: str) -> Response:
+        """Publish a booster version."""
+        operator = operator_of(request)
+        code = read_code(code)
+        body = BoosterBody(data=request.data, context={"operator": operator})
+        body.is_valid(raise_exception=True)
+        booster, made = catalog.publish_booster(
+            operator, code, **body.validated_data, at=clock.now(operator)
+        )
+        return Response(show_booster(booster), status=201 if made else 200)
+
+
+def show_booster(booster: Booster) -> dict[str, Any]:
+    """A booster version as it travels."""
+    return BoosterBody(booster).data

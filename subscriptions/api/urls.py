@@ -1,0 +1,25 @@
+"""Addresses under /api/v1/ that this room serves."""
+
+from django.urls import path
+
+from subscriptions.api import offerings, subscribers, subscriptions
+
+urlpatterns = [
+    path("plans", offerings.PlansDoor.as_view()),
+    path("plans/<str:code>", offerings.PlanDoor.as_view()),
+    path("boosters/<str:code>", offerings.BoosterDoor.as_view()),
+    path("subscribers", subscribers.SubscribersDoor.as_view()),
+    path("subscribers/batch", subscribers.SubscriberBatchDoor.as_view()),
+    path("subscribers/<str:external_id>", subscribers.SubscriberDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/subscriptions",
+        subscriptions.SubscriptionsDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>",
+        subscriptions.SubscriptionDoor.as_view(),
+    ),
+    path("subscribers/<str:external_id>/boosters", subscriptions.BoosterSalesDoor.as_view()),
+    path("subscribers/<str:external_id>/grants", subscriptions.GrantsDoor.as_view()),
+    path("subscribers/<str:external_id>/balance", subscriptions.BalanceDoor.as_view()),
+]

@@ -1,0 +1,858 @@
+"""The token ledger: grant, draw, move and show units. The only writer of buckets, their journal
+and the outbox.
+
+Order of locks, the same everywhere: rows of usage records (by key), new buckets (by subscriber and
+grant key), then bucket rows by (shard, subscriber, bucket). Nothing here waits for the network.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import functools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from django.db import connection
+from psycopg.types.numeric import Int8
+from django.db.models import F
+
+from subscriptions import partitions
+from subscriptions.models import Bucket, BucketEntry
+from subscriptions.pgarrays import Cursor, Int8s
+from subscriptions.policies import PlanPolicy
+from subscriptions.sharding import shard_of
+
+Kind = Bucket.Kind
+Movement = BucketEntry.Kind
+
+PRIORITY: dict[str, int] = {
+    Kind.ROLLOVER: 10,
+    Kind.GIFT: 20,
+    Kind.ALLOWANCE: 30,
+    Kind.BOOSTER: 40,
+    Kind.OVERAGE: 90,
+    Kind.UNCOVERED: 100,
+}
+PREPAID = (Kind.ROLLOVER, Kind.GIFT, Kind.ALLOWANCE, Kind.BOOSTER)
+# Percent of a bucket at whose crossing the subscriber is told.
+THRESHOLDS = (50, 80, 100)
+
+
+# --- granting -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A bucket to be made; `units` in thousandths, None without a limit.
+
+    `grant_key` is unique for the subscriber and makes granting repeatable.
+    """
+
+    subscriber_id: int
+    kind: str
+    units: int | None
+    valid_from: dt.datetime
+    valid_until: dt.datetime
+    grant_key: str
+    subscription_id: int | None = None
+    note: str = ""
+
+
+_GRANT_SQL = """
+INSERT INTO subscriptions_bucket
+    (subscriber_id, id, kind, priority, granted, used, reserved, generation, valid_from,
+     valid_until, subscription_id, grant_key, note, created_at)
+SELECT g.subscriber_id, nextval('subscriptions_bucket_id'), g.kind, g.priority, g.units, 0, 0, 0,
+       g.valid_from, g.valid_until, g.subscription_id, g.grant_key, g.note, %(at)s
+FROM unnest(%(subscriber_id)s::bigint[], %(kind)s::text[], %(priority)s::smallint[],
+            %(units)s::bigint[], %(valid_from)s::timestamptz[], %(valid_until)s::timestamptz[],
+            %(subscription_id)s::bigint[], %(grant_key)s::text[], %(note)s::text[])
+     AS g (subscriber_id, kind, priority, units, valid_from, valid_until, subscription_id,
+           grant_key, note)
+ORDER BY g.subscriber_id, g.grant_key
+ON CONFLICT (subscriber_id, grant_key) DO NOTHING
+RETURNING subscriber_id, grant_key, id, granted, kind
+"""
+_GRANTED_SQL = """
+SELECT b.subscriber_id, b.grant_key, b.id
+FROM unnest(%s::bigint[], %s::text[]) AS g (subscriber_id, grant_key)
+JOIN subscriptions_bucket b USING (subscriber_id, grant_key)
+"""
+_ENTRIES_SQL = """
+INSERT INTO subscriptions_bucketentry
+    (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+SELECT e.subscriber_id, %s, e.bucket_id, %s, e.units, %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS e (subscriber_id, bucket_id, units)
+"""
+
+
+# What is remembered of a subscriber's other buckets may be wrong once a new one burns before them.
+_OVERTAKE_SQL = """
+UPDATE subscriptions_bucket b SET generation = generation + 1
+FROM (
+    SELECT o.subscriber_id, o.id
+    FROM unnest(%s::bigint[], %s::bigint[]) AS n (subscriber_id, id)
+    JOIN subscriptions_bucket n2 ON n2.subscriber_id = n.subscriber_id AND n2.id = n.id
+    JOIN subscriptions_bucket o ON o.subscriber_id = n2.subscriber_id AND o.id <> n2.id
+     AND o.valid_until > n2.valid_from AND o.valid_from < n2.valid_until
+     AND o.priority >= n2.priority
+    ORDER BY o.subscriber_id, o.id
+    FOR NO KEY UPDATE OF o
+) t
+WHERE b.subscriber_id = t.subscriber_id AND b.id = t.id
+"""
+
+
+def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = None) -> list[int]:
+    """Make these buckets, each once; answers their ids in the order given.
+
+    Joins the caller's transaction. Each new bucket with units gets a journal row of kind GRANT,
+    under `batch_id` where it belongs to other movements.
+    A bucket whose grant key exists is left as it is and its id answered.
+    """
+    assert connection.in_atomic_block
+    if not grants:
+        return []
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    ordered = sorted(
+        grants, key=lambda g: (shard_of(g.subscriber_id), g.subscriber_id, g.grant_key)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _GRANT_SQL,
+            {
+                "at": at,
+                "subscriber_id": [g.subscriber_id for g in ordered],
+                "kind": [str(g.kind) for g in ordered],
+                "priority": [PRIORITY[g.kind] for g in ordered],
+                "units": [g.units for g in ordered],
+                "valid_from": [g.valid_from for g in ordered],
+                "valid_until": [g.valid_until for g in ordered],
+                "subscription_id": [g.subscription_id for g in ordered],
+                "grant_key": [g.grant_key for g in ordered],
+                "note": [g.note for g in ordered],
+            },
+        )
+        made = cursor.fetchall()
+        ids = {(subscriber, key): bucket for subscriber, key, bucket, _, _ in made}
+        _journal(
+            Movement.GRANT,
+            [(subscriber, bucket, -units) for subscriber, _, bucket, units, _ in made if units],
+            at=at,
+            batch_id=batch_id,
+        )
+        overtaking = [row for row in made if row[4] != Kind.UNCOVERED]
+        if overtaking:
+            cursor.execute(
+                _OVERTAKE_SQL, [[row[0] for row in overtaking], [row[2] for row in overtaking]]
+            )
+        rest = [g for g in ordered if (g.subscriber_id, g.grant_key) not in ids]
+        if rest:
+            cursor.execute(
+                _GRANTED_SQL, [[g.subscriber_id for g in rest], [g.grant_key for g in rest]]
+            )
+            ids |= {(subscriber, key): bucket for subscriber, key, bucket in cursor.fetchall()}
+    return [ids[g.subscriber_id, g.grant_key] for g in grants]
+
+
+def forget(subscriber_ids: Iterable[int]) -> None:
+    """Void what processes remember of these subscribers: a subject or suspension has changed.
+
+    Joins the caller's transaction; a charge that still goes by the old facts then fails its
+    conditional update and looks again.
+    """
+    assert connection.in_atomic_block
+    with connection.cursor() as cursor:
+        cursor.execute(_FORGET_SQL, [sorted(subscriber_ids)])
+
+
+_FORGET_SQL = """
+UPDATE subscriptions_bucket b SET generation = generation + 1
+FROM (
+    SELECT o.subscriber_id, o.id FROM subscriptions_bucket o WHERE o.subscriber_id = ANY(%s)
+    ORDER BY o.subscriber_id, o.id
+    FOR NO KEY UPDATE OF o
+) t
+WHERE b.subscriber_id = t.subscriber_id AND b.id = t.id
+"""
+
+
+def _journal(
+    kind: int,
+    entries: Sequence[tuple[int, int, int]],
+    *,
+    at: dt.datetime,
+    batch_id: int | None = None,
+) -> None:
+    """Write (subscriber, bucket, units) movements of one kind under one batch id."""
+    if not entries:
+        return
+    subscribers, buckets, units = (list(column) for column in zip(*entries, strict=True))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _ENTRIES_SQL,
+            [batch_id or next_batch_id(), int(kind), at, subscribers, buckets, units],
+        )
+
+
+def next_batch_id() -> int:
+    """A number for a batch of movements; never reused, ascending but for races."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('subscriptions_batch_id')")
+        batch_id: int = cursor.fetchone()[0]
+        return batch_id
+
+
+@dataclass(frozen=True, slots=True)
+class RollOver:
+    """What a subscription's period left over, to be moved into the next.
+
+    The old period is `[from_start, to_start)`, the new one `[to_start, to_end)`.
+    """
+
+    subscriber_id: int
+    subscription_id: int
+    from_start: dt.datetime
+    to_start: dt.datetime
+    to_end: dt.datetime
+    grant_key: str
+
+
+_LEFTOVER_SQL = """
+SELECT b.subscriber_id, b.id, m.nr, b.granted - b.used - b.reserved
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]) WITH ORDINALITY
+     AS m (subscriber_id, subscription_id, to_start, nr)
+JOIN subscriptions_bucket b
+  ON b.subscriber_id = m.subscriber_id AND b.subscription_id = m.subscription_id
+ AND b.kind = 'allowance' AND b.valid_until = m.to_start
+WHERE b.granted > b.used + b.reserved
+ORDER BY b.subscriber_id, b.id
+FOR NO KEY UPDATE OF b
+"""
+_TAKE_SQL = """
+UPDATE subscriptions_bucket b SET used = b.used + t.units
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS t (subscriber_id, bucket_id, units)
+WHERE b.subscriber_id = t.subscriber_id AND b.id = t.bucket_id
+"""
+
+
+def roll_over(moves: Sequence[RollOver], *, at: dt.datetime) -> None:
+    """Move what the old periods' allowances have left into rollover buckets, by journal pairs.
+
+    A rollover bucket is valid from the old period's start, so that late usage of the old period
+    draws it too, and first. Joins the caller's transaction; moving again finds nothing left.
+    """
+    assert connection.in_atomic_block
+    if not moves:
+        return
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    ordered = sorted(moves, key=lambda m: (shard_of(m.subscriber_id), m.subscriber_id))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _LEFTOVER_SQL,
+            [
+                [m.subscriber_id for m in ordered],
+                [m.subscription_id for m in ordered],
+                [m.to_start for m in ordered],
+            ],
+        )
+        taken = cursor.fetchall()
+    # The pair of entries is found by its number.
+    batch_id = next_batch_id()
+    _take(Movement.ROLLOVER, [(row[0], row[1], row[3]) for row in taken], at=at, batch_id=batch_id)
+    left: dict[int, int] = defaultdict(int)
+    for _, _, nr, units in taken:
+        left[nr - 1] += units
+    grant(
+        [
+            Grant(
+                subscriber_id=ordered[nr].subscriber_id,
+                kind=Kind.ROLLOVER,
+                units=units,
+                valid_from=ordered[nr].from_start,
+                valid_until=ordered[nr].to_end,
+                grant_key=ordered[nr].grant_key,
+                subscription_id=ordered[nr].subscription_id,
+            )
+            for nr, units in left.items()
+        ],
+        at=at,
+        batch_id=batch_id,
+    )
+
+
+def withdraw(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> None:
+    """Take back what is left of buckets that nobody may use any more, by journal rows.
+
+    One without a limit gets the limit of what it was drawn for. Joins the caller's transaction.
+    """
+    assert connection.in_atomic_block
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    locked = list(
+        Bucket.objects.filter(subscriber_id=subscriber_id, id__in=bucket_ids)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    for bucket in locked:
+        if bucket.granted is None:
+            spent = bucket.used + bucket.reserved
+            Bucket.objects.filter(subscriber_id=subscriber_id, id=bucket.id).update(granted=spent)
+            if spent:
+                _journal(Movement.GRANT, [(subscriber_id, bucket.id, -spent)], at=at)
+    _take(
+        Movement.WITHDRAWAL,
+        [
+            (subscriber_id, b.id, b.granted - b.used - b.reserved)
+            for b in locked
+            if b.granted is not None
+        ],
+        at=at,
+    )
+
+
+def _take(
+    kind: int,
+    entries: Sequence[tuple[int, int, int]],
+    *,
+    at: dt.datetime,
+    batch_id: int | None = None,
+) -> None:
+    """Let units leave buckets that the caller has locked, with their journal rows."""
+    entries = [entry for entry in entries if entry[2]]
+    if not entries:
+        return
+    with connection.cursor() as cursor:
+        cursor.execute(_TAKE_SQL, [list(column) for column in zip(*entries, strict=True)])
+    _journal(kind, entries, at=at, batch_id=batch_id)
+
+
+# --- drawing ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Period:
+    """Where usage belongs: `[starts_at, ends_at)` of a subscription, or of a month without one.
+
+    `policy` is None without a subscription: then nothing but what the subscriber holds anyway
+    pays, and the rest is uncovered.
+    """
+
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    subscription_id: int | None = None
+    policy: PlanPolicy | None = None
+
+
+class Pick(NamedTuple):
+    """One bucket that pays first for all usage in `[since, until)`, while `generation` stays."""
+
+    bucket_id: int
+    generation: int
+    since: dt.datetime
+    until: dt.datetime
+
+
+@dataclass(slots=True)
+class Demand:
+    """Usage of one subscriber in one period; `uses` are (occurred_at, source, id, units).
+
+    `pick` is the bucket to draw if one is known; `draw` fills it in where it finds one.
+    """
+
+    subscriber_id: int
+    period: Period
+    suspended: bool = False
+    pick: Pick | None = None
+    units: int = 0
+    uses: list[tuple[dt.datetime, str, str, int]] = field(default_factory=list)
+
+    def in_order(self) -> list[tuple[dt.datetime, int]]:
+        """(occurred_at, units) in the order in which usage consumes buckets."""
+        return [(use[0], use[3]) for use in sorted(self.uses)]
+
+
+class Raced(Exception):
+    """Another charge was faster: roll back and draw again, with these bucket locks first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A bucket as the burn sees it: what it can still give (None: without end), and when."""
+
+    id: int
+    kind: str
+    priority: int
+    left: int | None
+    valid_from: dt.datetime
+    valid_until: dt.datetime
+    grant_key: str = ""
+    granted: int | None = None
+    generation: int = 0
+
+    def burn_order(self) -> tuple[int, dt.datetime, dt.datetime, int]:
+        """Lowest priority number, soonest expiry, oldest."""
+        return self.priority, self.valid_until, self.valid_from, self.id
+
+
+def may_pay(
+    source: Source,
+    occurred_at: dt.datetime,
+    *,
+    period: Period,
+    suspended: bool,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> bool:
+    """Whether a bucket may pay for usage of `occurred_at` that is charged at `at`.
+
+    A bucket pays for what happened while it was valid, if charged before its end + `grace`.
+    Usage that comes later than its own period's grace draws the allowance and rollover of the
+    period of `at`; what those do not cover falls to its own period's overflow, which never closes.
+    """
+    within = source.valid_from <= occurred_at < source.valid_until
+    if suspended:
+        return within and source.kind == Kind.UNCOVERED
+    if source.kind in (Kind.OVERAGE, Kind.UNCOVERED):
+        return within
+    if within and at < source.valid_until + grace:
+        return True
+    return (
+        source.kind in (Kind.ALLOWANCE, Kind.ROLLOVER)
+        and at >= period.ends_at + grace
+        and source.valid_from <= at < source.valid_until
+    )
+
+
+def allot(
+    uses: Iterable[tuple[dt.datetime, int]],
+    sources: Iterable[Source],
+    payable: Callable[[Source, dt.datetime], bool],
+    more: Callable[[Source, int], int] = lambda source, short: 0,
+) -> Iterator[tuple[int, Source, int]]:
+    """Let uses consume sources in burn order: yields (index of the use, source, units).
+
+    `more(source, short)` may enlarge a source that is short (it answers by how much). With the
+    sources' `left` set to what a batch drew of each, it gives the batch's split again: that is
+    how a receipt is made. What nothing pays for is not yielded.
+    """
+    ordered = sorted(sources, key=Source.burn_order)
+    left = {source.id: source.left for source in ordered}
+    for index, (occurred_at, units) in enumerate(uses):
+        due = units
+        for source in ordered:
+            if not due:
+                break
+            if not payable(source, occurred_at):
+                continue
+            have = left[source.id]
+            if have is None:
+                yield index, source, due
+                due = 0
+                break
+            if have < due:
+                have += more(source, due - have)
+            take = min(have, due)
+            left[source.id] = have - take
+            if take:
+                yield index, source, take
+                due -= take
+
+
+# The first bucket in burn order that could pay, if it covers the whole demand, and until when no
+# other bucket begins that might come before it.
+_PICK_SQL = """
+SELECT g.nr, p.id, p.generation, p.valid_from,
+       least(p.valid_until, (
+           SELECT min(n.valid_from) FROM subscriptions_bucket n
+           WHERE n.subscriber_id = g.subscriber_id AND n.valid_until > %b AND n.valid_from > %b
+       ))
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) WITH ORDINALITY
+     AS g (subscriber_id, units, suspended, nr)
+JOIN LATERAL (
+    SELECT b.id, b.generation, b.valid_from, b.valid_until,
+           b.granted - b.used - b.reserved AS left_over
+    FROM subscriptions_bucket b
+    WHERE b.subscriber_id = g.subscriber_id
+      AND b.valid_until > %b AND b.valid_from <= %b
+      AND (b.granted IS NULL OR b.granted > b.used + b.reserved)
+      AND (g.suspended = 0 OR b.kind = 'uncovered')
+    ORDER BY b.priority, b.valid_until, b.valid_from, b.id
+    LIMIT 1
+) p ON p.valid_from <= %b AND p.valid_until > %b
+   AND (p.left_over IS NULL OR p.left_over >= g.units)
+"""
+# The draw itself. Rows come and are locked in the order of the arrays (the planner is held to a
+# nested loop by the charge's settings). A bucket that no longer covers its draw, or of another
+# generation than expected (-1: locked already), is not touched, and the count tells. Journal and
+# threshold crossings come from the very rows updated. Buckets that run low are named.
+_DRAW_SQL = """
+WITH d AS (
+    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
+        AS d (subscriber_id, bucket_id, units, generation)
+), u AS (
+    UPDATE subscriptions_bucket b SET used = b.used + d.units FROM d
+    WHERE b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
+      AND (b.granted IS NULL OR b.granted >= b.used + b.reserved + d.units)
+      AND (d.generation = -1 OR b.generation = d.generation)
+    RETURNING b.subscriber_id, b.id, b.kind, b.granted, b.used, b.reserved, d.units
+), j AS (
+    INSERT INTO subscriptions_bucketentry
+        (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+    SELECT subscriber_id, %b, id, 2, units, %b FROM u
+), o AS (
+    INSERT INTO subscriptions_outboxevent (subscriber_id, key, kind, payload, occurred_at)
+    SELECT u.subscriber_id, 'bucket:' || u.id || ':' || t.percent, 'bucket.threshold',
+           jsonb_build_object('bucket', u.id, 'kind', u.kind, 'percent', t.percent,
+                              'granted', u.granted, 'used', u.used), %b
+    FROM u CROSS JOIN LATERAL (
+        VALUES (50, u.granted - u.granted / 2), (80, u.granted - u.granted / 5), (100, u.granted)
+    ) AS t (percent, at_used)
+    WHERE u.granted > 0 AND u.used >= u.granted - u.granted / 2
+      AND u.used >= t.at_used AND u.used - u.units < t.at_used
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*), array_agg(subscriber_id) FILTER (WHERE granted = used AND kind <> 'overage'),
+       array_agg(subscriber_id) FILTER (WHERE granted - used - reserved < 4 * units)
+FROM u
+"""
+_EXHAUSTED_SQL = """
+INSERT INTO subscriptions_outboxevent (subscriber_id, key, kind, payload, occurred_at)
+SELECT s.id, 'exhausted:' || %b, 'bucket.exhausted', '{}', %b
+FROM unnest(%b::bigint[]) AS s (id)
+WHERE NOT EXISTS (
+    SELECT FROM subscriptions_bucket b
+    WHERE b.subscriber_id = s.id AND b.valid_from <= %b AND b.valid_until > %b
+      AND b.kind IN ('rollover', 'gift', 'allowance', 'booster') AND b.granted > b.used
+)
+ON CONFLICT DO NOTHING
+"""
+_LOCK_SQL = """
+SELECT b.subscriber_id, b.id, b.kind, b.priority, b.granted - b.used - b.reserved,
+       b.valid_from, b.valid_until, b.grant_key, b.granted, b.generation
+FROM unnest(%b::bigint[], %b::bigint[]) AS g (subscriber_id, bucket_id)
+JOIN subscriptions_bucket b
+  ON b.subscriber_id = g.subscriber_id AND (g.bucket_id = 0 OR b.id = g.bucket_id)
+WHERE b.valid_until > %b AND b.valid_from <= %b
+ORDER BY b.subscriber_id, b.id
+FOR NO KEY UPDATE OF b
+"""
+_ENLARGE_SQL = """
+WITH e AS (
+    UPDATE subscriptions_bucket b SET granted = b.granted + m.units
+    FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) AS m (subscriber_id, bucket_id, units)
+    WHERE b.subscriber_id = m.subscriber_id AND b.id = m.bucket_id
+    RETURNING b.subscriber_id, b.id, m.units
+)
+INSERT INTO subscriptions_bucketentry (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+SELECT subscriber_id, %b, id, 1, -units, %b FROM e
+"""
+
+# The charge's own planner settings: array order must be lock order, and its plans never change.
+PLANNER_SQL = """
+SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'on', true),
+       set_config('plan_cache_mode', 'force_generic_plan', true)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """`low`: subscribers whose bucket could hardly pay the same again: do not trust a pick."""
+
+    low: frozenset[int] = frozenset()
+
+
+def draw(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    locks_first: bool = False,
+) -> Drawn:
+    """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
+
+    Joins the caller's transaction on `cursor` (settings of PLANNER_SQL); on return the bucket
+    rows drawn are locked. A demand that the first bucket in burn order covers takes one
+    conditional update; the others take the window way: their buckets are locked, then consumed in
+    burn order, overflow as the plan says, the rest uncovered. Raises Raced when a bucket was
+    emptied or overtaken meanwhile: the caller rolls back and calls again without picks, and if
+    that does not help with `locks_first`.
+    """
+    demands = sorted(
+        (d for d in demands if d.units),
+        key=lambda d: (shard_of(d.subscriber_id), d.subscriber_id, d.period.starts_at),
+    )
+    if not demands:
+        return Drawn()
+    if locks_first:
+        for demand in demands:
+            demand.pick = None
+    else:
+        _pick(cursor, demands, at=at, grace=grace)
+    if all(demand.pick for demand in demands):
+        draws = [
+            (d.subscriber_id, d.pick.bucket_id, d.units, d.pick.generation)
+            for d in demands
+            if d.pick
+        ]
+    else:
+        burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
+        draws = [(*entry, -1) for entry in burnt]
+    columns = [Int8s(column) for column in zip(*draws, strict=True)]
+    cursor.execute(_DRAW_SQL, [*columns, Int8(batch_id), at, at], binary=True, prepare=True)
+    row = cursor.fetchone()
+    assert row is not None
+    count, emptied, low = row
+    if count != len(draws):
+        raise Raced
+    if emptied:
+        cursor.execute(_EXHAUSTED_SQL, [Int8(batch_id), at, Int8s(emptied), at, at])
+    return Drawn(frozenset(low or ()))
+
+
+def _pick(
+    cursor: Cursor, demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
+) -> None:
+    """Give each demand without a pick the bucket that covers it whole, if one does. No locks."""
+    periods = Counter(demand.subscriber_id for demand in demands)
+    open_ones = []
+    for demand in demands:
+        if periods[demand.subscriber_id] > 1 or at >= demand.period.ends_at + grace:
+            # Two periods of one subscriber, or usage later than its grace: the window way.
+            demand.pick = None
+        elif demand.pick is None or at >= demand.pick.until + grace:
+            demand.pick = None
+            open_ones.append(demand)
+    if not open_ones:
+        return
+    first = min(min(d.uses)[0] for d in open_ones)
+    last = max(max(d.uses)[0] for d in open_ones)
+    # A bucket past its grace cannot pay; the window way knows the exceptions.
+    alive = max(first, at - grace)
+    cursor.execute(
+        _PICK_SQL,
+        [
+            last,
+            last,
+            Int8s([d.subscriber_id for d in open_ones]),
+            Int8s([d.units for d in open_ones]),
+            Int8s([int(d.suspended) for d in open_ones]),
+            alive,
+            last,
+            first,
+            last,
+        ],
+        binary=True,
+        prepare=True,
+    )
+    for nr, bucket_id, generation, since, until in cursor.fetchall():
+        open_ones[nr - 1].pick = Pick(bucket_id, generation, since, until)
+
+
+def _burn(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> list[tuple[int, int, int]]:
+    """The window way: lock, then consume in burn order. Answers (subscriber, bucket, units)."""
+    _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
+    # What is picked is locked in the same pass: a second one would break the order of locks.
+    targets = sorted(
+        {(d.subscriber_id, d.pick.bucket_id if d.pick else 0) for d in demands},
+        key=lambda target: (shard_of(target[0]), target),
+    )
+    cursor.execute(
+        _LOCK_SQL,
+        [
+            Int8s([subscriber_id for subscriber_id, _ in targets]),
+            Int8s([bucket_id for _, bucket_id in targets]),
+            *_span(demands, at=at, grace=grace),
+        ],
+        binary=True,
+        prepare=True,
+    )
+    held = _sources(cursor)
+    drawn: dict[tuple[int, int], int] = defaultdict(int)
+    bought: dict[tuple[int, int], int] = defaultdict(int)
+    for demand in demands:
+        sources = held[demand.subscriber_id]
+        if demand.pick is not None:
+            picked = next((s for s in sources if s.id == demand.pick.bucket_id), None)
+            if picked is None or picked.generation != demand.pick.generation:
+                raise Raced
+            if picked.left is not None and picked.left < demand.units:
+                raise Raced
+            drawn[demand.subscriber_id, picked.id] += demand.units
+            continue
+        # Two demands of one subscriber see each other's draws.
+        sources = [_after(s, drawn, bought, demand.subscriber_id) for s in sources]
+        more = _block_buyer(demand, bought)
+        payable = _payable(demand, at=at, grace=grace)
+        for _, source, units in allot(demand.in_order(), sources, payable, more):
+            drawn[demand.subscriber_id, source.id] += units
+    if sum(drawn.values()) != sum(d.units for d in demands):
+        raise Raced  # emptied after the look that decided which overflow buckets to open
+    if bought:
+        cursor.execute(
+            _ENLARGE_SQL,
+            [
+                Int8s([subscriber_id for subscriber_id, _ in bought]),
+                Int8s([bucket_id for _, bucket_id in bought]),
+                Int8s(bought.values()),
+                Int8(batch_id),
+                at,
+            ],
+            binary=True,
+        )
+    return [(*key, units) for key, units in sorted(drawn.items(), key=_lock_order)]
+
+
+def _span(
+    demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
+) -> tuple[dt.datetime, dt.datetime]:
+    """Buckets that end after the first and begin by the second might pay for these demands."""
+    first = min(min(d.uses)[0] for d in demands)
+    last = max(max(d.uses)[0] for d in demands)
+    return min(first, at - grace), max(last, at)
+
+
+def _sources(cursor: Cursor) -> dict[int, list[Source]]:
+    """The rows of _LOCK_SQL or _SOURCES_SQL by subscriber."""
+    held: dict[int, list[Source]] = defaultdict(list)
+    for subscriber_id, *columns in cursor.fetchall():
+        held[subscriber_id].append(Source(*columns))
+    return held
+
+
+def _lock_order(item: tuple[tuple[int, int], int]) -> tuple[int, int, int]:
+    (subscriber_id, bucket_id), _ = item
+    return shard_of(subscriber_id), subscriber_id, bucket_id
+
+
+def _after(
+    source: Source,
+    drawn: dict[tuple[int, int], int],
+    bought: dict[tuple[int, int], int],
+    subscriber_id: int,
+) -> Source:
+    """A source after what this batch has drawn of it and bought for it so far."""
+    key = (subscriber_id, source.id)
+    if source.left is None or (key not in drawn and key not in bought):
+        return source
+    extra = bought.get(key, 0)
+    return dataclasses.replace(
+        source,
+        left=source.left - drawn.get(key, 0) + extra,
+        granted=(source.granted or 0) + extra,
+    )
+
+
+def _payable(
+    demand: Demand, *, at: dt.datetime, grace: dt.timedelta
+) -> Callable[[Source, dt.datetime], bool]:
+    return functools.partial(
+        may_pay, period=demand.period, suspended=demand.suspended, at=at, grace=grace
+    )
+
+
+def _block_buyer(
+    demand: Demand, bought: dict[tuple[int, int], int]
+) -> Callable[[Source, int], int]:
+    """Buys whole packs for the period's block bucket, as far as the plan's caps allow."""
+    key = overflow_key("blocks", demand.period)
+    policy = demand.period.policy
+    packs = 0
+
+    def more(source: Source, short: int) -> int:
+        nonlocal packs
+        if policy is None or source.grant_key != key or not policy.block_units:
+            return 0
+        wanted = -(-short // policy.block_units)
+        if policy.max_blocks is not None:
+            have = (source.granted or 0) // policy.block_units + packs
+            wanted = min(wanted, max(0, policy.max_blocks - have))
+        packs += wanted
+        if wanted:
+            bought[demand.subscriber_id, source.id] += wanted * policy.block_units
+        return wanted * policy.block_units
+
+    return more
+
+
+# --- overflow: what pays when nothing prepaid does ----------------------------------------------
+
+
+def overflow_key(name: str, period: Period) -> str:
+    """The grant key of a period's overflow bucket, `blocks` or `uncovered`."""
+    start = period.starts_at.astimezone(dt.UTC).isoformat()
+    return f"{name}:{period.subscription_id or 'month'}:{start}"
+
+
+def overflow_grants(subscriber_id: int, period: Period, *, suspended: bool = False) -> list[Grant]:
+    """The buckets that usage beyond the prepaid ones of this period may fall to."""
+    policy = period.policy
+    # The overage bucket of a metered plan is there since the period was opened.
+    names: list[tuple[str, str, int | None]] = [("uncovered", Kind.UNCOVERED, None)]
+    if policy is not None and policy.on_exhaustion == "blocks" and not suspended:
+        names.append(("blocks", Kind.OVERAGE, 0))
+    return [
+        Grant(
+            subscriber_id=subscriber_id,
+            kind=kind,
+            units=units,
+            valid_from=period.starts_at,
+            valid_until=period.ends_at,
+            grant_key=overflow_key(name, period),
+            subscription_id=period.subscription_id,
+        )
+        for name, kind, units in names
+    ]
+
+
+_SOURCES_SQL = """
+SELECT b.subscriber_id, b.id, b.kind, b.priority, b.granted - b.used - b.reserved,
+       b.valid_from, b.valid_until, b.grant_key, b.granted, b.generation
+FROM unnest(%b::bigint[]) AS g (subscriber_id)
+JOIN subscriptions_bucket b ON b.subscriber_id = g.subscriber_id
+WHERE b.valid_until > %b AND b.valid_from <= %b
+"""
+
+
+def _open_overflow(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> None:
+    """Make the overflow buckets that these demands will need, before any bucket is locked.
+
+    Later would be too late: two charges of a subscriber without any bucket would make the same
+    one while holding locks the other waits for.
+    """
+    subscribers = sorted({d.subscriber_id for d in demands})
+    cursor.execute(
+        _SOURCES_SQL,
+        [Int8s(subscribers), *_span(demands, at=at, grace=grace)],
+        binary=True,
+        prepare=True,
+    )
+    held = _sources(cursor)
+    short: list[Grant] = []
+    for demand in demands:
+        sources = held[demand.subscriber_id]
+        payable = _payable(demand, at=at, grace=grace)
+        covered = sum(units for _, _, units in allot(demand.in_order(), sources, payable))
+        if covered < demand.units:
+            short += overflow_grants(
+                demand.subscriber_id, demand.period, suspended=demand.suspended
+            )
+    grant(short, at=at)

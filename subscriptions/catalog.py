@@ -1,0 +1,331 @@
+"""What is on offer: publishes plans, boosters and rate cards; the only writer of their tables.
+
+Publishing makes a further version and never changes one; publishing what the newest version
+already says makes none, so that a script may publish its whole catalogue again and again.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from django.db import transaction
+from djmoney.money import Money
+
+from subscriptions import clock
+from subscriptions.errors import Conflict, Invalid
+from subscriptions.models import (
+    Booster,
+    Operator,
+    Plan,
+    PlanComponent,
+    RateCard,
+    RateCardWeight,
+)
+
+
+class UnknownPlan(Invalid):
+    cause = "unknown_plan"
+
+
+class UnknownBooster(Invalid):
+    cause = "unknown_booster"
+
+
+class UnknownRateCard(Invalid):
+    cause = "unknown_rate_card"
+
+
+class WrongCurrency(Invalid):
+    cause = "wrong_currency"
+
+
+class UsageAlreadyCharged(Conflict):
+    cause = "usage_already_charged"
+
+
+# Plans -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A part of a plan's price with a tax rate of its own (a bundle of data and tokens)."""
+
+    name: str
+    price: Money
+    tax_rate: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanTerms:
+    """All that a plan version says. Units in thousandths, prices include tax.
+
+    `price_per_million` is money per million units in the currency of `price`.
+    """
+
+    name: str
+    price: Money
+    allowance: int
+    rate_card: str
+    cycle: str = Plan.Cycle.CALENDAR_MONTH
+    first_month: str = Plan.FirstMonth.FULL
+    collect: str = Plan.Collect.AT_CLOSE
+    rollover: str = Plan.Rollover.NONE
+    on_exhaustion: str = Plan.OnExhaustion.STOP
+    price_per_million: Decimal | None = None
+    block_units: int | None = None
+    block_price: Money | None = None
+    cap: Money | None = None
+    cap_units: int | None = None
+    tax_rate: Decimal = Decimal("0.06")
+    components: tuple[Component, ...] = ()
+
+
+@transaction.atomic
+def publish_plan(
+    operator: Operator, code: str, terms: PlanTerms, *, at: dt.datetime
+) -> tuple[Plan, bool]:
+    """The plan version that says `terms`, and whether it was made now.
+
+    Raises Invalid for terms that contradict themselves, UnknownRateCard, WrongCurrency.
+    """
+    _check_terms(operator, terms)
+    _lock(operator)
+    newest = newest_plans(operator.pk, [code]).get(code)
+    if newest is not None and terms_of(newest) == terms:
+        return newest, False
+    if not RateCard.objects.filter(operator=operator, code=terms.rate_card).exists():
+        raise UnknownRateCard(f"there is no rate card {terms.rate_card}; publish it first")
+    plan = Plan.objects.create(
+        operator=operator,
+        code=code,
+        version=newest.version + 1 if newest else 1,
+        name=terms.name,
+        price=terms.price,
+        allowance=terms.allowance,
+        rate_card=terms.rate_card,
+        cycle=terms.cycle,
+        first_month=terms.first_month,
+        collect=terms.collect,
+        rollover=terms.rollover,
+        on_exhaustion=terms.on_exhaustion,
+        price_per_million=terms.price_per_million,
+        block_units=terms.block_units,
+        block_price=terms.block_price,
+        cap=terms.cap,
+        cap_units=terms.cap_units,
+        tax_rate=terms.tax_rate,
+        created_at=at,
+    )
+    PlanComponent.objects.bulk_create(
+        PlanComponent(
+            plan=plan,
+            position=position,
+            name=component.name,
+            price=component.price,
+            tax_rate=component.tax_rate,
+        )
+        for position, component in enumerate(terms.components)
+    )
+    return plan, True
+
+
+def _check_terms(operator: Operator, terms: PlanTerms) -> None:
+    prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
+    _check_currency(operator, *(price for price in prices if price is not None))
+    if terms.on_exhaustion == Plan.OnExhaustion.METER and terms.price_per_million is None:
+        raise Invalid("on_exhaustion `meter` needs overage.price_per_million")
+    if terms.on_exhaustion == Plan.OnExhaustion.BLOCKS and (
+        not terms.block_units or terms.block_price is None
+    ):
+        raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
+    if terms.components:
+        total = sum((c.price.amount for c in terms.components), Decimal(0))
+        if total != terms.price.amount:
+            raise Invalid(f"the components cost {total} together, the plan {terms.price.amount}")
+
+
+def _check_currency(operator: Operator, *prices: Money) -> None:
+    for price in prices:
+        if price.currency.code != operator.currency:
+            raise WrongCurrency(f"prices of this operator are in {operator.currency}")
+
+
+def terms_of(plan: Plan) -> PlanTerms:
+    """What a plan version says; two versions that say the same have equal terms."""
+    return PlanTerms(
+        name=plan.name,
+        price=plan.price,
+        allowance=plan.allowance,
+        rate_card=plan.rate_card,
+        cycle=plan.cycle,
+        first_month=plan.first_month,
+        collect=plan.collect,
+        rollover=plan.rollover,
+        on_exhaustion=plan.on_exhaustion,
+        price_per_million=plan.price_per_million,
+        block_units=plan.block_units,
+        block_price=plan.block_price,
+        cap=plan.cap,
+        cap_units=plan.cap_units,
+        tax_rate=plan.tax_rate,
+        components=tuple(
+            Component(name=c.name, price=c.price, tax_rate=c.tax_rate)
+            for c in sorted(plan.components.all(), key=lambda c: c.position)
+        ),
+    )
+
+
+def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
+    """The newest version of each of these plans that exists, with its components."""
+    plans = (
+        Plan.objects.filter(operator_id=operator_id, code__in=set(codes))
+        .order_by("code", "-version")
+        .distinct("code")
+        .prefetch_related("components")
+    )
+    return {plan.code: plan for plan in plans}
+
+
+def newest_plan(operator_id: int, code: str) -> Plan:
+    """The version on sale. Raises UnknownPlan."""
+    plan = newest_plans(operator_id, [code]).get(code)
+    if plan is None:
+        raise UnknownPlan(f"there is no plan {code}")
+    return plan
+
+
+# Boosters ----------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def publish_booster(
+    operator: Operator,
+    code: str,
+    *,
+    name: str,
+    price: Money,
+    units: int,
+    valid_days: int,
+    at: dt.datetime,
+) -> tuple[Booster, bool]:
+    """The booster version that says this, and whether it was made now. `units` in thousandths."""
+    _check_currency(operator, price)
+    _lock(operator)
+    newest = _newest_booster(operator.pk, code)
+    if newest is not None and (newest.name, newest.price, newest.units, newest.valid_days) == (
+        name,
+        price,
+        units,
+        valid_days,
+    ):
+        return newest, False
+    booster = Booster.objects.create(
+        operator=operator,
+        code=code,
+        version=newest.version + 1 if newest else 1,
+        name=name,
+        price=price,
+        units=units,
+        valid_days=valid_days,
+        created_at=at,
+    )
+    return booster, True
+
+
+def newest_booster(operator_id: int, code: str) -> Booster:
+    """The version on sale. Raises UnknownBooster."""
+    booster = _newest_booster(operator_id, code)
+    if booster is None:
+        raise UnknownBooster(f"there is no booster {code}")
+    return booster
+
+
+def _newest_booster(operator_id: int, code: str) -> Booster | None:
+    return Booster.objects.filter(operator_id=operator_id, code=code).order_by("-version").first()
+
+
+# Rate cards --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Weight:
+    """Units per token of each exclusive class, for the models that `model` matches."""
+
+    model: str
+    input: Decimal
+    cached_input: Decimal
+    cache_write: Decimal
+    output: Decimal
+    reasoning: Decimal
+
+
+@transaction.atomic
+def publish_rate_card(
+    operator: Operator,
+    code: str,
+    *,
+    effective_from: dt.datetime,
+    weights: Sequence[Weight],
+    charged_since: Callable[[Sequence[int], dt.datetime], bool],
+    at: dt.datetime,
+) -> tuple[RateCard, bool]:
+    """The card version that says this, and whether it was made now.
+
+    `charged_since(card_ids, instant)` answers whether usage of that instant or later was charged
+    by one of these card versions; it is asked while no charge of the operator can be under way.
+    Raises UsageAlreadyCharged where it was (units are computed once: re-rating exists for that),
+    Invalid for a pattern named twice.
+    """
+    patterns = {weight.model for weight in weights}
+    if len(patterns) != len(weights):
+        raise Invalid("a model pattern stands in `weights` more than once")
+    clock.lock_exclusive(operator.pk)
+    cards = list(RateCard.objects.filter(operator=operator, code=code).order_by("-version"))
+    newest = cards[0] if cards else None
+    if (
+        newest is not None
+        and newest.effective_from == effective_from
+        and weights_of(newest) == sorted(weights)
+    ):
+        return newest, False
+    if cards and charged_since([card.pk for card in cards], effective_from):
+        raise UsageAlreadyCharged(
+            f"usage at or after {effective_from.isoformat()} has been charged by this card;"
+            " let the version begin later"
+        )
+    card = RateCard.objects.create(
+        operator=operator,
+        code=code,
+        version=newest.version + 1 if newest else 1,
+        effective_from=effective_from,
+        created_at=at,
+    )
+    RateCardWeight.objects.bulk_create(
+        RateCardWeight(
+            rate_card=card,
+            model=weight.model,
+            input=weight.input,
+            cached_input=weight.cached_input,
+            cache_write=weight.cache_write,
+            output=weight.output,
+            reasoning=weight.reasoning,
+        )
+        for weight in weights
+    )
+    return card, True
+
+
+def weights_of(card: RateCard) -> list[Weight]:
+    """A card's weights, sorted by pattern."""
+    return sorted(
+        Weight(w.model, w.input, w.cached_input, w.cache_write, w.output, w.reasoning)
+        for w in card.weights.all()
+    )
+
+
+def _lock(operator: Operator) -> None:
+    """One publication at a time, so that two of them never make the same version number."""
+    Operator.objects.select_for_update(no_key=True).get(pk=operator.pk)

@@ -1,0 +1,29 @@
+"""Column types that every room shares."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from djmoney.models.fields import MoneyField
+
+
+def money_field(**kwargs: Any) -> MoneyField:
+    """An amount in one currency, two decimals, with its currency column beside it."""
+    options: dict[str, Any] = {
+        "max_digits": 16,
+        "decimal_places": 2,
+        "default_currency": "CNY",
+        **kwargs,
+    }
+    return MoneyField(**options)
+
+
+def units_field(**kwargs: Any) -> models.BigIntegerField[Any, Any]:
+    """Units as a whole number of thousandths: 1 token at weight 1 is 1000."""
+    return models.BigIntegerField(**kwargs)
+
+
+def weight_field() -> models.DecimalField[Any, Any]:
+    """Units per token, 0 to 100, three places."""
+    return models.DecimalField(max_digits=6, decimal_places=3)

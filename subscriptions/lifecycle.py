@@ -1,0 +1,641 @@
+"""Subscriptions from sale to end: the only writer of Subscription, SubscriptionPeriod, Suspension.
+
+A subscription's periods follow each other without a gap. A period is opened ahead of its first
+second, with the buckets it brings, so that usage never waits for a job; at its first second it is
+turned: what the period before left over is moved into it, and another plan takes over.
+
+Everything here joins the caller's transaction or makes one, may be repeated, and locks in one
+order: subscriber rows by id (sales and changes only), subscription rows by (shard, subscriber,
+id), then buckets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from zoneinfo import ZoneInfo
+
+from django.db import connection, transaction
+from django.db.models import F, Q, QuerySet
+
+from subscriptions import buckets, catalog, periods
+from subscriptions.errors import Conflict, Invalid, NotFound
+from subscriptions.models import (
+    Bucket,
+    Operator,
+    Plan,
+    Subscriber,
+    Subscription,
+    SubscriptionPeriod,
+    Suspension,
+)
+from subscriptions.policies import policy_from
+from subscriptions.sharding import shard_of
+
+# How long before its first second a period is opened: time for a broken job to be mended.
+LEAD = dt.timedelta(hours=12)
+# How far from now a subscription may be sold.
+SALE_WINDOW = dt.timedelta(days=400)
+_MICROSECOND = dt.timedelta(microseconds=1)
+
+
+class PlanHeld(Conflict):
+    cause = "plan_held"
+
+
+class SubscriptionEnded(Conflict):
+    cause = "subscription_ended"
+
+
+# Selling -----------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def subscribe(
+    operator: Operator,
+    subscriber_id: int,
+    plan_code: str,
+    *,
+    at: dt.datetime,
+    starts_at: dt.datetime | None = None,
+) -> Subscription:
+    """Sell the newest version of a plan from `starts_at` (default: `at`) on, and open what is due.
+
+    A plan with `first_month` `next` begins at the month's end, whatever `starts_at` says.
+    Raises UnknownPlan, Invalid for a start more than 400 days away, PlanHeld where the subscriber
+    holds a plan at that time or later.
+    """
+    start = at if starts_at is None else starts_at
+    if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
+        raise Invalid("starts_at may lie at most 400 days back or ahead")
+    plan = catalog.newest_plan(operator.pk, plan_code)
+    _lock_subscribers([subscriber_id])
+    start = _first_start(operator, plan, start)
+    if _overlapping([subscriber_id], since=start).exists():
+        raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
+    [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
+    return Subscription.objects.select_related("plan", "next_plan").get(
+        subscriber_id=subscriber_id, id=subscription_id
+    )
+
+
+@transaction.atomic
+def subscribe_many(
+    operator: Operator, sales: Iterable[tuple[int, Plan]], *, at: dt.datetime
+) -> None:
+    """Sell plans to subscribers (by id) that hold none, all from `at` on.
+
+    The caller has asked `held_plans` while nobody else could sell; the exclusion constraint has
+    the last word.
+    """
+    _insert(
+        operator,
+        sorted((subscriber, plan, _first_start(operator, plan, at)) for subscriber, plan in sales),
+        at=at,
+    )
+
+
+def held_plans(subscriber_ids: Sequence[int], *, since: dt.datetime) -> dict[int, set[str]]:
+    """The codes of the plans each subscriber holds at `since` or later, changes to come too.
+
+    Locks the subscribers against other sales until the transaction ends.
+    """
+    _lock_subscribers(subscriber_ids)
+    held: dict[int, set[str]] = defaultdict(set)
+    rows = _overlapping(subscriber_ids, since=since).values_list(
+        "subscriber_id", "plan__code", "next_plan__code"
+    )
+    for subscriber_id, *codes in rows:
+        held[subscriber_id].update(code for code in codes if code)
+    return held
+
+
+def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QuerySet[Subscription]:
+    """Subscriptions that an open-ended one from `since` on would overlap."""
+    return (
+        Subscription.objects.filter(subscriber_id__in=subscriber_ids)
+        .filter(Q(ends_at__isnull=True) | Q(ends_at__gt=since))
+        .exclude(ends_at=F("starts_at"))
+    )
+
+
+def _first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.datetime:
+    zone = ZoneInfo(operator.time_zone)
+    return periods.first_start(plan.cycle, plan.first_month, starts_at, zone)
+
+
+_INSERT_SQL = """
+INSERT INTO subscriptions_subscription
+    (subscriber_id, id, operator_id, plan_id, starts_at, opened_until, anchor_day, reopenings,
+     created_at)
+SELECT s.subscriber_id, nextval('subscriptions_subscription_id'), %s, s.plan_id, s.starts_at,
+       s.starts_at, s.anchor_day, 0, %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
+     AS s (subscriber_id, plan_id, starts_at, anchor_day)
+ORDER BY s.subscriber_id
+RETURNING subscriber_id, id
+"""
+
+
+def _insert(
+    operator: Operator, sales: Sequence[tuple[int, Plan, dt.datetime]], *, at: dt.datetime
+) -> list[int]:
+    """Make the subscriptions, sorted by subscriber, and open what is due; answers their ids."""
+    if not sales:
+        return []
+    zone = ZoneInfo(operator.time_zone)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _INSERT_SQL,
+            [
+                operator.pk,
+                at,
+                [subscriber_id for subscriber_id, _, _ in sales],
+                [plan.pk for _, plan, _ in sales],
+                [start for _, _, start in sales],
+                [periods.anchor_day(start, zone) for _, _, start in sales],
+            ],
+        )
+        keys: list[tuple[int, int]] = sorted(cursor.fetchall())
+    _bring_up(keys, at=at, before=at + LEAD)
+    return [subscription_id for _, subscription_id in keys]
+
+
+def _lock_subscribers(subscriber_ids: Sequence[int]) -> None:
+    """Keep others from selling to or changing these subscribers until the transaction ends."""
+    list(
+        Subscriber.objects.filter(pk__in=subscriber_ids)
+        .order_by("pk")
+        .select_for_update(no_key=True)
+        .values_list("pk")
+    )
+
+
+# Changing ----------------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def change(
+    subscriber_id: int,
+    subscription_id: int,
+    *,
+    at: dt.datetime,
+    plan_code: str | None = None,
+    cancel_at_period_end: bool | None = None,
+) -> Subscription:
+    """Change a subscription from its next period on: its plan, whether it goes on, or both.
+
+    The plan named is taken in its newest version; naming the one held now takes a change back.
+    A subscription that has not begun gets the plan at once, or ends before it begins. Periods
+    opened ahead are withdrawn and opened again as they are to be now. Raises NotFound,
+    UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it).
+    """
+    _lock_subscribers([subscriber_id])
+    key = (subscriber_id, subscription_id)
+    if not Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).exists():
+        raise NotFound("the subscriber has no such subscription")
+    _bring_up([key], at=at, before=at + _MICROSECOND)
+    subscription = _get(key)
+    begun = subscription.starts_at <= at
+    if subscription.ends_at is not None and subscription.ends_at <= at:
+        raise SubscriptionEnded("the subscription has ended; sell a new one")
+    before = (subscription.plan_id, subscription.next_plan_id, subscription.ends_at)
+
+    if cancel_at_period_end is not None:
+        ends_at = None
+        if cancel_at_period_end:
+            ends_at = _period_end(subscription, at) if begun else subscription.starts_at
+        elif (
+            _overlapping([subscriber_id], since=subscription.starts_at)
+            .exclude(subscriber_id=subscriber_id, id=subscription_id)
+            .exists()
+        ):
+            raise PlanHeld("the subscriber holds another plan from the end of this one on")
+        subscription.ends_at = ends_at
+    if plan_code is not None:
+        plan = catalog.newest_plan(subscription.operator_id, plan_code)
+        if not begun:
+            subscription.plan = plan
+        else:
+            subscription.next_plan = None if plan.pk == subscription.plan_id else plan
+    if before != (subscription.plan_id, subscription.next_plan_id, subscription.ends_at):
+        _take_back(subscription, at=at)
+    _bring_up([key], at=at, before=at + LEAD)
+    return _get(key)
+
+
+def _get(key: tuple[int, int]) -> Subscription:
+    subscriber_id, subscription_id = key
+    return Subscription.objects.select_related("plan", "next_plan").get(
+        subscriber_id=subscriber_id, id=subscription_id
+    )
+
+
+def _period_end(subscription: Subscription, at: dt.datetime) -> dt.datetime:
+    """The end of the period that runs at `at`."""
+    period = SubscriptionPeriod.objects.get(
+        subscriber_id=subscription.subscriber_id,
+        subscription_id=subscription.id,
+        starts_at__lte=at,
+        ends_at__gt=at,
+    )
+    return period.ends_at
+
+
+def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
+    """Save a change, and withdraw the periods that were opened ahead without knowing of it.
+
+    What usage up to five minutes ahead of the clock has drawn from them stays drawn.
+    """
+    ahead = SubscriptionPeriod.objects.filter(
+        subscriber_id=subscription.subscriber_id,
+        subscription_id=subscription.id,
+        starts_at__gt=at,
+    )
+    first = ahead.order_by("starts_at").first()
+    if first is not None:
+        granted = Bucket.objects.filter(
+            subscriber_id=subscription.subscriber_id,
+            subscription_id=subscription.id,
+            kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.OVERAGE],
+            valid_from__gte=first.starts_at,
+        )
+        bucket_ids = list(granted.values_list("id", flat=True))
+        buckets.withdraw(subscription.subscriber_id, bucket_ids, at=at)
+        ahead.delete()
+        subscription.opened_until = first.starts_at
+        subscription.reopenings += 1
+    subscription.save(update_fields=["plan", "next_plan", "ends_at", "opened_until", "reopenings"])
+
+
+@transaction.atomic
+def suspend(subscriber_id: int, *, reason: str, at: dt.datetime) -> None:
+    """From `at` on the subscriber's usage draws no bucket of its own. Again changes nothing."""
+    _lock_subscribers([subscriber_id])
+    suspensions = Suspension.objects.filter(subscriber_id=subscriber_id)
+    if suspensions.filter(ends_at__isnull=True).exists():
+        return
+    # Where a standing clock lets one end and begin at the same instant, it is one.
+    if not suspensions.filter(starts_at=at).update(ends_at=None, reason=reason):
+        Suspension.objects.create(subscriber_id=subscriber_id, starts_at=at, reason=reason)
+    buckets.forget([subscriber_id])
+
+
+@transaction.atomic
+def restore(subscriber_id: int, *, at: dt.datetime) -> None:
+    """End the suspension that runs. Where none does, nothing happens."""
+    _lock_subscribers([subscriber_id])
+    Suspension.objects.filter(subscriber_id=subscriber_id, ends_at__isnull=True).update(ends_at=at)
+    buckets.forget([subscriber_id])
+
+
+# Boosters and gifts ------------------------------------------------------------------------------
+
+
+@transaction.atomic
+def sell_booster(
+    operator: Operator, subscriber_id: int, booster_code: str, *, at: dt.datetime
+) -> Bucket:
+    """Sell one booster of the newest version; answers its bucket, valid from `at` on.
+
+    The grant key names the version sold, hence its price. Each call is a sale of its own: the
+    door makes it repeatable by `Idempotency-Key`. Raises UnknownBooster.
+    """
+    booster = catalog.newest_booster(operator.pk, booster_code)
+    return _grant_one(
+        buckets.Grant(
+            subscriber_id=subscriber_id,
+            kind=Bucket.Kind.BOOSTER,
+            units=booster.units,
+            valid_from=at,
+            valid_until=at + dt.timedelta(days=booster.valid_days),
+            grant_key=f"booster:{booster.pk}:{uuid.uuid4().hex}",
+            note=booster.name,
+        ),
+        at=at,
+    )
+
+
+@transaction.atomic
+def give(
+    subscriber_id: int, *, units: int, valid_until: dt.datetime, reason: str, at: dt.datetime
+) -> Bucket:
+    """Give units (thousandths) until `valid_until`. Raises Invalid for an end not after `at`."""
+    if valid_until <= at:
+        raise Invalid("valid_until must lie after the operator's now")
+    return _grant_one(
+        buckets.Grant(
+            subscriber_id=subscriber_id,
+            kind=Bucket.Kind.GIFT,
+            units=units,
+            valid_from=at,
+            valid_until=valid_until,
+            grant_key=f"gift:{uuid.uuid4().hex}",
+            note=reason,
+        ),
+        at=at,
+    )
+
+
+def _grant_one(grant: buckets.Grant, *, at: dt.datetime) -> Bucket:
+    [bucket_id] = buckets.grant([grant], at=at)
+    return Bucket.objects.get(subscriber_id=grant.subscriber_id, id=bucket_id)
+
+
+# Opening and turning periods ---------------------------------------------------------------------
+
+Key = tuple[int, int]  # (subscriber id, subscription id)
+
+
+def open_due(operator_id: int | None, *, at: dt.datetime, limit: int = 2000) -> int:
+    """Open the periods that begin before `at` + LEAD, and turn those that have begun by `at`.
+
+    One chunk of at most `limit` subscriptions of each kind and operator, in transactions of its
+    own; answers how many subscriptions it looked after, so call it until that is 0. None stands
+    for all operators that live by the wall's time, a test operator is named. Missed periods are
+    opened one after the other, each with its own dates.
+    """
+    if operator_id is None:
+        wall = Operator.objects.filter(is_test=False).order_by("pk")
+        return sum(open_due(pk, at=at, limit=limit) for pk in wall.values_list("pk", flat=True))
+    to_open = (
+        Subscription.objects.filter(_not_ended(), operator_id=operator_id)
+        .filter(opened_until__lt=at + LEAD)
+        .order_by("opened_until")
+        .values_list("subscriber_id", "id")[:limit]
+    )
+    done = _each_shard(set(to_open), lambda keys: _bring_up(keys, at=at, before=at + LEAD))
+    # What was opened with the chunk is turned already; this finds what was opened ahead.
+    to_turn = (
+        SubscriptionPeriod.objects.filter(
+            operator_id=operator_id, turned_at__isnull=True, starts_at__lte=at
+        )
+        .order_by("starts_at")
+        .values_list("subscriber_id", "subscription_id")[:limit]
+    )
+    return done + _each_shard(set(to_turn), lambda keys: _bring_up(keys, at=at, before=at))
+
+
+def ensure_open(subscriber_ids: Sequence[int], *, at: dt.datetime, until: dt.datetime) -> None:
+    """Open every period of these subscribers that begins by `until`, turn those begun by `at`.
+
+    For who finds something due and cannot wait for the job. Cheap where nothing is.
+    """
+    to_open = Subscription.objects.filter(
+        _not_ended(), subscriber_id__in=subscriber_ids, opened_until__lte=until
+    ).values_list("subscriber_id", "id")
+    to_turn = SubscriptionPeriod.objects.filter(
+        subscriber_id__in=subscriber_ids, turned_at__isnull=True, starts_at__lte=at
+    ).values_list("subscriber_id", "subscription_id")
+    due = set(to_open.union(to_turn))
+    _each_shard(due, lambda keys: _bring_up(keys, at=at, before=until + _MICROSECOND))
+
+
+def _not_ended() -> Q:
+    return Q(ends_at__isnull=True) | Q(ends_at__gt=F("opened_until"))
+
+
+def _each_shard(keys: set[Key], work: Callable[[list[Key]], None]) -> int:
+    """Do the work for each shard's subscriptions in a transaction of its own."""
+    by_shard = sorted(keys, key=lambda key: (shard_of(key[0]), key))
+    for _, group in groupby(by_shard, key=lambda key: shard_of(key[0])):
+        with transaction.atomic():
+            work(list(group))
+    return len(keys)
+
+
+@dataclass(slots=True)
+class _Held:
+    """A subscription under lock, with what its next opening must know."""
+
+    subscriber_id: int
+    id: int
+    operator_id: int
+    plan_id: int
+    next_plan_id: int | None
+    starts_at: dt.datetime
+    ends_at: dt.datetime | None
+    opened_until: dt.datetime
+    anchor_day: int
+    reopenings: int
+    time_zone: str
+    last_plan_id: int | None  # of the last period opened
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """One period to be opened."""
+
+    held: _Held
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    plan: Plan
+    turned: bool
+
+
+_LOCK_SQL = """
+SELECT 1 FROM unnest(%s::bigint[], %s::bigint[]) AS k (subscriber_id, id)
+JOIN subscriptions_subscription s USING (subscriber_id, id)
+ORDER BY subscriber_id, id
+FOR NO KEY UPDATE OF s
+"""
+# Read after the lock: a statement sees what was committed before it began, and the lock may have
+# waited for another opening of the same subscriptions.
+_HELD_SQL = """
+SELECT s.subscriber_id, s.id, s.operator_id, s.plan_id, s.next_plan_id, s.starts_at, s.ends_at,
+       s.opened_until, s.anchor_day, s.reopenings, o.time_zone, p.plan_id
+FROM unnest(%s::bigint[], %s::bigint[]) AS k (subscriber_id, id)
+JOIN subscriptions_subscription s USING (subscriber_id, id)
+JOIN subscriptions_operator o ON o.id = s.operator_id
+LEFT JOIN subscriptions_subscriptionperiod p
+  ON p.subscriber_id = s.subscriber_id AND p.subscription_id = s.id
+ AND p.ends_at = s.opened_until
+ORDER BY s.subscriber_id, s.id
+"""
+
+
+def _bring_up(keys: Sequence[Key], *, at: dt.datetime, before: dt.datetime) -> None:
+    """Open these subscriptions' periods that begin before `before`, turn those begun by `at`."""
+    assert connection.in_atomic_block
+    if not keys:
+        return
+    columns = [list(column) for column in zip(*keys, strict=True)]
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK_SQL, columns)
+        cursor.execute(_HELD_SQL, columns)
+        held = [_Held(*row) for row in cursor.fetchall()]
+    plans = Plan.objects.in_bulk(
+        {h.plan_id for h in held}
+        | {h.next_plan_id for h in held if h.next_plan_id}
+        | {h.last_plan_id for h in held if h.last_plan_id}
+    )
+    openings = [opening for h in held for opening in _openings(h, plans, before=before)]
+    _store(openings, at=at)
+    _turn(columns, at=at)
+
+
+def _openings(held: _Held, plans: dict[int, Plan], *, before: dt.datetime) -> Iterator[_Opening]:
+    """The periods a subscription lacks, one after the other; moves `held` on past them."""
+    zone = ZoneInfo(held.time_zone)
+    last = plans[held.last_plan_id] if held.last_plan_id else None
+    while held.opened_until < before and (held.ends_at is None or held.opened_until < held.ends_at):
+        start = held.opened_until
+        plan = plans[held.next_plan_id if last and held.next_plan_id else held.plan_id]
+        if last is not None and last.cycle != plan.cycle:
+            held.anchor_day = periods.anchor_day(start, zone)
+        end = periods.end_of(plan.cycle, start, held.anchor_day, zone)
+        yield _Opening(
+            held=held,
+            starts_at=start,
+            ends_at=end,
+            plan=plan,
+            turned=last is None or (plan.pk == last.pk and not _rolls_over(last, plan)),
+        )
+        last, held.opened_until = plan, end
+
+
+def _rolls_over(old: Plan, new: Plan) -> bool:
+    """Whether what is left under `old` goes on under `new`: another plan forfeits it."""
+    return old.rollover == Plan.Rollover.ONE_CYCLE and old.code == new.code
+
+
+_STORE_SQL = """
+INSERT INTO subscriptions_subscriptionperiod
+    (subscriber_id, subscription_id, operator_id, starts_at, ends_at, plan_id, turned_at)
+SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
+                     %s::timestamptz[], %s::bigint[], %s::timestamptz[])
+"""
+_OPENED_SQL = """
+UPDATE subscriptions_subscription s SET opened_until = o.until, anchor_day = o.anchor_day
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
+     AS o (subscriber_id, id, until, anchor_day)
+WHERE s.subscriber_id = o.subscriber_id AND s.id = o.id
+"""
+
+
+def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
+    """Write the periods with their buckets, and how far their subscriptions are opened now."""
+    if not openings:
+        return
+    held = {(o.held.subscriber_id, o.held.id): o.held for o in openings}.values()
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _STORE_SQL,
+            [
+                [o.held.subscriber_id for o in openings],
+                [o.held.id for o in openings],
+                [o.held.operator_id for o in openings],
+                [o.starts_at for o in openings],
+                [o.ends_at for o in openings],
+                [o.plan.pk for o in openings],
+                [at if o.turned else None for o in openings],
+            ],
+        )
+        cursor.execute(
+            _OPENED_SQL,
+            [
+                [h.subscriber_id for h in held],
+                [h.id for h in held],
+                [h.opened_until for h in held],
+                [h.anchor_day for h in held],
+            ],
+        )
+    buckets.grant([grant for o in openings for grant in _grants(o)], at=at)
+
+
+def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
+    """The buckets a period brings. A plan with blocks buys its own when usage asks for them."""
+    held, plan = opening.held, opening.plan
+    key = f"{held.id}:{opening.starts_at.astimezone(dt.UTC).isoformat()}"
+    again = f":{held.reopenings}" if held.reopenings else ""
+    units = _allowance(plan, opening.starts_at, ZoneInfo(held.time_zone))
+    wanted: list[tuple[str, int | None, str]] = []
+    if units:
+        wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
+    if plan.on_exhaustion == Plan.OnExhaustion.METER:
+        cap = policy_from(plan).overage_units
+        wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
+    for kind, units_or_no_limit, grant_key in wanted:
+        yield buckets.Grant(
+            subscriber_id=held.subscriber_id,
+            kind=kind,
+            units=units_or_no_limit,
+            valid_from=opening.starts_at,
+            valid_until=opening.ends_at,
+            grant_key=grant_key,
+            subscription_id=held.id,
+        )
+
+
+def _allowance(plan: Plan, starts_at: dt.datetime, zone: ZoneInfo) -> int:
+    """A period's allowance: whole, but for a part of a month of a plan prorated `by_day`."""
+    if plan.cycle != Plan.Cycle.CALENDAR_MONTH or plan.first_month != Plan.FirstMonth.BY_DAY:
+        return plan.allowance
+    days, of = periods.days_of_month(starts_at, zone)
+    return periods.prorate(plan.allowance, days, of)
+
+
+_TO_TURN_SQL = """
+SELECT p.subscriber_id, p.subscription_id, old.starts_at, p.starts_at, p.ends_at, p.plan_id,
+       old.plan_id
+FROM unnest(%s::bigint[], %s::bigint[]) AS k (subscriber_id, id)
+JOIN subscriptions_subscriptionperiod p
+  ON p.subscriber_id = k.subscriber_id AND p.subscription_id = k.id
+JOIN subscriptions_subscriptionperiod old
+  ON old.subscriber_id = p.subscriber_id AND old.subscription_id = p.subscription_id
+ AND old.ends_at = p.starts_at
+WHERE p.turned_at IS NULL AND p.starts_at <= %s
+ORDER BY p.subscriber_id, p.subscription_id, p.starts_at
+"""
+_TURNED_SQL = """
+UPDATE subscriptions_subscriptionperiod p SET turned_at = %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[])
+     AS t (subscriber_id, subscription_id, starts_at)
+WHERE p.subscriber_id = t.subscriber_id AND p.subscription_id = t.subscription_id
+  AND p.starts_at = t.starts_at
+"""
+_TAKES_OVER_SQL = """
+UPDATE subscriptions_subscription s
+SET plan_id = t.plan_id, next_plan_id = nullif(s.next_plan_id, t.plan_id)
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS t (subscriber_id, id, plan_id)
+WHERE s.subscriber_id = t.subscriber_id AND s.id = t.id AND s.plan_id <> t.plan_id
+"""
+
+
+def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> None:
+    """Keep the first second of these (locked) subscriptions' periods that have begun by `at`."""
+    with connection.cursor() as cursor:
+        cursor.execute(_TO_TURN_SQL, [*columns, at])
+        rows = cursor.fetchall()
+    if not rows:
+        return
+    plans = Plan.objects.in_bulk({plan_id for row in rows for plan_id in row[5:]})
+    buckets.roll_over(
+        [
+            buckets.RollOver(
+                subscriber_id=subscriber_id,
+                subscription_id=subscription_id,
+                from_start=from_start,
+                to_start=to_start,
+                to_end=to_end,
+                grant_key=(f"rollover:{subscription_id}:{to_start.astimezone(dt.UTC).isoformat()}"),
+            )
+            for subscriber_id, subscription_id, from_start, to_start, to_end, new, old in rows
+            if _rolls_over(plans[old], plans[new])
+        ],
+        at=at,
+    )
+    running = {(row[0], row[1]): row[5] for row in rows}  # the last of each subscription wins
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _TURNED_SQL,
+            [at, [row[0] for row in rows], [row[1] for row in rows], [row[3] for row in rows]],
+        )
+        cursor.execute(
+            _TAKES_OVER_SQL,
+            [[key[0] for key in running], [key[1] for key in running], list(running.values())],
+        )

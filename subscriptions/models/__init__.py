@@ -1,0 +1,32 @@
+"""Tables of this room, one file per subject."""
+
+from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
+from subscriptions.models.offerings import Booster, Plan, PlanComponent, RateCard, RateCardWeight
+from subscriptions.models.operators import ApiKey, Gateway, IdempotentRequest, Operator
+from subscriptions.models.subscribers import (
+    Subject,
+    Subscriber,
+    Subscription,
+    SubscriptionPeriod,
+    Suspension,
+)
+
+__all__ = [
+    "ApiKey",
+    "Booster",
+    "Bucket",
+    "BucketEntry",
+    "Gateway",
+    "IdempotentRequest",
+    "Operator",
+    "OutboxEvent",
+    "Plan",
+    "PlanComponent",
+    "RateCard",
+    "RateCardWeight",
+    "Subject",
+    "Subscriber",
+    "Subscription",
+    "SubscriptionPeriod",
+    "Suspension",
+]

@@ -1,0 +1,218 @@
+"""What may be bought. A row is a version: it is never changed, a change is a further row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.db import models
+from django.db.models import Q
+
+from subscriptions.fields import money_field, units_field, weight_field
+from subscriptions.models.operators import Operator
+
+
+class RateCard(models.Model):
+    """One version of a rate card: what a token of each model and class weighs.
+
+    Effective from an instant until the next version's; the version that holds for a record is
+    that of its `occurred_at` (of two with one `effective_from`, the later version).
+    """
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="rate_cards")
+    code = models.CharField(max_length=64)
+    version = models.PositiveIntegerField()
+    effective_from = models.DateTimeField()
+    created_at = models.DateTimeField()
+
+    objects: models.Manager[RateCard]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["operator", "code", "version"], name="rate_card_version_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.code} v{self.version}"
+
+
+class RateCardWeight(models.Model):
+    """Units per token of each exclusive class, for the models that `model` matches.
+
+    Only `*` is special in `model`; case counts; the longest matching pattern wins.
+    """
+
+    rate_card = models.ForeignKey(RateCard, models.PROTECT, related_name="weights")
+    model = models.CharField(max_length=256)
+    input = weight_field()  # uncached input
+    cached_input = weight_field()
+    cache_write = weight_field()
+    output = weight_field()  # output without reasoning
+    reasoning = weight_field()
+
+    objects: models.Manager[RateCardWeight]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["rate_card", "model"], name="rate_card_model_pattern_once"
+            ),
+            models.CheckConstraint(
+                name="rate_card_weights_0_to_100",
+                condition=Q(
+                    input__range=(0, 100),
+                    cached_input__range=(0, 100),
+                    cache_write__range=(0, 100),
+                    output__range=(0, 100),
+                    reasoning__range=(0, 100),
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.model
+
+
+class Plan(models.Model):
+    """One version of a plan (TM Forum: product offering). Subscriptions keep the one they bought.
+
+    `allowance`, `cap_units` and `block_units` are thousandths of a unit; prices include tax;
+    `price_per_million` is in the currency of `price`.
+    """
+
+    class Cycle(models.TextChoices):
+        CALENDAR_MONTH = "calendar_month"
+        SUBSCRIPTION_DAY = "subscription_day"
+
+    class FirstMonth(models.TextChoices):
+        FULL = "full"
+        BY_DAY = "by_day"
+        NEXT = "next"
+
+    class Collect(models.TextChoices):
+        AT_CLOSE = "at_close"
+        BEFORE_PERIOD = "before_period"
+
+    class Rollover(models.TextChoices):
+        NONE = "none"
+        ONE_CYCLE = "one_cycle"
+
+    class OnExhaustion(models.TextChoices):
+        STOP = "stop"
+        METER = "meter"
+        BLOCKS = "blocks"
+        DEGRADE = "degrade"
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="plans")
+    code = models.CharField(max_length=64)
+    version = models.PositiveIntegerField()
+    name = models.CharField(max_length=200)
+    price = money_field()
+    allowance = units_field()
+    rate_card = models.CharField(max_length=64)  # a card's code, not one version of it
+    cycle = models.CharField(max_length=20, choices=Cycle.choices, default=Cycle.CALENDAR_MONTH)
+    first_month = models.CharField(
+        max_length=10, choices=FirstMonth.choices, default=FirstMonth.FULL
+    )
+    collect = models.CharField(max_length=16, choices=Collect.choices, default=Collect.AT_CLOSE)
+    rollover = models.CharField(max_length=10, choices=Rollover.choices, default=Rollover.NONE)
+    on_exhaustion = models.CharField(
+        max_length=10, choices=OnExhaustion.choices, default=OnExhaustion.STOP
+    )
+    price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
+        max_digits=14, decimal_places=6, null=True, blank=True
+    )
+    block_units = units_field(null=True, blank=True)
+    block_price = money_field(null=True, blank=True, default_currency=None)
+    cap = money_field(null=True, blank=True, default_currency=None)
+    cap_units = units_field(null=True, blank=True)
+    tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
+        max_digits=5, decimal_places=4, default="0.06"
+    )
+    created_at = models.DateTimeField()
+
+    objects: models.Manager[Plan]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["operator", "code", "version"], name="plan_version_once"
+            ),
+            models.CheckConstraint(
+                name="plan_amounts_not_negative",
+                condition=Q(allowance__gte=0, price__gte=0)
+                & (Q(cap__isnull=True) | Q(cap__gte=0))
+                & (Q(cap_units__isnull=True) | Q(cap_units__gte=0)),
+            ),
+            models.CheckConstraint(
+                name="plan_tax_rate_below_one",
+                condition=Q(tax_rate__gte=0, tax_rate__lt=1),
+            ),
+            models.CheckConstraint(
+                name="plan_meter_has_a_price",
+                condition=~Q(on_exhaustion="meter")
+                | Q(price_per_million__isnull=False, price_per_million__gte=0),
+            ),
+            models.CheckConstraint(
+                name="plan_blocks_have_size_and_price",
+                condition=~Q(on_exhaustion="blocks")
+                | Q(block_units__isnull=False, block_units__gt=0)
+                & Q(block_price__isnull=False, block_price__gte=0),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.code} v{self.version}"
+
+
+class PlanComponent(models.Model):
+    """A part of a plan's price with a tax rate of its own; the parts add up to the price."""
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="components")
+    position = models.PositiveSmallIntegerField()
+    name = models.CharField(max_length=200)
+    price = money_field()
+    tax_rate: models.DecimalField[Any, Any] = models.DecimalField(max_digits=5, decimal_places=4)
+
+    objects: models.Manager[PlanComponent]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["plan", "position"], name="plan_component_once"),
+            models.CheckConstraint(
+                name="plan_component_sane",
+                condition=Q(price__gte=0, tax_rate__gte=0, tax_rate__lt=1),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Booster(models.Model):
+    """One version of a top-up of units: bought once, burnt after the allowance."""
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="boosters")
+    code = models.CharField(max_length=64)
+    version = models.PositiveIntegerField()
+    name = models.CharField(max_length=200)
+    price = money_field()
+    units = units_field()
+    valid_days = models.PositiveIntegerField()
+    created_at = models.DateTimeField()
+
+    objects: models.Manager[Booster]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["operator", "code", "version"], name="booster_version_once"
+            ),
+            models.CheckConstraint(
+                name="booster_sane", condition=Q(price__gte=0, units__gt=0, valid_days__gt=0)
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.code} v{self.version}"

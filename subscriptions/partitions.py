@@ -1,0 +1,133 @@
+"""Day partitions of the tables that grow with usage: made ahead, dropped when their time is over.
+
+A partition is made outside the charge: by the clock's movement, by beat, or ahead of a batch whose
+day is missing. It is made as a table of its own and then attached, which takes only a SHARE UPDATE
+EXCLUSIVE lock on the parent: charges go on meanwhile.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+_LOCK = 7002
+DAY = dt.timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class DayTable:
+    """A table partitioned by UTC day of `column`; `indexes` are made on each partition.
+
+    `{name}` in an index statement is the partition's name. They are the partition's own because
+    a unique index of the parent would have to contain the partition column, and then the same
+    record with another time of the same day would pass.
+    """
+
+    table: str
+    column: str
+    indexes: tuple[str, ...] = ()
+    storage: str = ""
+
+
+ENTRIES = DayTable("subscriptions_bucketentry", "charged_at")
+
+# Which days this process has seen to exist; a dropped day is forgotten by `drop_before`.
+_known: set[tuple[str, dt.date]] = set()
+
+
+def day_of(instant: dt.datetime) -> dt.date:
+    """The UTC day whose partition holds an instant."""
+    return instant.astimezone(dt.UTC).date()
+
+
+def name_of(table: DayTable, day: dt.date) -> str:
+    return f"{table.table}_{day:%Y%m%d}"
+
+
+def missing(table: DayTable, days: Iterable[dt.date]) -> list[dt.date]:
+    """The days that this process does not know to exist."""
+    return sorted({day for day in days if (table.table, day) not in _known})
+
+
+def forget(table: DayTable) -> None:
+    """Trust nothing this process has seen of a table's partitions: another dropped one."""
+    _known.difference_update([known for known in _known if known[0] == table.table])
+
+
+def with_neighbours(days: Iterable[dt.date], distance: int) -> list[dt.date]:
+    """The days and those up to `distance` days before and after them."""
+    return sorted({day + DAY * n for day in days for n in range(-distance, distance + 1)})
+
+
+def around(table: DayTable, day: dt.date, days: int) -> list[str]:
+    """The partitions that exist within `days` of a day, but not the day's own."""
+    near = [other for other in with_neighbours([day], days) if other != day]
+    unknown = missing(table, near)
+    if unknown:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT d FROM unnest(%s::date[], %s::text[]) AS n (d, name)"
+                " WHERE to_regclass(n.name) IS NOT NULL",
+                [unknown, [name_of(table, d) for d in unknown]],
+            )
+            _known.update((table.table, row[0]) for row in cursor.fetchall())
+    return [name_of(table, d) for d in near if (table.table, d) in _known]
+
+
+def ensure(table: DayTable, days: Iterable[dt.date]) -> None:
+    """Make the partitions of these days where they are missing. Cheap when nothing is."""
+    for day in missing(table, days):
+        _make(table, day)
+        # Known once it is committed: rolled back, the partition is gone with the transaction.
+        transaction.on_commit(functools.partial(_known.add, (table.table, day)))
+
+
+def _make(table: DayTable, day: dt.date) -> None:
+    name = name_of(table, day)
+    start, end = (f"{d.isoformat()} 00:00:00+00" for d in (day, day + DAY))
+    with transaction.atomic(), connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [name])
+        if cursor.fetchone()[0]:
+            return
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
+        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [name])
+        if cursor.fetchone()[0]:  # another process was first
+            return
+        cursor.execute(
+            f"CREATE TABLE {name} (LIKE {table.table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
+            f" INCLUDING INDEXES INCLUDING STORAGE) {table.storage}"
+        )
+        for statement in table.indexes:
+            cursor.execute(statement.format(name=name))
+        cursor.execute(
+            f"ALTER TABLE {table.table} ATTACH PARTITION {name}"
+            f" FOR VALUES FROM ('{start}') TO ('{end}')"
+        )
+
+
+def existing(table: DayTable) -> list[dt.date]:
+    """The days that have a partition, oldest first."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT right(relid::regclass::text, 8) FROM pg_partition_tree(%s::regclass)"
+            " WHERE isleaf AND level = 1 ORDER BY 1",
+            [table.table],
+        )
+        return [
+            dt.datetime.strptime(row[0], "%Y%m%d").replace(tzinfo=dt.UTC).date() for row in cursor
+        ]
+
+
+def drop_before(table: DayTable, day: dt.date) -> list[dt.date]:
+    """Drop every partition older than `day`; rows are never deleted one by one."""
+    dropped = [d for d in existing(table) if d < day]
+    for old in dropped:
+        with transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
+            cursor.execute(f"DROP TABLE IF EXISTS {name_of(table, old)}")
+        _known.discard((table.table, old))
+    return dropped

@@ -1,0 +1,82 @@
+"""What a plan version lets happen when its buckets run dry, as plain numbers for the charge."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+from subscriptions.models import Plan
+from subscriptions.units import MAX_UNITS, THOUSANDTHS
+
+HALF_A_FEN = Decimal("0.005")
+MILLION = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class PlanPolicy:
+    """One plan version, as the charge needs it; units in thousandths.
+
+    `overage_units` is the cap of the overage bucket (None: no cap) where usage is metered,
+    `max_blocks` how many packs a period may buy (None: no limit).
+    """
+
+    plan_id: int
+    rate_card: str
+    on_exhaustion: str
+    overage_units: int | None
+    block_units: int
+    max_blocks: int | None
+
+
+@functools.lru_cache(maxsize=10_000)
+def policy_of(plan_id: int) -> PlanPolicy:
+    """The policy of a plan version. Versions never change, so it is remembered for good."""
+    return policy_from(Plan.objects.get(pk=plan_id))
+
+
+def policy_from(plan: Plan) -> PlanPolicy:
+    cap = plan.cap.amount if plan.cap is not None else None
+    return PlanPolicy(
+        plan_id=plan.pk,
+        rate_card=plan.rate_card,
+        on_exhaustion=plan.on_exhaustion,
+        overage_units=overage_cap(cap, plan.price_per_million, plan.cap_units),
+        block_units=plan.block_units or 0,
+        max_blocks=block_cap(
+            cap,
+            plan.block_price.amount if plan.block_price is not None else None,
+            plan.cap_units,
+            plan.block_units,
+        ),
+    )
+
+
+def overage_cap(
+    cap: Decimal | None, price_per_million: Decimal | None, cap_units: int | None
+) -> int | None:
+    """The most thousandths of a unit whose price, rounded half up to the fen, is <= `cap`.
+
+    The lower of that and `cap_units`; None where neither limits.
+    """
+    limits = [] if cap_units is None else [cap_units]
+    if cap is not None and price_per_million:
+        exclusive = (cap + HALF_A_FEN) * MILLION * THOUSANDTHS / price_per_million
+        most = int(exclusive.to_integral_value(ROUND_CEILING)) - 1
+        limits.append(max(0, min(most, MAX_UNITS)))
+    return min(limits) if limits else None
+
+
+def block_cap(
+    cap: Decimal | None,
+    block_price: Decimal | None,
+    cap_units: int | None,
+    block_units: int | None,
+) -> int | None:
+    """How many whole blocks both caps allow; None where neither limits."""
+    limits = []
+    if cap is not None and block_price:
+        limits.append(int(cap // block_price))
+    if cap_units is not None and block_units:
+        limits.append(cap_units // block_units)
+    return min(limits) if limits else None

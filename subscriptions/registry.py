@@ -1,0 +1,244 @@
+"""Who the carrier's CRM has told us about: the only writer of Subscriber and Subject."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from django.db import connection, transaction
+
+from subscriptions import buckets, catalog, lifecycle
+from subscriptions.errors import Conflict, DomainError, NotFound
+from subscriptions.models import Operator, Plan, Subject, Subscriber
+
+BATCH = 1000
+_LOCK = 7003  # first key of the advisory lock
+
+CREATED, UPDATED, UNCHANGED, REJECTED = "created", "updated", "unchanged", "rejected"
+
+
+class SubjectTaken(Conflict):
+    cause = "subject_taken"
+
+
+class Repeated(Conflict):
+    cause = "repeated"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft:
+    """A subscriber as the CRM knows it. A field that is None was not said and stays as it is.
+
+    `subjects` is the whole list held from now on; `plan` is sold where it is not yet held.
+    """
+
+    external_id: str
+    name: str | None = None
+    kind: str | None = None
+    msisdn: str | None = None
+    email: str | None = None
+    subjects: tuple[str, ...] | None = None
+    plan: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a draft; `error` says why where it was rejected."""
+
+    external_id: str
+    status: str
+    error: DomainError | None = None
+
+
+@transaction.atomic
+def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> list[Outcome]:
+    """Create or change up to 1,000 subscribers; answers an outcome for each, in their order.
+
+    Each draft is done whole or rejected whole, as if they came one after the other; all in one
+    transaction. A subject that leaves the list is unbound at `at`; a name never bound before at
+    this operator is bound from ever, any other from `at` on. A plan is sold to start at `at`
+    unless it is held already, or is to follow the one held. Causes: `subject_taken` (bound to
+    another subscriber now), `plan_held` (another plan is held), `unknown_plan`, `repeated` (the
+    batch named the subscriber before).
+    """
+    assert len(drafts) <= BATCH
+    with connection.cursor() as cursor:
+        # One upsert of an operator at a time: who holds a subject is read, then written.
+        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator.pk & 0x7FFFFFFF])
+    known = {
+        subscriber.external_id: subscriber
+        for subscriber in Subscriber.objects.filter(
+            operator=operator, external_id__in=[draft.external_id for draft in drafts]
+        )
+    }
+    bindings = _Bindings(operator, drafts, known)
+    plans = catalog.newest_plans(operator.pk, {draft.plan for draft in drafts if draft.plan})
+    held: dict[int, set[str]] = {}
+    if plans:
+        held = lifecycle.held_plans(
+            sorted(
+                known[draft.external_id].pk
+                for draft in drafts
+                if draft.plan and draft.external_id in known
+            ),
+            since=at,
+        )
+
+    outcomes: list[Outcome] = []
+    seen: set[str] = set()
+    new: list[Subscriber] = []
+    changed: list[Subscriber] = []
+    sales: list[tuple[Subscriber, Plan]] = []
+    for draft in drafts:
+        subscriber = known.get(draft.external_id)
+        plan: Plan | None = None
+        try:
+            if draft.external_id in seen:
+                raise Repeated("the batch names this subscriber more than once")
+            if draft.plan is not None:
+                codes = held.get(subscriber.pk, set()) if subscriber else set()
+                plan = _to_sell(draft.plan, plans, codes)
+            rebound = bindings.take(draft)
+        except DomainError as error:
+            outcomes.append(Outcome(draft.external_id, REJECTED, error))
+            continue
+        seen.add(draft.external_id)
+        if subscriber is None:
+            subscriber = Subscriber(operator=operator, external_id=draft.external_id, created_at=at)
+            _say(subscriber, draft)
+            new.append(subscriber)
+            status = CREATED
+        else:
+            said = _say(subscriber, draft)
+            if said:
+                changed.append(subscriber)
+            status = UPDATED if said or rebound or plan else UNCHANGED
+        if plan is not None:
+            sales.append((subscriber, plan))
+        outcomes.append(Outcome(draft.external_id, status))
+
+    Subscriber.objects.bulk_create(new)
+    if changed:
+        Subscriber.objects.bulk_update(changed, _FIELDS)
+    bindings.write(known | {subscriber.external_id: subscriber for subscriber in new}, at=at)
+    lifecycle.subscribe_many(operator, [(subscriber.pk, plan) for subscriber, plan in sales], at=at)
+    return outcomes
+
+
+_FIELDS = ("name", "kind", "msisdn", "email")
+
+
+def _say(subscriber: Subscriber, draft: Draft) -> bool:
+    """Put what the draft says into the row; answers whether that changed it."""
+    changed = False
+    for field in _FIELDS:
+        value = getattr(draft, field)
+        if value is not None and value != getattr(subscriber, field):
+            setattr(subscriber, field, value)
+            changed = True
+    return changed
+
+
+def _to_sell(code: str, plans: dict[str, Plan], held: set[str]) -> Plan | None:
+    """The plan version to be sold, or None where the plan is held already."""
+    if code not in plans:
+        raise catalog.UnknownPlan(f"there is no plan {code}")
+    if code in held:
+        return None
+    if held:
+        raise lifecycle.PlanHeld("the subscriber holds another plan; change that subscription")
+    return plans[code]
+
+
+class _Bindings:
+    """Who holds which subject, as the drafts of a batch change it one after the other."""
+
+    def __init__(
+        self, operator: Operator, drafts: Sequence[Draft], known: dict[str, Subscriber]
+    ) -> None:
+        self.operator = operator
+        named = {subject for draft in drafts for subject in draft.subjects or ()}
+        touched = {known[d.external_id].pk for d in drafts if d.external_id in known}
+        bound = Subject.objects.filter(operator=operator, valid_until__isnull=True)
+        rows = set(
+            bound.filter(subject__in=named)
+            .union(bound.filter(subscriber_id__in=touched))
+            .values_list("pk", "subject", "subscriber_id")
+        )
+        external = {subscriber.pk: subscriber.external_id for subscriber in known.values()}
+        self.row = {subject: pk for pk, subject, _ in rows}
+        # Subject to external id; a subscriber outside the batch only has to be somebody else.
+        self.holder: dict[str, str | None] = {s: external.get(holder) for _, s, holder in rows}
+        self.held: dict[str | None, set[str]] = defaultdict(set)
+        for subject, holder in self.holder.items():
+            self.held[holder].add(subject)
+        self.ever = set(
+            Subject.objects.filter(operator=operator, subject__in=named).values_list(
+                "subject", flat=True
+            )
+        )
+        self.ended: list[int] = []
+        self.begun: dict[str, str] = {}
+
+    def take(self, draft: Draft) -> bool:
+        """Give the draft's subscriber the subjects it lists; answers whether that changed any.
+
+        Raises SubjectTaken, and changes nothing, where another subscriber holds one.
+        """
+        if draft.subjects is None:
+            return False
+        listed, held = set(draft.subjects), self.held[draft.external_id]
+        added = [subject for subject in dict.fromkeys(draft.subjects) if subject not in held]
+        for subject in added:
+            if subject in self.holder:
+                raise SubjectTaken(f"subject {subject} is bound to another subscriber")
+        for subject in held - listed:
+            del self.holder[subject]
+            self.ended.append(self.row[subject])
+        for subject in added:
+            self.holder[subject] = draft.external_id
+            self.begun[subject] = draft.external_id
+        changed = listed != held
+        self.held[draft.external_id] = listed
+        return changed
+
+    def write(self, subscribers: dict[str, Subscriber], *, at: dt.datetime) -> None:
+        """End and begin the bindings that `take` has changed."""
+        if self.ended:
+            ended = Subject.objects.filter(pk__in=self.ended)
+            ended.update(valid_until=at)
+            buckets.forget(ended.values_list("subscriber_id", flat=True).distinct())
+        Subject.objects.bulk_create(
+            Subject(
+                operator=self.operator,
+                subject=subject,
+                subscriber=subscribers[external_id],
+                valid_from=at if subject in self.ever else None,
+            )
+            for subject, external_id in self.begun.items()
+        )
+
+
+def find(operator: Operator, external_id: str) -> Subscriber:
+    """A subscriber of this operator. Raises NotFound, for another operator's as for none."""
+    subscriber = None
+    if "\0" not in external_id:  # PostgreSQL refuses to compare with it
+        subscriber = Subscriber.objects.filter(operator=operator, external_id=external_id).first()
+    if subscriber is None:
+        raise NotFound("there is no such subscriber")
+    return subscriber
+
+
+def subjects_of(subscriber_ids: Sequence[int]) -> dict[int, list[str]]:
+    """The subjects bound to each subscriber now, in the order they were bound."""
+    held: dict[int, list[str]] = defaultdict(list)
+    rows = (
+        Subject.objects.filter(subscriber_id__in=subscriber_ids, valid_until__isnull=True)
+        .order_by("pk")
+        .values_list("subscriber_id", "subject")
+    )
+    for subscriber_id, subject in rows:
+        held[subscriber_id].append(subject)
+    return held

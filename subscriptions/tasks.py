@@ -1,0 +1,19 @@
+"""Bells: each looks for rows that are due and does them; ringing twice or not at all harms nothing."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from celery import shared_task
+
+from subscriptions import clock
+from subscriptions.models import IdempotentRequest
+
+# How long a POST sent again with its `Idempotency-Key` gets the first answer.
+ANSWERS_KEPT = dt.timedelta(days=7)
+
+
+@shared_task
+def forget_answers() -> None:
+    """Drop the answers of idempotency keys that nobody will send again."""
+    IdempotentRequest.objects.filter(created_at__lt=clock.wall() - ANSWERS_KEPT).delete()

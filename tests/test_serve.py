@@ -1,0 +1,146 @@
+"""The whole platform as `make serve` runs it: up, hurt, killed, up again, stopped."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from config import embedded
+
+ROOT = Path(__file__).resolve().parent.parent
+pytestmark = pytest.mark.xdist_group("serve")
+
+
+class Served:
+    """One `python -m config.serve` after another, on one folder and one port."""
+
+    def __init__(self, data: Path) -> None:
+        self.data = data
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port = free.getsockname()[1]
+        self.process: subprocess.Popen[str] | None = None
+
+    def run(self, **environment: str) -> subprocess.Popen[str]:
+        inherited = {
+            key: value
+            for key, value in os.environ.items()
+            if key not in ("DATABASE_URL", "BROKER_URL", "DJANGO_SETTINGS_MODULE")
+        }
+        own = {"DATA": str(self.data), "PORT": str(self.port)}
+        return subprocess.Popen(
+            [sys.executable, "-m", "config.serve"],
+            cwd=ROOT,
+            env=inherited | own | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def up(self) -> None:
+        self.process = self.run()
+        assert self.process.stdout
+        lines = []
+        for line in self.process.stdout:
+            if line.startswith("Ready at "):
+                return
+            lines.append(line)
+        pytest.fail("".join(lines))
+
+    def end(self, number: signal.Signals) -> str:
+        assert self.process
+        self.process.send_signal(number)
+        return self.process.communicate(timeout=60)[0]
+
+    def answers(self) -> bool:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", "/healthz")
+            return connection.getresponse().status in (200, 503)
+        except OSError:
+            return False
+        finally:
+            connection.close()
+
+    def processes(self, *words: str) -> list[int]:
+        """Those of this platform whose command line has all the words, the first started first."""
+        mark = f"TOKENS_SERVED_FROM={self.data}".encode()
+        found = []
+        for folder in Path("/proc").glob("[0-9]*"):
+            try:
+                if mark in (folder / "environ").read_bytes().split(b"\0"):
+                    command = (folder / "cmdline").read_bytes().split(b"\0")
+                    if all(word.encode() in command for word in words):
+                        found.append(int(folder.name))
+            except OSError:
+                continue
+        return sorted(found)
+
+    def newer(self, before: list[int], *words: str) -> bool:
+        return not set(self.processes(*words)) <= set(before)
+
+
+def eventually(true: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    with tempfile.TemporaryDirectory() as folder:
+        served = Served(Path(folder) / ("long" * 40))
+        yield served
+        if served.process and served.process.poll() is None:
+            served.end(signal.SIGTERM)
+        program = str(embedded.__file__)
+        subprocess.run([sys.executable, program, "stop", "--force", served.data], check=True)
+
+
+def test_it_stands_what_happens_to_it(served: Served) -> None:
+    served.up()
+    assert served.answers()
+
+    # A second one here, or another on the same port, is told so and hurts nothing.
+    for environment, text in (
+        ({"PORT": "1"}, "is being served already"),
+        ({"DATA": f"{served.data}/other"}, f"port {served.port}: Address already in use"),
+    ):
+        other = served.run(**environment)
+        assert text in other.communicate(timeout=60)[0]
+        assert other.returncode == 1
+    assert served.answers()
+
+    # A part that is killed comes back.
+    for words in (("granian",), ("celery", "worker"), ("celery", "beat")):
+        before = served.processes(*words)
+        os.kill(before[0], signal.SIGKILL)
+        eventually(partial(served.newer, before, *words))
+    eventually(served.answers)
+
+    # Killed itself, with the web server's parent: its orphans must not keep the port.
+    web = served.processes("granian")[0]
+    served.end(signal.SIGKILL)
+    os.kill(web, signal.SIGKILL)
+    served.up()
+    assert served.answers()
+
+    output = served.end(signal.SIGTERM)
+    assert served.process
+    assert served.process.returncode == 0, output
+    assert "Stopping" in output
+    assert served.processes() == []
+    assert not embedded.Postgres(served.data, served.data).running()
+    assert not embedded.Valkey(served.data, served.data).running()
