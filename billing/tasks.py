@@ -1,4 +1,4 @@
-"""Bells: each looks for rows that are due and does them; ringing twice or not at all harms nothing."""
+"""Bells: each looks for rows that are due and does them; to ring twice or never harms nothing."""
 
 from __future__ import annotations
 

@@ -1,28 +1,19 @@
-"""The whole platform at work: sells plans, replays usage over HTTP, and checks every sum.
-
-Everything is bought, used and read back through the HTTP API, as a carrier's CRM and gateways
-would. Generated usage goes to the first seeded operator, whose clock is the wall's; a trace goes
-to a test operator of its own, whose clock is set to the trace's time.
-"""
+"""The whole platform at work: sells plans, replays usage over HTTP, and checks every sum."""
 
 from __future__ import annotations
 
-import csv
 import datetime as dt
-import json
 import os
-import secrets
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
-from itertools import groupby
 from pathlib import Path
-from typing import Any, TypeVar
-from urllib.parse import quote
+from urllib.parse import urlencode
 
 import httpx
 from django.core.management import call_command
@@ -31,149 +22,353 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from config.demo_stages import THREADS, Advance, DemoError, Generated, Stage, Traced
 from config.embedded import EmbeddedError
 from config.serve import Platform, PlatformError
-from metering import posting, traces
-from metering.posting import Poster, PostingError
+from metering import posting
+from metering.posting import Posted, Poster, PostingError
 from metering.reconciliation import reconcile
-from metering.traces import CHAT, LONG_CONTEXT, ControlTotals, Model, Tally, Workload
-from subscriptions import catalog, clock, keys
-from subscriptions.models import ApiKey, BucketEntry, Operator, OutboxEvent, Plan, RateCard
-
-T = TypeVar("T")
-R = TypeVar("R")
+from metering.traces import Tally, TraceError
+from subscriptions import clock
+from subscriptions.models import BucketEntry
+from subscriptions.units import THOUSANDTHS
 
 POSTERS = 2
-BATCH = 1000
-READERS = 4
-RECORDS = 500_000
-SUBSCRIBERS = 1_600
-SPAN = dt.timedelta(hours=6)
-# A share for each; the token counts of half of them are those of long conversations.
-MODELS = (
-    Model("deepseek/deepseek-chat", 0.30, CHAT),
-    Model("dashscope/qwen-plus", 0.20, CHAT),
-    Model("zai/glm-4.6", 0.10, CHAT),
-    Model("deepseek/deepseek-v4-flash", 0.20, LONG_CONTEXT),
-    Model("moonshot/kimi-k2.6", 0.10, LONG_CONTEXT),
-    Model("minimax/MiniMax-M2.5", 0.10, LONG_CONTEXT),
-)
-# A trace is posted in so many parts; before each the clock moves to the part's last record.
-PARTS = 12
-LONGEST_PART = dt.timedelta(days=1)
-BEFORE = dt.timedelta(minutes=1)
-_MICROSECOND = dt.timedelta(microseconds=1)
+EXAMPLES = 5
+_DAY = dt.timedelta(days=1)
 
 
-class DemoError(Exception):
-    """The demo cannot go on; the message says why."""
+def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
+    """Show all of it on a platform on `data` and `port`, and stop that again.
 
-
-# --- what is replayed -----------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Stage:
-    """An operator with its offerings and keys, ready to sell.
-
-    `holders` says which plan each subscriber is to hold, `subjects` what gateways call them, both
-    by external id. `control` grows while usage is replayed.
+    Answers the exit status: 0 if all adds up. With `stay` only Ctrl-C or SIGTERM ends it.
     """
+    console = Console(highlight=False)
+    # SIGTERM ends it as Ctrl-C does: all that runs is left in order.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    status = 130
+    try:
+        console.print("Starting the platform")
+        with Platform(data, port=port) as platform:
+            call_command("seed", verbosity=0)
+            console.print("Preparing the operator and what it sells")
+            stage = Traced(platform.url, trace) if trace else Generated(platform.url)
+            status = 0 if _show(console, stage) else 1
+            if stay:
+                console.print("Ctrl-C stops.")
+                platform.wait()
+    except KeyboardInterrupt:
+        console.print("Stopped.")
+    except (DemoError, PostingError, TraceError, PlatformError, EmbeddedError) as error:
+        console.print(f"{error}", style="red", markup=False)
+        status = 1
+    finally:
+        connections.close_all()
+    return status
 
-    operator: Operator
-    api: Api
-    gateway_key: str
-    holders: dict[str, str]
-    subjects: dict[str, str]
-    since: dt.datetime
-    until: dt.datetime
-    control: ControlTotals = field(default_factory=ControlTotals)
+
+def _show(console: Console, stage: Stage) -> bool:
+    """Sell, replay, read back, and print it all; answers whether it adds up."""
+    with _bar(console, "Selling plans", len(stage.plans)) as advance:
+        stage.sell(advance)
+    console.print(
+        f"Replaying {stage.title} of {len(stage.subjects):,} subscribers, {POSTERS} posters"
+    )
+    worked = time.process_time()
+    with _bar(console, "Posting usage", stage.records) as advance:
+        poster = Poster(stage.api.url, stage.gateway_key, concurrency=POSTERS, progress=advance)
+        stage.replay(poster)
+    worked = time.process_time() - worked
+    with _bar(console, "Reading it back", len(stage.subjects)) as advance:
+        used = _read_back(stage, advance)
+    console.print("Reconciling the books")
+    checks = [*_compare(stage, poster.posted, used), _reconciled()]
+
+    posted = poster.posted
+    console.print()
+    console.print(_by_plan(stage, used))
+    console.print(_tokens(used))
+    console.print(_speed(posted, worked))
+    console.print()
+    for check in checks:
+        console.print(f"{'[green]✓[/]' if check.holds else '[red]✗[/]'} {check.says}")
+        for line in check.details:
+            console.print(f"    {line}", markup=False)
+    good = all(check.holds for check in checks)
+    console.print("[bold green]All adds up.[/]" if good else "[bold red]It does not add up.[/]")
+    console.print()
+    _print_addresses(console, stage)
+    return good
 
 
-class Api:
-    """The operator's side of the HTTP API. Its methods raise DemoError for what is refused."""
+@contextmanager
+def _bar(console: Console, title: str, total: int) -> Iterator[Advance]:
+    with Progress(
+        TextColumn(f"{title:16}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
+        task = progress.add_task("", total=total)
+        yield lambda many: progress.advance(task, many)
 
-    def __init__(self, url: str, key: str) -> None:
-        self.url = url
-        self.key = key
-        # A clock's move answers when all that fell due is done.
-        self._http = posting.client(url, timeout=300.0, headers={"Authorization": f"Bearer {key}"})
 
-    def get(self, path: str) -> Any:
-        return self._ask("GET", path)
-
-    def post(self, path: str, body: Any) -> Any:
-        return self._ask("POST", path, body)
-
-    def put(self, path: str, body: Any) -> Any:
-        return self._ask("PUT", path, body)
-
-    def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        try:
-            response = self._http.request(method, f"{self.url}/api/v1/{path}", json=body)
-        except httpx.TransportError as error:
-            raise DemoError(f"{method} {path}: {error}") from error
-        if response.is_error:
-            raise DemoError(f"{method} {path}: {response.status_code} {posting.said(response)}")
-        return response.json()
-
-    def pages(self, path: str) -> Iterator[Any]:
-        page = self.get(path)
-        yield from page["items"]
-        while page["next"]:
-            page = self.get(page["next"].partition("/api/v1/")[2])
-            yield from page["items"]
+# --- what was charged -----------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
-class Generated:
-    """Usage of the last hours, for new subscribers of the first seeded operator."""
+class Used:
+    """What the platform says a subscriber used; `months` by `2026-06`, local time."""
 
-    run: str = field(default_factory=lambda: secrets.token_hex(4))
+    tally: Tally = field(default_factory=Tally)
+    units: Decimal = Decimal(0)
+    months: dict[str, Tally] = field(default_factory=dict)
 
-    title = f"{RECORDS:,} generated records"
-    records = RECORDS
-    expected = None
 
-    def stage(self, url: str) -> Stage:
-        operator = _seeded()
-        api = Api(url, _key(operator.code, ApiKey.Role.OPERATOR))
-        now = clock.wall()
-        subjects = {
-            f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(SUBSCRIBERS)
+def _read_back(stage: Stage, advance: Advance) -> dict[str, Used]:
+    """Every subscriber's usage report, by external id."""
+    span = urlencode(
+        {
+            "from": (stage.since - _DAY).isoformat(),
+            "to": (stage.until + _DAY).isoformat(),
+            "by": "month",
         }
-        plans = sorted({plan["code"] for plan in api.pages("plans")} - set(_SMALL_PLANS))
-        # An ordinary subscriber's mean: of those above it, many run dry.
-        plans += _publish_small(api, operator, tokens=1_000_000)
-        return Stage(
-            operator,
-            api,
-            _key(operator.code, ApiKey.Role.GATEWAY),
-            _dealt(subjects, plans),
-            subjects,
-            now - SPAN,
-            now,
+    )
+
+    def read(external_id: str) -> Used:
+        used = Used()
+        report = stage.api.call("GET", f"subscribers/{external_id}/usage?{span}")
+        for row in report["items"]:
+            tally = Tally(
+                row["requests"],
+                row["input_tokens"],
+                row["output_tokens"],
+                row["cached_input_tokens"],
+            )
+            used.tally.add(tally)
+            used.months[row["period"][:7]] = tally
+            used.units += Decimal(row["units"])
+        advance(1)
+        return used
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip(stage.subjects, pool.map(read, stage.subjects), strict=True))
+
+
+@dataclass(slots=True)
+class Check:
+    """A statement, whether it holds, and if not where it fails."""
+
+    holds: bool
+    says: str
+    details: list[str] = field(default_factory=list)
+
+
+def _compare(stage: Stage, posted: Posted, used: Mapping[str, Used]) -> Iterator[Check]:
+    """What the platform charged against what was posted, and against the control totals."""
+    causes = ", ".join(f"{many:,} {cause}" for cause, many in posted.causes.most_common())
+    lost = posted.records - posted.accepted - posted.duplicates
+    yield Check(
+        posted.records == stage.records and lost == 0,
+        f"{posted.accepted + posted.duplicates:,} of {stage.records:,} records taken, "
+        f"{posted.rejected:,} rejected" + (f": {causes}" if causes else ""),
+        [f"{one.id}: {one.cause}: {one.detail}" for one in posted.examples],
+    )
+    expected = stage.expected()
+    overall = Tally()
+    months: dict[str, Tally] = defaultdict(Tally)
+    for one in used.values():
+        overall.add(one.tally)
+        for month, tally in one.months.items():
+            months[month].add(tally)
+    yield _same(f"Totals as {expected.source}", overall, expected.overall)
+    if expected.overall != stage.control.overall:
+        yield _same("What was posted", stage.control.overall, expected.overall)
+    for month, tally in expected.months.items():
+        found = months.get(month, Tally())
+        found.cached_input_tokens = tally.cached_input_tokens  # the months do not tell
+        yield _same(f"Totals of {month}", found, tally)
+    yield _same_subjects(
+        {stage.subjects[external_id]: one.tally for external_id, one in used.items()},
+        expected.subjects,
+    )
+    yield _same_units(stage, posted, used)
+
+
+def _same(title: str, found: Tally, expected: Tally) -> Check:
+    if found == expected:
+        return Check(True, f"{title}: {_said(found)}")
+    return Check(
+        False, f"{title}: differ", [f"found    {_said(found)}", f"expected {_said(expected)}"]
+    )
+
+
+def _said(tally: Tally) -> str:
+    return (
+        f"{tally.records:,} records, {tally.input_tokens:,} input"
+        f" ({tally.cached_input_tokens:,} cached), {tally.output_tokens:,} output tokens"
+    )
+
+
+def _same_subjects(found: Mapping[str, Tally], expected: Mapping[str, Tally]) -> Check:
+    wrong = sorted(
+        subject
+        for subject in found.keys() | expected.keys()
+        if found.get(subject) != expected.get(subject)
+    )
+    if not wrong:
+        return Check(True, f"The same for each of {len(found):,} subjects")
+    details = [
+        f"{subject}: found {_said(found.get(subject, Tally()))};"
+        f" expected {_said(expected.get(subject, Tally()))}"
+        for subject in wrong[:EXAMPLES]
+    ]
+    return Check(False, f"{len(wrong):,} of {len(expected):,} subjects differ", details)
+
+
+def _same_units(stage: Stage, posted: Posted, used: Mapping[str, Used]) -> Check:
+    """Units as answered, as reported and as drawn; a lost answer leaves its units unknown."""
+    reported = sum((one.units for one in used.values()), Decimal(0))
+    drawn = sum((sum(kinds.values(), Decimal(0)) for kinds in _drawn(stage).values()), Decimal(0))
+    known = [reported, drawn] + ([] if posted.duplicates else [posted.units])
+    if len(set(known)) == 1:
+        return Check(True, f"{reported:,.3f} units answered, reported and drawn from buckets")
+    return Check(
+        False,
+        "Units differ",
+        [f"{posted.units:,.3f} answered, {reported:,.3f} reported, {drawn:,.3f} drawn"],
+    )
+
+
+def _reconciled() -> Check:
+    report = reconcile(at=clock.wall())
+    results = [check for operator in report.operators for check in operator.checks]
+    wrong = Counter[str]()
+    for result in results:
+        if result.differences:
+            wrong[result.says] += result.differences
+    rows = sum(result.checked for result in results)
+    kinds = len({result.name for result in results})
+    if report.ok:
+        return Check(True, f"reconcile: {kinds} checks of {rows:,} rows, no difference")
+    return Check(
+        False,
+        "reconcile: differences; `manage.py reconcile` shows which",
+        [f"{many:,}: {says}" for says, many in wrong.most_common()],
+    )
+
+
+# --- the picture ----------------------------------------------------------------------------------
+
+# No address of the API tells these of all subscribers at once, so they are read from the tables.
+_DRAWN_SQL = """
+SELECT s.external_id, b.kind, sum(e.units)::bigint
+FROM subscriptions_subscriber s
+JOIN subscriptions_bucketentry e ON e.subscriber_id = s.id AND e.kind = %s
+JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+WHERE s.operator_id = %s
+GROUP BY 1, 2
+"""
+_DRY_SQL = """
+SELECT s.external_id, count(*)
+FROM subscriptions_outboxevent o
+JOIN subscriptions_subscriber s ON s.id = o.subscriber_id
+WHERE s.operator_id = %s AND o.kind = 'bucket.threshold' AND o.payload->>'percent' = '100'
+GROUP BY 1
+"""
+
+
+def _drawn(stage: Stage) -> dict[str, dict[str, Decimal]]:
+    """Units drawn by usage, by external id and kind of bucket."""
+    drawn: dict[str, dict[str, Decimal]] = defaultdict(dict)
+    with connection.cursor() as cursor:
+        cursor.execute(_DRAWN_SQL, [BucketEntry.Kind.USAGE, stage.operator.pk])
+        for external_id, kind, units in cursor.fetchall():
+            if external_id in stage.plans:
+                drawn[external_id][kind] = Decimal(units) / THOUSANDTHS
+    return drawn
+
+
+def _dry(stage: Stage) -> Counter[str]:
+    """How many buckets of each plan's subscribers were drawn to the last."""
+    dry = Counter[str]()
+    with connection.cursor() as cursor:
+        cursor.execute(_DRY_SQL, [stage.operator.pk])
+        for external_id, many in cursor.fetchall():
+            if external_id in stage.plans:
+                dry[stage.plans[external_id]] += many
+    return dry
+
+
+def _by_plan(stage: Stage, used: Mapping[str, Used]) -> Table:
+    drawn, dry = _drawn(stage), _dry(stage)
+    table = Table("plan", title="Units per plan")
+    for title in ("subscribers", "records", "units", "prepaid", "overage", "uncovered", "ran dry"):
+        table.add_column(title, justify="right")
+    plans: dict[str, list[str]] = defaultdict(list)
+    for external_id, plan in sorted(stage.plans.items(), key=lambda item: item[1]):
+        plans[plan].append(external_id)
+    for plan, holders in [*plans.items(), ("all", list(stage.plans))]:
+        units = sum((used[one].units for one in holders), Decimal(0))
+        kinds = Counter[str]()
+        for one in holders:
+            for kind, many in drawn.get(one, {}).items():
+                kinds[kind if kind in ("overage", "uncovered") else "prepaid"] += int(many)
+        shares = [
+            f"{kinds[kind] / float(units):.1%}" if units else "-"
+            for kind in ("prepaid", "overage", "uncovered")
+        ]
+        if plan == "all":
+            table.add_section()
+        table.add_row(
+            plan,
+            f"{len(holders):,}",
+            f"{sum(used[one].tally.records for one in holders):,}",
+            f"{units:,.3f}",
+            *shares,
+            f"{dry.total() if plan == 'all' else dry[plan]:,}",
         )
+    return table
 
-    def sell(self, stage: Stage, progress: Progress) -> None:
-        """Plans that began before the usage did: the batch door sells from now on only."""
-        _register(stage, progress, with_plans=False)
-        start = (stage.since - BEFORE).isoformat()
 
-        def sell(holder: tuple[str, str]) -> None:
-            external_id, plan = holder
-            order = {"plan": plan, "starts_at": start}
-            stage.api.post(f"subscribers/{external_id}/subscriptions", order)
+def _tokens(used: Mapping[str, Used]) -> str:
+    total = Tally()
+    for one in used.values():
+        total.add(one.tally)
+    return f"Charged: {_said(total)}"
 
-        _each(sell, list(stage.holders.items()), progress, "Selling plans")
 
-    def replay(self, stage: Stage, poster: Poster) -> None:
-        workload = Workload(
-            records=RECORDS,
-            subjects=list(stage.subjects.values()),
-            models=MODELS,
-            since=stage.since,
-            until=stage.until,
-            prefix=f"demo-{self.run}",
-        )
-        poster.post(traces.generate(workload, BATCH, stage.control))
+def _speed(posted: Posted, worked: float) -> str:
+    share = worked / posted.seconds / (os.cpu_count() or 1) if posted.seconds else 0.0
+    return (
+        f"Posted in {posted.seconds:.1f} s: {posted.records_per_second:,.0f} records/s;"
+        f" making and posting them took {share:.0%} of the CPU"
+        + (f"; {posted.retries} requests sent again" if posted.retries else "")
+    )
+
+
+def _print_addresses(console: Console, stage: Stage) -> None:
+    """Where to look, and with which keys. Pages that are not there yet are not named."""
+    pages = {"/": "the portal", "/admin/": "staff", "/api/docs/": "the API"}
+    with posting.client(stage.api.url, timeout=10.0) as http:
+        for path, title in pages.items():
+            try:
+                there = http.get(stage.api.url + path).status_code < 400
+            except httpx.TransportError:
+                there = False
+            if there:
+                console.print(f"{stage.api.url + path:36} {title}")
+    logins = {
+        f"operator key of {stage.operator.code}": stage.api.key,
+        "gateway key": stage.gateway_key,
+    }
+    for title, key in logins.items():
+        console.print(f"{title:36} {key}", markup=False, soft_wrap=True)
+    example = next(iter(stage.plans))
+    console.print(
+        f"curl -H 'Authorization: Bearer {stage.api.key}'"
+        f" {stage.api.url}/api/v1/subscribers/{example}/balance",
+        markup=False,
+        soft_wrap=True,
+    )

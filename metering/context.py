@@ -1,4 +1,4 @@
-"""Who a batch's subjects are and what they hold: all that the charge reads of them, in one query."""
+"""Who a batch's subjects are and what they hold: remembered, or read in one query."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 from psycopg.types.numeric import Int8
 
 from metering.parsing import EARLIEST, LATEST, Usage
-from subscriptions import pgarrays, periods
+from subscriptions import periods, pgarrays
 from subscriptions.buckets import Period, Pick
 from subscriptions.pgarrays import Texts
 from subscriptions.policies import policy_of
@@ -41,7 +41,7 @@ class Binding(NamedTuple):
 
 @dataclass(slots=True)
 class Holding:
-    """A subscriber's periods with their plans, suspensions, and what is not yet opened or turned."""
+    """A subscriber's periods with their plans, suspensions, and what is not opened or turned."""
 
     periods: list[Period] = field(default_factory=list)
     suspensions: list[tuple[dt.datetime, dt.datetime | None]] = field(default_factory=list)
@@ -129,9 +129,10 @@ class Context:
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
-        unknown = [usage for usage in usages if self._recall(usage) is None]
+        unknown = {usage.subject for usage in usages if self._recall(usage) is None}
         if unknown:
-            self._read(unknown, at)
+            # All their usage: a subject remembered for one period may have some in another too.
+            self._read([usage for usage in usages if usage.subject in unknown], at)
 
     def _recall(self, usage: Usage) -> Standing | None:
         standing = self._remembered.get(usage.subject)

@@ -20,9 +20,13 @@ MAX_BYTES = 16 * 1024 * 1024
 MAX_ATTRIBUTES_BYTES = 4096
 # Keys under which senders put prompts and completions: never stored, not even in quarantine.
 PROMPT_KEYS = frozenset(
-    "messages prompt prompts completion completions choices content contents text input inputs"
-    " output outputs response responses request body".split()
+    {
+        *("messages", "prompt", "prompts", "completion", "completions", "choices", "content"),
+        *("contents", "text", "input", "inputs", "output", "outputs", "response", "responses"),
+        *("request", "body"),
+    }
 )
+
 
 # What lies beyond is in no operator's window, and near the calendar's ends zones overflow.
 EARLIEST = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
@@ -191,7 +195,7 @@ def parse_native(body: bytes) -> Parsed:
             raise Malformed(f"the body is not JSON: {error}") from error
         return _parse_lines(text)
     if envelope.records is not msgspec.UNSET:
-        return _parse_array(bytes(envelope.records))  # type: ignore[arg-type]
+        return _parse_array(bytes(envelope.records))
     return _one_by_one([text.rstrip()], single=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import msgspec
 from django.db import connection, transaction
@@ -14,7 +14,8 @@ from metering.models import QuarantinedRecord
 from metering.parsing import Rejected
 
 
-class Rejection(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Rejection:
     """A record that was not charged, by its index in the request."""
 
     index: int
@@ -55,7 +56,7 @@ def keep(
         hashlib.sha256(rejected.source.encode() + b"\0" + payload).digest()
         for rejected, payload in refused
     ]
-    once = {digest: pair for digest, pair in zip(digests, refused, strict=True)}
+    once = dict(zip(digests, refused, strict=True))
     with connection.cursor() as cursor:
         cursor.execute(
             _KEEP_SQL,

@@ -475,14 +475,15 @@ LEFT JOIN (
 """
 
 # Rule 5, the part that Python judges: which weights made the units of which models, from when
-# until when, and the card that the plan names (null: none can be told, because the subscription
-# was sold, or its period opened again, after usage some minutes ahead of the clock was charged).
+# until when, and which cards could tell: the plan's, or without a plan the operator's default.
+# Usage some minutes ahead of the clock may have been charged before the plan was sold, or under
+# the plan that its period was first opened with; then any card may.
 _WEIGHTS_USED = """
 SELECT o.id, r.weight_id, r.model, CASE
-           WHEN u.id IS NULL THEN o.default_rate_card
-           WHEN r.occurred_at > u.created_at + interval '5 minutes'
-            AND (u.reopenings = 0 OR r.occurred_at > p.starts_at + interval '5 minutes')
-           THEN l.rate_card END,
+           WHEN u.id IS NULL THEN ARRAY[o.default_rate_card]
+           WHEN u.reopenings > 0 AND r.occurred_at < p.starts_at + interval '5 minutes' THEN NULL
+           WHEN r.occurred_at > u.created_at + interval '5 minutes' THEN ARRAY[l.rate_card]
+           ELSE ARRAY[l.rate_card, o.default_rate_card] END::text[],
        count(*), min(r.occurred_at), max(r.occurred_at)
 FROM metering_usagerecord r
 JOIN subscriptions_gateway g ON g.id = r.gateway_id
@@ -672,15 +673,15 @@ def _judge_weights(parameters: dict[str, Any]) -> Iterator[Row]:
     Counts records; a group is wrong as a whole, as its first or last record is.
     """
     version_of = {weight_id: version for version in _versions() for weight_id in version.patterns}
-    for operator_id, weight_id, model, code, many, first, last in _stream(
+    for operator_id, weight_id, model, cards, many, first, last in _stream(
         _WEIGHTS_USED, parameters
     ):
         version = version_of.get(weight_id)
         problem = ""
         if version is None:
             problem = "there is no such weight"
-        elif code not in (None, version.code):
-            problem = f"the weight is of card {version.code}, the plan's is {code}"
+        elif cards is not None and version.code not in cards:
+            problem = f"the weight is of card {version.code}, the plan's is {cards[0]}"
         elif first < version.since or (version.until is not None and last >= version.until):
             problem = "another version of the card holds at that time"
         elif weight_id not in _longest(version.patterns, model):

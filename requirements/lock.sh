@@ -1,7 +1,7 @@
 #!/bin/sh
 # lock.sh UV [OPTION...]: writes the locked .txt files from the .in files.
 set -eu
-uv=$1
+uv=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 shift
 # The locked files name packages and hashes, never where they came from.
 unset PIP_FIND_LINKS UV_FIND_LINKS || true

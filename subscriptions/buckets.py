@@ -17,7 +17,6 @@ from typing import NamedTuple
 
 from django.db import connection
 from psycopg.types.numeric import Int8
-from django.db.models import F
 
 from subscriptions import partitions
 from subscriptions.models import Bucket, BucketEntry

@@ -573,10 +573,10 @@ def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
 
 def _allowance(plan: Plan, starts_at: dt.datetime, zone: ZoneInfo) -> int:
     """A period's allowance: whole, but for a part of a month of a plan prorated `by_day`."""
+    whole: int = plan.allowance
     if plan.cycle != Plan.Cycle.CALENDAR_MONTH or plan.first_month != Plan.FirstMonth.BY_DAY:
-        return plan.allowance
-    days, of = periods.days_of_month(starts_at, zone)
-    return periods.prorate(plan.allowance, days, of)
+        return whole
+    return periods.prorate(whole, *periods.days_of_month(starts_at, zone))
 
 
 _TO_TURN_SQL = """

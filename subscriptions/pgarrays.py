@@ -57,7 +57,7 @@ _taught: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 
 
 def cursor() -> Cursor:
-    """A plain psycopg cursor on Django's connection (its transaction too) that knows these lists."""
+    """A psycopg cursor on Django's connection, in its transaction, that knows these lists."""
     connection.ensure_connection()
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:

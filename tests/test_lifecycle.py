@@ -9,7 +9,7 @@ from itertools import pairwise
 import pytest
 from django.db import connection
 
-from subscriptions import buckets, lifecycle
+from subscriptions import balances, buckets, lifecycle
 from subscriptions.errors import Invalid, NotFound
 from subscriptions.models import (
     Bucket,
@@ -67,8 +67,9 @@ def live(subscriber: Subscriber, at: dt.datetime, kind: str = "allowance") -> li
 
 
 def left(bucket: Bucket) -> int:
-    assert bucket.granted is not None
-    return bucket.granted - bucket.used
+    remaining = balances.remaining(bucket)
+    assert remaining is not None
+    return remaining
 
 
 def use(bucket: Bucket, units: int) -> None:

@@ -1,4 +1,4 @@
-"""What could not be charged: listed for the operator, and charged again when the cause is mended."""
+"""What could not be charged: listed for the operator, charged again once the cause is mended."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class QuarantineDoor(OperatorDoor):
         if cause := request.query_params.get("cause"):
             rows = rows.filter(cause=cause.replace("\0", "")[:32])
         ordered = rows.select_related("gateway").order_by("id")
-        return Response(pagination.page(request, ordered, _show, by="id"))
+        return Response(pagination.page(request, ordered, by="id", of_type=int, show=_show))
 
 
 class QuarantineRetryDoor(OperatorDoor):

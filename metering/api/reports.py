@@ -173,7 +173,7 @@ class UsageRecordsDoor(OperatorDoor):
         },
     )
     def get(self, request: Request, external_id: str) -> Response:
-        """A subscriber's records with their receipts: which tokens, which weights, which buckets."""
+        """A subscriber's records with their receipts: tokens, weights, buckets."""
         operator = operator_of(request)
         subscriber = registry.find(operator, external_id)
         since, until = _instant(request, "from"), _instant(request, "to")

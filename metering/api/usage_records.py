@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,7 +84,7 @@ def _charge_together(caller: Caller, usages: Sequence[Usage]) -> list[Ingested]:
     for index in together.duplicates:
         answers[index].duplicates.append(0)
     for rejection in together.rejected:
-        answers[rejection.index].rejected.append(rejection._replace(index=0))
+        answers[rejection.index].rejected.append(dataclasses.replace(rejection, index=0))
     return answers
 
 

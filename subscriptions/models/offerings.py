@@ -74,7 +74,7 @@ class RateCardWeight(models.Model):
         return self.model
 
 
-class Plan(models.Model):
+class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money models
     """One version of a plan (TM Forum: product offering). Subscriptions keep the one they bought.
 
     `allowance`, `cap_units` and `block_units` are thousandths of a unit; prices include tax;

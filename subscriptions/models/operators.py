@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 
 
-class Operator(models.Model):
+class Operator(models.Model):  # type: ignore[django-manager-missing]  # of money models
     """A carrier or its province company: books, offerings, gateways and numbering of its own.
 
     A test operator has a clock of its own that stands still until it is moved

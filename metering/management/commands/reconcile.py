@@ -56,7 +56,7 @@ class Command(BaseCommand):
         since = {"records": report.records_since, "journal": report.journal_since}
         spans = [f"{name} from {at:%Y-%m-%d}" for name, at in since.items() if at is not None]
         if spans:
-            self.stdout.write(f"Compared: {', '.join(spans)} (UTC) on; older days were dropped.")
+            self.stdout.write(f"Compared: {', '.join(spans)} on (UTC); no older days are kept.")
         self.stdout.write("All adds up." if report.ok else "The books do not add up.")
 
 
