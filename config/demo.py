@@ -18,6 +18,7 @@ from urllib.parse import urlencode
 import httpx
 from django.core.management import call_command
 from django.db import connection, connections
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -44,6 +45,8 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
     Answers the exit status: 0 if all adds up. With `stay` only Ctrl-C or SIGTERM ends it.
     """
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=120)
     # SIGTERM ends it as Ctrl-C does: all that runs is left in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 130
@@ -75,8 +78,10 @@ def _show(console: Console, stage: Stage) -> bool:
         f"Replaying {stage.title} of {len(stage.subjects):,} subscribers, {POSTERS} posters"
     )
     worked = time.process_time()
-    with _bar(console, "Posting usage", stage.records) as advance:
-        poster = Poster(stage.api.url, stage.gateway_key, concurrency=POSTERS, progress=advance)
+    with (
+        _bar(console, "Posting usage", stage.records) as advance,
+        Poster(stage.api.url, stage.gateway_key, concurrency=POSTERS, progress=advance) as poster,
+    ):
         stage.replay(poster)
     worked = time.process_time() - worked
     with _bar(console, "Reading it back", len(stage.subjects)) as advance:
@@ -303,9 +308,10 @@ def _dry(stage: Stage) -> Counter[str]:
 
 def _by_plan(stage: Stage, used: Mapping[str, Used]) -> Table:
     drawn, dry = _drawn(stage), _dry(stage)
-    table = Table("plan", title="Units per plan")
-    for title in ("subscribers", "records", "units", "prepaid", "overage", "uncovered", "ran dry"):
-        table.add_column(title, justify="right")
+    table = Table(box=box.SIMPLE, title="Units per plan", title_justify="left")
+    table.add_column("plan", no_wrap=True)
+    for title in ("holders", "records", "units", "prepaid", "overage", "uncovered", "ran dry"):
+        table.add_column(title, justify="right", no_wrap=title == "units")
     plans: dict[str, list[str]] = defaultdict(list)
     for external_id, plan in sorted(stage.plans.items(), key=lambda item: item[1]):
         plans[plan].append(external_id)
@@ -325,7 +331,7 @@ def _by_plan(stage: Stage, used: Mapping[str, Used]) -> Table:
             plan,
             f"{len(holders):,}",
             f"{sum(used[one].tally.records for one in holders):,}",
-            f"{units:,.3f}",
+            f"{units:,.0f}",
             *shares,
             f"{dry.total() if plan == 'all' else dry[plan]:,}",
         )

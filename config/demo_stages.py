@@ -24,8 +24,8 @@ import httpx
 from metering import posting, traces
 from metering.posting import Poster
 from metering.traces import CHAT, LONG_CONTEXT, ControlTotals, Model, Record, Tally, Workload
-from subscriptions import catalog, clock, keys
-from subscriptions.models import ApiKey, Operator, RateCard
+from subscriptions import clock, keys, seeding
+from subscriptions.models import ApiKey, Operator
 
 BATCH = 1000
 THREADS = 4  # for what the API takes one at a time
@@ -153,14 +153,14 @@ class Generated(Stage):
         self.until = clock.wall()
         self.since = self.until - SPAN
         self.control = ControlTotals()
-        self.operator = seeded_operator()
+        self.operator = Operator.objects.get(code=seeding.SELLS_PLANS)
         self.api = Api(url, _issue(self.operator.code, ApiKey.Role.OPERATOR))
         self.gateway_key = _issue(self.operator.code, ApiKey.Role.GATEWAY)
         self.subjects = {
             f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(SUBSCRIBERS)
         }
         # Ordinary subscribers use about a million tokens: many of these run dry.
-        self.plans = _deal(self.subjects, _offer(self.api, self.operator, allowance=1_000_000))
+        self.plans = _deal(self.subjects, _offer(self.api, allowance=1_000_000))
 
     def sell(self, advance: Advance) -> None:
         """Plans that began before the usage did, one by one: the batch door sells from now on."""
@@ -203,8 +203,8 @@ class Traced(Stage):
         self.gateway_key = _issue(code, ApiKey.Role.GATEWAY)
         self.clock_at = self.since - BEFORE
         self._move_clock(self.clock_at)
-        _copy_offers(seeded_operator(), self.api, effective_from=self.clock_at)
-        self.plans = _deal(self.subjects, _offer(self.api, self.operator, allowance=mean))
+        seeding.seed_offerings(self.operator, at=self.clock_at)
+        self.plans = _deal(self.subjects, _offer(self.api, allowance=mean))
 
     def _survey(self) -> int:
         """Who is in the trace, from when to when; answers a subject's mean number of tokens."""
@@ -279,15 +279,10 @@ def published_totals(path: Path, control: ControlTotals) -> Expected | None:
         for month, one in said.get("per_beijing_month", {}).items()
     }
     overall = Tally(said["rows"], said["sum_input"], said["sum_output"], said["sum_cached"])
-    return Expected(f"of {totals.name} and {by_subject.name}", overall, subjects, months)
+    return Expected(f"in {totals.name} and {by_subject.name}", overall, subjects, months)
 
 
 # --- what is on sale ------------------------------------------------------------------------------
-
-
-def seeded_operator() -> Operator:
-    """The operator that `seed` made first."""
-    return Operator.objects.filter(is_test=False, plans__isnull=False).order_by("pk")[0]
 
 
 def _issue(operator: str, role: str, *, test: bool = False) -> str:
@@ -295,39 +290,15 @@ def _issue(operator: str, role: str, *, test: bool = False) -> str:
     return keys.issue(operator_code=operator, role=role, name="demo", at=at, test=test)
 
 
-def _copy_offers(seeded: Operator, api: Api, *, effective_from: dt.datetime) -> None:
-    """Publish the newest rate cards and plans of one operator at another."""
-    cards = RateCard.objects.filter(operator=seeded).order_by("code", "-version").distinct("code")
-    for card in cards:
-        weights = [
-            {
-                "model": weight.model,
-                "input": str(weight.input),
-                "cached_input": str(weight.cached_input),
-                "cache_write": str(weight.cache_write),
-                "output": str(weight.output),
-                "reasoning": str(weight.reasoning),
-            }
-            for weight in catalog.weights_of(card)
-        ]
-        body = {"effective_from": effective_from.isoformat(), "weights": weights}
-        api.call("PUT", f"rate-cards/{card.code}", body)
-    theirs = Api(api.url, _issue(seeded.code, ApiKey.Role.OPERATOR))
-    for plan in theirs.items("plans"):
-        code = plan["code"]
-        said = {k: v for k, v in plan.items() if k not in ("code", "version", "created_at")}
-        api.call("PUT", f"plans/{code}", said)
-
-
-def _offer(api: Api, operator: Operator, *, allowance: int) -> list[str]:
+def _offer(api: Api, *, allowance: int) -> list[str]:
     """The operator's plans, and two small ones that show what may happen when units run out."""
     terms = {
         "price": "1.00",
         "allowance": str(allowance),
-        "rate_card": operator.default_rate_card,
+        "rate_card": seeding.RATE_CARD,
     }
-    meter = {"price_per_million": "1.20", "cap": "20.00"}
-    blocks = {"block": {"units": "400000", "price": "1.00"}, "cap": "20.00"}
+    meter = {"price_per_million": "2.50", "cap": "2.00"}
+    blocks = {"block": {"units": "400000", "price": "1.00"}, "cap": "2.00"}
     small = {
         "demo-meter": {**terms, "name": "Meter", "on_exhaustion": "meter", "overage": meter},
         "demo-blocks": {**terms, "name": "Blocks", "on_exhaustion": "blocks", "overage": blocks},

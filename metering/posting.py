@@ -6,6 +6,7 @@ platform that restarts in the middle loses nothing and charges nothing twice.
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter
@@ -13,11 +14,15 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from decimal import Decimal
+from typing import Self
 
 import httpx
 import msgspec
 
 from metering.traces import Batch
+
+# It would log a line for each request.
+logging.getLogger("httpx").setLevel(logging.WARNING)
 
 PATH = "/api/v1/usage-records"
 # How long one batch is sent again and again before we give up.
@@ -86,7 +91,7 @@ class Posted:
 class Poster:
     """Posts to one platform with one gateway key; `posted` grows over all calls of `post`.
 
-    `progress` is called with the number of records after each answer, by the posting threads.
+    To be used in a `with` block, which closes its connections. `progress` is called with the number of records after each answer, by the posting threads.
     """
 
     def __init__(
@@ -99,13 +104,24 @@ class Poster:
         progress: Callable[[int], None] | None = None,
     ) -> None:
         self._url = address(url).rstrip("/") + PATH
-        self._headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+        self._http = client(
+            self._url,
+            timeout=_TIMEOUT,
+            headers={"Authorization": f"Bearer {key}", "Content-Type": "application/json"},
+            connections=concurrency,
+        )
         self._concurrency = concurrency
         self._patience = patience
         self._progress = progress
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self.posted = Posted()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.close()
 
     def post(self, batches: Iterable[Batch]) -> None:
         """Return when every batch is answered. Raises Refused, GaveUp, and what `batches` raises.
@@ -127,28 +143,27 @@ class Poster:
             worker.result()
 
     def _work(self, batches: Iterator[Batch]) -> None:
-        with client(self._url, timeout=_TIMEOUT, headers=self._headers) as http:
-            while (batch := self._next(batches)) is not None:
-                answer = self._send(http, batch)
-                if answer is None:
-                    return
-                with self._lock:
-                    self.posted.add(batch.records, answer)
-                if self._progress:
-                    self._progress(batch.records)
+        while (batch := self._next(batches)) is not None:
+            answer = self._send(batch)
+            if answer is None:
+                return
+            with self._lock:
+                self.posted.add(batch.records, answer)
+            if self._progress:
+                self._progress(batch.records)
 
     def _next(self, batches: Iterator[Batch]) -> Batch | None:
         with self._lock:
             return None if self._stop.is_set() else next(batches, None)
 
-    def _send(self, http: httpx.Client, batch: Batch) -> _Answer | None:
+    def _send(self, batch: Batch) -> _Answer | None:
         """The answer to one batch, or None where posting was stopped meanwhile."""
         deadline = time.monotonic() + self._patience
         pause = _FIRST_PAUSE
         while True:
             asked = 0.0
             try:
-                response = http.post(self._url, content=batch.body)
+                response = self._http.post(self._url, content=batch.body)
             except httpx.TransportError as error:
                 problem = f"{type(error).__name__}: {error}".rstrip(": ")
             else:
@@ -187,11 +202,21 @@ def address(url: str) -> str:
 
 
 def client(
-    url: str, *, timeout: httpx.Timeout | float, headers: dict[str, str] | None = None
+    url: str,
+    *,
+    timeout: httpx.Timeout | float,
+    headers: dict[str, str] | None = None,
+    connections: int = 10,
 ) -> httpx.Client:
-    """A client with keep-alive. No proxy stands between us and our own machine."""
+    """A client that keeps its connections; threads may share it."""
+    # No proxy stands between us and our own machine.
     loopback = httpx.URL(url).host in ("127.0.0.1", "localhost", "::1")
-    return httpx.Client(timeout=timeout, headers=headers, trust_env=not loopback)
+    return httpx.Client(
+        timeout=timeout,
+        headers=headers,
+        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        trust_env=not loopback,
+    )
 
 
 def said(response: httpx.Response) -> str:

@@ -13,6 +13,7 @@ bucket with its journal where it was made since the journal begins.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -628,7 +629,9 @@ def _since(table: str) -> dt.datetime | None:
 
 def _run(check: Check, parameters: dict[str, Any]) -> Iterator[Row]:
     """A check's differences, row by row, with one row an operator for all that is right."""
-    yield from _stream(_RUN.format(sql=check.sql), parameters)
+    for operator_id, wrong, many in _stream(_RUN.format(sql=check.sql), parameters):
+        # Django leaves JSON as it comes.
+        yield operator_id, wrong and json.loads(wrong), many
 
 
 def _stream(sql: str, parameters: dict[str, Any]) -> Iterator[Any]:

