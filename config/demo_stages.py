@@ -12,7 +12,7 @@ import datetime as dt
 import json
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -31,7 +31,7 @@ BATCH = 1000
 THREADS = 4  # for what the API takes one at a time
 
 RECORDS = 500_000
-SUBSCRIBERS = 1_600
+SUBSCRIBERS = 1_000
 SPAN = dt.timedelta(hours=6)
 # Half of the requests have the token counts of short chats, half those of long conversations.
 MODELS = (
@@ -42,6 +42,9 @@ MODELS = (
     Model("minimax/MiniMax-M2.5", 0.15, LONG_CONTEXT),
     Model("moonshot/kimi-k2.6", 0.10, LONG_CONTEXT),
 )
+# So many of the busiest are sold a plan that bills what goes beyond it.
+BUSIEST = 10
+METERED = "demo-metered"
 # Plans begin so long before the usage does.
 BEFORE = dt.timedelta(minutes=1)
 # A trace is posted in so many parts; before each the clock moves to the part's last record.
@@ -159,8 +162,8 @@ class Generated(Stage):
         self.subjects = {
             f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(SUBSCRIBERS)
         }
-        # Ordinary subscribers use about a million tokens: many of these run dry.
-        self.plans = _deal(self.subjects, _offer(self.api, allowance=1_000_000))
+        # The generator's first subjects are its busiest; the others use a million tokens or so.
+        self.plans = _deal(list(self.subjects), _offer(self.api, allowance=1_000_000))
 
     def sell(self, advance: Advance) -> None:
         """Plans that began before the usage did, one by one: the batch door sells from now on."""
@@ -204,7 +207,7 @@ class Traced(Stage):
         self.clock_at = self.since - BEFORE
         self._move_clock(self.clock_at)
         seeding.seed_offerings(self.operator, at=self.clock_at)
-        self.plans = _deal(self.subjects, _offer(self.api, allowance=mean))
+        self.plans = _deal(list(self.subjects), _offer(self.api, allowance=mean))
 
     def _survey(self) -> int:
         """Who is in the trace, from when to when; answers a subject's mean number of tokens."""
@@ -217,8 +220,10 @@ class Traced(Stage):
             raise DemoError(f"{self.path} holds no usage")
         self.records = len(moments)
         self.since, self.until = min(moments), max(moments)
-        self.subjects = {f"demo-{nr:06d}": name for nr, name in enumerate(counted.subjects)}
         total = counted.overall
+        tokens = {name: t.input_tokens + t.output_tokens for name, t in counted.subjects.items()}
+        busiest_first = sorted(tokens, key=lambda name: -tokens[name])
+        self.subjects = {f"demo-{nr:06d}": name for nr, name in enumerate(busiest_first)}
         return (total.input_tokens + total.output_tokens) // len(self.subjects)
 
     def sell(self, advance: Advance) -> None:
@@ -291,23 +296,30 @@ def _issue(operator: str, role: str, *, test: bool = False) -> str:
 
 
 def _offer(api: Api, *, allowance: int) -> list[str]:
-    """The operator's plans, and two small ones that show what may happen when units run out."""
-    terms = {
-        "price": "1.00",
-        "allowance": str(allowance),
-        "rate_card": seeding.RATE_CARD,
+    """The plans on sale, METERED first: the operator's, and two more that run dry soon.
+
+    These have `allowance` units, about what an ordinary subscriber uses.
+    """
+    terms = {"price": "1.00", "allowance": str(allowance), "rate_card": seeding.RATE_CARD}
+    more = {
+        METERED: {
+            "name": "Demo metered",
+            "on_exhaustion": "meter",
+            "overage": {"price_per_million": "2.50", "cap": "1000.00"},
+        },
+        "demo-blocks": {
+            "name": "Demo blocks",
+            "on_exhaustion": "blocks",
+            "overage": {"block": {"units": "400000", "price": "1.00"}, "cap": "4.00"},
+        },
     }
-    meter = {"price_per_million": "2.50", "cap": "2.00"}
-    blocks = {"block": {"units": "400000", "price": "1.00"}, "cap": "2.00"}
-    small = {
-        "demo-meter": {**terms, "name": "Meter", "on_exhaustion": "meter", "overage": meter},
-        "demo-blocks": {**terms, "name": "Blocks", "on_exhaustion": "blocks", "overage": blocks},
-    }
-    for code, body in small.items():
-        api.call("PUT", f"plans/{code}", body)
-    return [plan["code"] for plan in api.items("plans")]
+    for code, body in more.items():
+        api.call("PUT", f"plans/{code}", {**terms, **body})
+    return [METERED, *(plan["code"] for plan in api.items("plans") if plan["code"] != METERED)]
 
 
-def _deal(subscribers: Iterable[str], plans: Sequence[str]) -> dict[str, str]:
-    """A plan for each, in turn."""
-    return {one: plans[nr % len(plans)] for nr, one in enumerate(subscribers)}
+def _deal(subscribers: Sequence[str], plans: Sequence[str]) -> dict[str, str]:
+    """The first plan to the BUSIEST, who come first; to the others all plans in turn."""
+    return {
+        one: plans[0 if nr < BUSIEST else nr % len(plans)] for nr, one in enumerate(subscribers)
+    }

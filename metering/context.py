@@ -120,36 +120,39 @@ def forget_all() -> None:
 
 
 class Context:
-    """The standings of a request's subjects: remembered, or read in one query where not."""
+    """The standings of a request's usage: remembered, or read in one query where not.
+
+    `standings` goes along with the usage, None where `resolve` has to be asked.
+    """
 
     def __init__(self, caller: Caller, usages: Sequence[Usage], *, at: dt.datetime) -> None:
         """Read what is not remembered. `at` is the wall's time; a test operator has its own."""
         self._caller = caller
-        self._remembered = _remembered.get(caller.operator_id, {})
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
-        unknown = {usage.subject for usage in usages if self._recall(usage) is None}
+        recall = _remembered.get(caller.operator_id, {}).get
+        self.standings: list[Standing | None] = []
+        unknown: list[Usage] = []
+        for usage in usages:
+            standing = recall(usage.subject)
+            if standing is None or not standing.since <= usage.occurred_at < standing.until:
+                standing = None
+                unknown.append(usage)
+            self.standings.append(standing)
         if unknown:
-            # All their usage: a subject remembered for one period may have some in another too.
-            self._read([usage for usage in usages if usage.subject in unknown], at)
+            self._read(unknown, at)
 
-    def _recall(self, usage: Usage) -> Standing | None:
-        standing = self._remembered.get(usage.subject)
-        if standing is not None and standing.since <= usage.occurred_at < standing.until:
-            self._found[usage.subject] = standing
-            return standing
-        return None
-
-    def subscriber_of(self, subject: str) -> int | None:
+    def subscriber_of(self, nr: int, usage: Usage) -> int | None:
         """A subscriber that the subject names at some time, for grouping by shard."""
-        if subject in self._found:
-            return self._found[subject].subscriber_id
-        bindings = self._bindings.get(subject)
+        standing = self.standings[nr]
+        if standing is not None:
+            return standing.subscriber_id
+        bindings = self._bindings.get(usage.subject)
         return bindings[0].subscriber_id if bindings else None
 
-    def standing(self, usage: Usage, zone: ZoneInfo, at: dt.datetime) -> Standing | None:
-        """What this usage means, or None where nobody was called that at its time."""
+    def resolve(self, usage: Usage, zone: ZoneInfo, at: dt.datetime) -> Standing | None:
+        """What usage means that is not remembered; None where nobody was called that then."""
         occurred_at = usage.occurred_at
         standing = self._found.get(usage.subject)
         if standing is not None and standing.since <= occurred_at < standing.until:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-import msgspec
 import psycopg
 from django.db import transaction
 from psycopg import errors as pg
@@ -22,10 +21,10 @@ from psycopg.types.numeric import Int8
 
 from metering import context, quarantine, records
 from metering.context import Caller, Context, Standing
-from metering.parsing import Rejected, Usage, native_json
+from metering.parsing import EARLIEST, Rejected, Usage, native_json
 from metering.quarantine import Rejection
 from metering.records import RECORDS, Line, PartitionGone, SeenBefore
-from metering.weighing import Cards, CardVersion, Weight, cards_of
+from metering.weighing import Cards, Weight, cards_of
 from subscriptions import buckets, clock, lifecycle, partitions, pgarrays
 from subscriptions.buckets import Demand
 from subscriptions.sharding import shard_of
@@ -51,9 +50,6 @@ class Ingested:
         return sum(units for _, units in self.charged)
 
 
-DemandKey = tuple[int, dt.datetime, bool]
-
-
 class KeyRevoked(Exception):
     """The key was valid when the request came and is no longer."""
 
@@ -71,23 +67,27 @@ def ingest(
     rejected: Sequence[Rejected] = (),
     *,
     at: dt.datetime,
+    indexes: Sequence[int] | None = None,
     received_at: dt.datetime | None = None,
 ) -> Ingested:
     """Charge usage, each record once however often it is sent; never refuses for want of tokens.
 
     `at` is the wall's time as the door read it; a test operator's own clock takes its place.
     `rejected` are records that the parser could not take: they go to the quarantine beside those
-    refused here. `received_at` is when a record first came, for one that is charged again: the
-    window is judged by it. Atomic per shard; answers after the last commit. Raises KeyRevoked.
+    refused here; `indexes` are the places of `usages` in the request where it had such.
+    `received_at` is when a record first came, for one that is charged again: the window is judged
+    by it. Atomic per shard; answers after the last commit. Raises KeyRevoked.
     """
     if caller.subject:
-        usages = [msgspec.structs.replace(usage, subject=caller.subject) for usage in usages]
+        for usage in usages:
+            usage.subject = caller.subject
+    if indexes is None:
+        indexes = range(len(usages))
     known = Context(caller, usages, at=at)
     total = Ingested()
-    for nr, group in enumerate(_by_shard(usages, known)):
-        done = _charge(
-            caller, group, () if nr else rejected, known=known, at=at, received_at=received_at
-        )
+    for nr, members in enumerate(_by_shard(usages, known)):
+        request = _Request(caller, usages, indexes, members, () if nr else rejected)
+        done = _charge(request, known, at=at, received_at=received_at)
         total.batch_id = total.batch_id or done.batch_id
         total.charged += done.charged
         total.duplicates += done.duplicates
@@ -96,48 +96,53 @@ def ingest(
     return total
 
 
-def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[Usage]]:
-    """The usage of each shard, in shard order; what names no subscriber goes with the first."""
-    groups: dict[int, list[Usage]] = defaultdict(list)
-    for usage in usages:
-        subscriber_id = known.subscriber_of(usage.subject)
-        groups[0 if subscriber_id is None else shard_of(subscriber_id)].append(usage)
-    return [groups[shard] for shard in sorted(groups)] or [usages]
+class _Request(NamedTuple):
+    """What one shard is to do of a request: the usage at the places `members`."""
+
+    caller: Caller
+    usages: Sequence[Usage]
+    indexes: Sequence[int]
+    members: Sequence[int]
+    rejected: Sequence[Rejected]
+
+
+def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
+    """The places of each shard's usage, in shard order; what names nobody goes with shard 0."""
+    groups: dict[int, list[int]] = defaultdict(list)
+    for nr, usage in enumerate(usages):
+        subscriber_id = known.subscriber_of(nr, usage)
+        groups[0 if subscriber_id is None else shard_of(subscriber_id)].append(nr)
+    return [groups[shard] for shard in sorted(groups)] or [[]]
 
 
 def _charge(
-    caller: Caller,
-    usages: Sequence[Usage],
-    rejected: Sequence[Rejected],
-    *,
-    known: Context,
-    at: dt.datetime,
-    received_at: dt.datetime | None,
+    request: _Request, known: Context, *, at: dt.datetime, received_at: dt.datetime | None
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
     look_first = locks_first = raced = False
+    operator_id = request.caller.operator_id
     for _ in range(_ATTEMPTS):
-        attempt = _Attempt(caller, known, at, received_at, look_first, locks_first)
+        attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
         try:
             with transaction.atomic():
-                done = attempt.charge(usages, rejected)
+                done = attempt.charge()
         except SeenBefore:
             look_first = True
         except buckets.Raced:
             # Once: what was remembered is out of date. Twice: others are faster.
             locks_first, raced = raced, True
-            context.forget(caller.operator_id, {usage.subject for usage in usages})
+            context.forget(operator_id, {usage.subject for usage in request.usages})
         except PartitionGone:
             pass
         except _NotReady as not_ready:
             not_ready.prepare()
-            context.forget(caller.operator_id, {usage.subject for usage in usages})
+            context.forget(operator_id, {usage.subject for usage in request.usages})
         except pg.DeadlockDetected:
             pass
         else:
             attempt.remember()
             return done
-        known = Context(caller, usages, at=at)
+        known = Context(request.caller, request.usages, at=at)
     raise psycopg.OperationalError("the charge was overtaken too often; send it again")
 
 
@@ -172,32 +177,31 @@ class _Attempt:
 
     def __init__(
         self,
-        caller: Caller,
+        request: _Request,
         known: Context,
         wall: dt.datetime,
         received_at: dt.datetime | None,
         look_first: bool,
         locks_first: bool,
     ) -> None:
-        self.caller = caller
+        self.request = request
+        self.caller = request.caller
         self.known = known
         self.wall = wall
         self.received_at = received_at
         self.look_first = look_first
         self.locks_first = locks_first
         self.done = Ingested()
-        self.refused: list[tuple[Rejected, bytes]] = []
-        self.demands: dict[DemandKey, Demand] = {}
-        self.standings: dict[str, Standing] = {}
+        self.refused = [(refusal, refusal.payload) for refusal in request.rejected]
+        self.demands: list[Demand] = []
         self.low: frozenset[int] = frozenset()
 
-    def charge(self, usages: Sequence[Usage], rejected: Sequence[Rejected]) -> Ingested:
+    def charge(self) -> Ingested:
         done, gateway_id = self.done, self.caller.gateway_id
-        self.refused = [(refusal, refusal.payload) for refusal in rejected]
         self.cursor = cursor = pgarrays.cursor()
         self.terms = terms = self._read_terms()
         done.batch_id = terms.batch_id
-        lines = self._weigh(usages)
+        lines = self._weigh()
         if self.look_first:
             lines = self._unseen(lines)
         if lines:
@@ -208,19 +212,19 @@ class _Attempt:
                 self.caller.operator_id, gateway_id, self.refused, at=terms.at
             )
         if lines:
-            self.demands = self._demands(lines)
-            drawn = buckets.draw(
+            self.demands = _demands(lines)
+            self.low = buckets.draw(
                 cursor,
-                list(self.demands.values()),
+                self.demands,
                 batch_id=terms.batch_id,
                 at=terms.at,
                 grace=terms.grace,
                 locks_first=self.locks_first,
-            )
-            self.low = drawn.low
+            ).low
             records.refuse_neighbours(cursor, lines, gateway_id=gateway_id)
             self._close(lines)
-        done.charged = [(line.usage.index, line.units) for line in lines]
+        indexes = self.request.indexes
+        done.charged = [(indexes[line[5]], line[4]) for line in lines]
         return done
 
     def _read_terms(self) -> _Terms:
@@ -240,91 +244,114 @@ class _Attempt:
         cards = cards_of(operator_id, stamp)
         return _Terms(clock_at or self.wall, grace, ZoneInfo(zone), default_card, cards, batch_id)
 
-    def _weigh(self, usages: Sequence[Usage]) -> list[Line]:
+    def _weigh(self) -> list[Line]:
         """Lines in key order, each key once; what cannot be charged goes to `refused`.
 
         Duplicates are looked up before window, plan and model are judged.
         """
-        if not usages:
-            return []
-        known, terms = self.known, self.terms
+        usages, known, terms = self.request.usages, self.known, self.terms
+        standings, default_card = known.standings, terms.default_card
         received = self.received_at or terms.at
         oldest, newest = received - WINDOW_BACK, received + WINDOW_AHEAD
-        at, zone, default_card = terms.at, terms.zone, terms.default_card
-        weight_of = _weigher(terms.cards, usages)
-        seen: dict[tuple[int, str, str], Usage] = {}
+        weights = _Weights(terms.cards, [usages[nr].occurred_at for nr in self.request.members])
         lines: list[Line] = []
-        suspects: list[tuple[int, Usage, str, str]] = []
-        for usage in usages:
+        suspects: list[_Suspect] = []
+        for nr in self.request.members:
+            usage = usages[nr]
             occurred_at = usage.occurred_at
-            standing = known.standing(usage, zone, at)
+            standing = standings[nr]
             if standing is None:
-                detail = f"no subscriber is called {usage.subject!r} at {occurred_at.isoformat()}"
-                self._refuse(usage, "unknown_subject", detail)
-                continue
+                standing = known.resolve(usage, terms.zone, terms.at)
+                if standing is None:
+                    detail = f"no subscriber is called {usage.subject!r} at {occurred_at}"
+                    self._refuse(nr, "unknown_subject", detail)
+                    continue
             subscriber_id = standing.subscriber_id
-            key = (subscriber_id, usage.source, usage.id)
-            if key in seen:  # the first of two in one request wins
-                self._settle_repeat(usage, records.content_of(seen[key]))
-                continue
-            seen[key] = usage
             if not oldest <= occurred_at <= newest:
                 detail = (
-                    f"occurred_at must lie from {oldest.isoformat()} to {newest.isoformat()}:"
+                    f"occurred_at must lie from {oldest} to {newest}:"
                     " 35 days back to 5 minutes ahead of the operator's clock"
                 )
-                suspects.append((subscriber_id, usage, "out_of_window", detail))
+                suspects.append(_Suspect(subscriber_id, nr, "out_of_window", detail))
                 continue
-            weight = weight_of(standing.card or default_card, usage)
+            card = standing.card or default_card
+            weight = weights.of(card, usage.model, occurred_at)
             if weight is None:
-                detail = (
-                    f"rate card {standing.card or default_card!r} has no weight for model"
-                    f" {usage.model!r} at {occurred_at.isoformat()}"
-                )
-                suspects.append((subscriber_id, usage, "unknown_model", detail))
+                detail = f"rate card {card!r} has no weight for {usage.model!r} at {occurred_at}"
+                suspects.append(_Suspect(subscriber_id, nr, "unknown_model", detail))
                 continue
+            cached, written = usage.cached_input_tokens, usage.cache_write_tokens
+            reasoning = usage.reasoning_tokens
             units = (
-                usage.uncached_input * weight.uncached_input
-                + usage.cached_input * weight.cached_input
-                + usage.cache_write * weight.cache_write
-                + usage.output * weight.output
-                + usage.reasoning * weight.reasoning
+                (usage.input_tokens - cached - written) * weight.uncached_input
+                + cached * weight.cached_input
+                + written * weight.cache_write
+                + (usage.output_tokens - reasoning) * weight.output
+                + reasoning * weight.reasoning
             )
-            lines.append(Line(*key, usage, standing, weight, units))
+            lines.append(
+                (
+                    subscriber_id,
+                    usage.source,
+                    usage.id,
+                    occurred_at,
+                    units,
+                    nr,
+                    usage,
+                    standing,
+                    weight.id,
+                )
+            )
+        lines = self._once(lines)
         if suspects:
             self._judge(suspects)
-        lines.sort()  # no two share a key, so nothing behind it is compared
+        lines.sort()
         return lines
 
-    def _judge(self, suspects: list[tuple[int, Usage, str, str]]) -> None:
+    def _once(self, lines: list[Line]) -> list[Line]:
+        """Each key once: of several in one request the first wins."""
+        keys = {line[:3] for line in lines}
+        if len(keys) == len(lines):
+            return lines
+        first: dict[tuple[int, str, str], Line] = {}
+        for line in lines:
+            winner = first.setdefault(line[:3], line)
+            if winner is not line:
+                self._settle_repeat(line[5], records.content_of(winner[6]))
+        return list(first.values())
+
+    def _judge(self, suspects: list[_Suspect]) -> None:
         """Refuse records, but for those that are stored already: these are duplicates."""
-        stored = self._find([(subscriber_id, usage) for subscriber_id, usage, _, _ in suspects])
-        for nr, (_, usage, cause, detail) in enumerate(suspects):
-            if nr in stored:
-                self._settle_repeat(usage, stored[nr])
+        usages = self.request.usages
+        stored = self._find([(suspect.subscriber_id, usages[suspect.nr]) for suspect in suspects])
+        for place, suspect in enumerate(suspects):
+            if place in stored:
+                self._settle_repeat(suspect.nr, stored[place])
             else:
-                self._refuse(usage, cause, detail)
+                self._refuse(suspect.nr, suspect.cause, suspect.detail)
 
     def _unseen(self, lines: list[Line]) -> list[Line]:
         """The lines whose ids are not stored near their day."""
-        stored = self._find([(line.subscriber_id, line.usage) for line in lines])
-        for nr, content in sorted(stored.items()):
-            self._settle_repeat(lines[nr].usage, content)
-        return [line for nr, line in enumerate(lines) if nr not in stored]
+        stored = self._find([(line[0], line[6]) for line in lines])
+        for place, content in sorted(stored.items()):
+            self._settle_repeat(lines[place][5], content)
+        return [line for place, line in enumerate(lines) if place not in stored]
 
     def _find(self, keys: Sequence[tuple[int, Usage]]) -> dict[int, tuple[Any, ...]]:
         return records.find(self.cursor, keys, gateway_id=self.caller.gateway_id)
 
-    def _settle_repeat(self, usage: Usage, content: tuple[Any, ...]) -> None:
+    def _settle_repeat(self, nr: int, content: tuple[Any, ...]) -> None:
         """A record under an id that is charged: the same content is a duplicate."""
+        usage = self.request.usages[nr]
         if records.content_of(usage) == content:
-            self.done.duplicates.append(usage.index)
+            self.done.duplicates.append(self.request.indexes[nr])
         else:
             detail = f"id {usage.id!r} was charged with other content; that charge stands"
-            self._refuse(usage, "conflict", detail)
+            self._refuse(nr, "conflict", detail)
 
-    def _refuse(self, usage: Usage, cause: str, detail: str) -> None:
-        refusal = Rejected(usage.index, usage.id, cause, detail, b"", usage.source, usage.subject)
+    def _refuse(self, nr: int, cause: str, detail: str) -> None:
+        usage, index = self.request.usages[nr], self.request.indexes[nr]
+        refusal = Rejected(index, usage.id, cause, detail, b"", usage.source, usage.subject)
         self.refused.append((refusal, native_json(usage)))
 
     def _require_ready(self, lines: list[Line]) -> None:
@@ -339,43 +366,30 @@ class _Attempt:
                 partitions.ensure(partitions.ENTRIES, today)
 
             raise _NotReady(make_partitions)
-        behind = {line.subscriber_id for line in lines if line.standing.behind}
-        # Remembered standings are of periods that were current: not so once the clock has passed.
-        behind |= {
-            line.subscriber_id for line in lines if line.standing.pick and line.standing.until <= at
+        # A standing is remembered of a period that was current: not so once the clock passed it.
+        behind = {
+            line[0] for line in lines if line[7].behind or (line[7].pick and line[7].until <= at)
         }
         if behind:
-            until = max(at, max(line.usage.occurred_at for line in lines))
+            until = max(at, max(line[3] for line in lines))
             raise _NotReady(lambda: lifecycle.ensure_open(sorted(behind), at=at, until=until))
-
-    def _demands(self, lines: list[Line]) -> dict[DemandKey, Demand]:
-        """The lines by subscriber, period and suspension."""
-        demands: dict[DemandKey, Demand] = {}
-        for subscriber_id, source, record_id, usage, standing, _, units in lines:
-            key = (subscriber_id, standing.period.starts_at, standing.suspended)
-            demand = demands.get(key)
-            if demand is None:
-                demand = demands[key] = Demand(
-                    subscriber_id, standing.period, standing.suspended, standing.pick
-                )
-            demand.uses.append((usage.occurred_at, source, record_id, units))
-            demand.units += units
-            self.standings[usage.subject] = standing
-        return demands
 
     def remember(self) -> None:
         """After the commit: what the next batch need not look up, where one bucket paid."""
         operator_id = self.caller.operator_id
-        for subject, standing in self.standings.items():
-            subscriber_id = standing.subscriber_id
-            demand = self.demands[subscriber_id, standing.period.starts_at, standing.suspended]
-            if subscriber_id in self.low:
-                context.forget(operator_id, [subject])
-            elif standing.pick is None and demand.pick is not None:
-                context.remember(operator_id, subject, standing, demand.pick)
+        for demand in self.demands:
+            low = demand.subscriber_id in self.low
+            for line in demand.uses:
+                usage, standing = line[6], line[7]
+                if low:
+                    context.forget(operator_id, [usage.subject])
+                elif standing.pick is None and demand.pick is not None:
+                    context.remember(operator_id, usage.subject, standing, demand.pick)
+                else:
+                    break  # remembered, as all of this demand or none
 
     def _close(self, lines: list[Line]) -> None:
-        occurred = [line.usage.occurred_at for line in lines]
+        times = [line[3] for line in lines]
         self.cursor.execute(
             _BATCH_SQL,
             [
@@ -384,34 +398,92 @@ class _Attempt:
                 Int8(self.caller.gateway_id),
                 self.terms.at,
                 Int8(len(lines)),
-                Int8(sum(line.units for line in lines)),
-                min(occurred),
-                max(occurred),
+                Int8(sum(line[4] for line in lines)),
+                min(times),
+                max(times),
             ],
             prepare=True,
         )
 
 
-def _weigher(cards: Cards, usages: Sequence[Usage]) -> Callable[[str, Usage], Weight | None]:
-    """Finds the weight of (card code, usage); quick where one version holds for all of them."""
-    first = min(usage.occurred_at for usage in usages)
-    last = max(usage.occurred_at for usage in usages)
-    constant: dict[str, tuple[bool, CardVersion | None]] = {}
-    found: dict[tuple[str, str], Weight | None] = {}
+class _Suspect(NamedTuple):
+    """A record to be refused, unless it was charged before."""
 
-    def weight_of(code: str, usage: Usage) -> Weight | None:
-        key = (code, usage.model)
-        if key in found:
-            return found[key]
-        if code not in constant:
-            version = cards.version_at(code, first)
-            constant[code] = (version is cards.version_at(code, last), version)
-        same, version = constant[code]
-        if not same:
-            version = cards.version_at(code, usage.occurred_at)
-        weight = version.weight_of(usage.model) if version is not None else None
-        if same:
-            found[key] = weight
+    subscriber_id: int
+    nr: int
+    cause: str
+    detail: str
+
+
+def _demands(lines: list[Line]) -> list[Demand]:
+    """The lines, which come in key order, by subscriber, period and suspension."""
+    demands: list[Demand] = []
+    start, total = 0, len(lines)
+    while start < total:
+        subscriber_id, *_, standing, _ = lines[start]
+        end = start + 1
+        while end < total and lines[end][0] == subscriber_id:
+            end += 1
+        own = lines[start:end]
+        start = end
+        if len(own) == 1 or all(line[7] is standing for line in own):
+            parts = [(standing, own)]
+        else:
+            parts = _by_period(own)
+        demands += [
+            Demand(
+                subscriber_id,
+                standing.period,
+                standing.suspended,
+                standing.pick,
+                sum([line[4] for line in part]),
+                part,
+            )
+            for standing, part in parts
+        ]
+    return demands
+
+
+def _by_period(own: list[Line]) -> list[tuple[Standing, list[Line]]]:
+    """One subscriber's lines by period and suspension, with a standing of each."""
+    groups: dict[tuple[dt.datetime, bool], tuple[Standing, list[Line]]] = {}
+    for line in own:
+        standing = line[7]
+        key = (standing.period.starts_at, standing.suspended)
+        groups.setdefault(key, (standing, []))[1].append(line)
+    # Where some were remembered and some not, the look decides.
+    return [
+        (
+            standing
+            if all(line[7].pick == standing.pick for line in part)
+            else standing._replace(pick=None),
+            part,
+        )
+        for standing, part in groups.values()
+    ]
+
+
+class _Weights:
+    """Finds weights for a batch; quick where one version of a card holds for all of it."""
+
+    def __init__(self, cards: Cards, times: Sequence[dt.datetime]) -> None:
+        self._cards = cards
+        self._first = min(times, default=EARLIEST)
+        self._last = max(times, default=EARLIEST)
+        self._found: dict[str, dict[str, Weight | None]] = {}
+        self._changing: set[str] = set()
+
+    def of(self, card: str, model: str, occurred_at: dt.datetime) -> Weight | None:
+        """The weight that card has for the model at that time."""
+        found = self._found.get(card)
+        if found is None:
+            found = self._found[card] = {}
+            if self._cards.version_at(card, self._first) is not self._cards.version_at(
+                card, self._last
+            ):
+                self._changing.add(card)
+        if model in found and card not in self._changing:
+            return found[model]
+        version = self._cards.version_at(card, occurred_at)
+        weight = found[model] = version.weight_of(model) if version is not None else None
         return weight
-
-    return weight_of

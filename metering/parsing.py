@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 import zlib
-from typing import Annotated, Any
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 import zstandard
@@ -48,27 +49,43 @@ class TooLarge(DomainError):
     cause = "too_large"
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """What one request used: the native record with exclusive token classes.
+class Usage(msgspec.Struct, gc=False):
+    """What one request used: the native record, as `POST /api/v1/usage-records` takes it.
 
-    Every sender's format is turned into this. `index` is the record's place in the request;
-    `payload` what is kept of it should it have to be quarantined.
+    Totals are inclusive: input holds cached and cache-write tokens, output holds reasoning; what
+    has passed `check` can be split into the exclusive classes of `classes`. Every sender's format
+    is turned into this. Not frozen: a key's subject replaces the one sent.
     """
 
-    index: int
-    source: str
-    id: str
-    subject: str
-    model: str
-    occurred_at: dt.datetime
-    uncached_input: int
-    cached_input: int
-    cache_write: int
-    output: int
-    reasoning: int
-    outcome: str = ""
-    attributes: bytes | None = None
-    payload: bytes = b""
+    id: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+    subject: Name
+    model: Name
+    occurred_at: Annotated[dt.datetime, msgspec.Meta(tz=True)]
+    input_tokens: Count
+    output_tokens: Count
+    cached_input_tokens: Count = 0
+    cache_write_tokens: Count = 0
+    reasoning_tokens: Count = 0
+    outcome: Annotated[str, msgspec.Meta(max_length=32)] | None = None
+    attributes: msgspec.Raw | None = None
+    # The sender's own namespace of ids, empty for native records; never read from the wire.
+    source: ClassVar[str] = ""
+
+    def classes(self) -> tuple[int, int, int, int, int]:
+        """Tokens by exclusive class: uncached and cached input, cache write, output, reasoning."""
+        cached, written, reasoning = (
+            self.cached_input_tokens,
+            self.cache_write_tokens,
+            self.reasoning_tokens,
+        )
+        uncached = self.input_tokens - cached - written
+        return uncached, cached, written, self.output_tokens - reasoning, reasoning
+
+
+class SourcedUsage(Usage, kw_only=True, gc=False):
+    """Usage of a sender that has namespaces of ids: with it, identity is (gateway, source, id)."""
+
+    source: str  # type: ignore[misc]  # an instance's own, where the class has one for all
 
 
 class Rejected(msgspec.Struct, frozen=True):
@@ -84,35 +101,20 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class Parsed(msgspec.Struct, frozen=True):
-    """A request's usage. `single`: the body was one object."""
+    """A request's usage; `indexes` are the places in the request. `single`: it was one object."""
 
     usages: list[Usage]
+    indexes: Sequence[int]
     rejected: list[Rejected]
     single: bool = False
-
-
-class NativeRecord(msgspec.Struct, gc=False):
-    """One usage record of `POST /api/v1/usage-records`: totals are inclusive."""
-
-    id: Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
-    subject: Name
-    model: Name
-    occurred_at: Annotated[dt.datetime, msgspec.Meta(tz=True)]
-    input_tokens: Count
-    output_tokens: Count
-    cached_input_tokens: Count = 0
-    cache_write_tokens: Count = 0
-    reasoning_tokens: Count = 0
-    outcome: Annotated[str, msgspec.Meta(max_length=32)] | None = None
-    attributes: msgspec.Raw | None = None
 
 
 class _Envelope(msgspec.Struct):
     records: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
-_natives = msgspec.json.Decoder(list[NativeRecord], strict=False)
-_native = msgspec.json.Decoder(NativeRecord, strict=False)
+_usages = msgspec.json.Decoder(list[Usage], strict=False)
+_usage = msgspec.json.Decoder(Usage, strict=False)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
 _envelope = msgspec.json.Decoder(_Envelope)
 _anything = msgspec.json.Decoder()
@@ -205,21 +207,20 @@ def _not_utf8() -> Malformed:
 
 def _parse_array(text: bytes) -> Parsed:
     try:
-        records = _natives.decode(text)
+        usages = _usages.decode(text)
     except UnicodeDecodeError as error:
         raise _not_utf8() from error
     except (msgspec.DecodeError, RecursionError):
         return _one_by_one(_split_array(text))
-    if len(records) > MAX_RECORDS:
+    if len(usages) > MAX_RECORDS:
         raise _too_many()
-    usages: list[Usage] = []
-    for index, record in enumerate(records):
-        usage = usage_of(index, record)
-        if isinstance(usage, Rejected):
+    # A NUL can only come escaped or bare; where the whole body has none, no record has.
+    nul = b"\\u0000" in text or b"\0" in text
+    for usage in usages:
+        if check(usage, nul=nul) is not None:
             # Rare: then what was sent is wanted too, and the array is taken apart for it.
             return _one_by_one(_split_array(text))
-        usages.append(usage)
-    return Parsed(usages, [])
+    return Parsed(usages, range(len(usages)), [])
 
 
 def _too_many() -> TooLarge:
@@ -247,73 +248,62 @@ def _one_by_one(raws: list[bytes], *, single: bool = False) -> Parsed:
     if len(raws) > MAX_RECORDS:
         raise _too_many()
     usages: list[Usage] = []
+    indexes: list[int] = []
     rejected: list[Rejected] = []
     for index, raw in enumerate(raws):
         item = parse_one(index, raw)
-        if isinstance(item, Usage):
-            usages.append(item)
-        else:
+        if isinstance(item, Rejected):
             rejected.append(item)
-    return Parsed(usages, rejected, single)
+        else:
+            usages.append(item)
+            indexes.append(index)
+    return Parsed(usages, indexes, rejected, single)
 
 
 def parse_one(index: int, raw: bytes) -> Usage | Rejected:
     """One native record as usage, or the reason why not. Raises Malformed where it is no JSON."""
     try:
-        item = usage_of(index, _native.decode(raw))
+        usage = _usage.decode(raw)
     except UnicodeDecodeError as error:
         raise _not_utf8() from error
     except msgspec.ValidationError as error:
         return reject(index, raw, cause_of(raw), str(error))
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"record {index} is not JSON: {error}") from error
-    if isinstance(item, Rejected):
-        return reject(index, raw, item.cause, item.detail)
-    return item
+    problem = check(usage)
+    return usage if problem is None else reject(index, raw, *problem)
 
 
-def usage_of(index: int, record: NativeRecord) -> Usage | Rejected:
-    """The exclusive classes of a typed record, or why its counts and names cannot be."""
-    uncached = record.input_tokens - record.cached_input_tokens - record.cache_write_tokens
-    output = record.output_tokens - record.reasoning_tokens
-    problem = ""
-    if uncached < 0:
-        problem = "cached_input_tokens + cache_write_tokens exceed input_tokens, which holds both"
-    elif output < 0:
-        problem = "reasoning_tokens exceed output_tokens, which holds them"
-    elif "\0" in record.id or "\0" in record.subject or "\0" in record.model:
-        problem = "id, subject and model cannot contain a NUL character"
-    elif record.outcome and "\0" in record.outcome:
-        problem = "outcome cannot contain a NUL character"
-    attributes = None
-    if record.attributes is not None and not problem:
-        attributes, problem = _clean_attributes(bytes(record.attributes))
-    if problem:
-        return Rejected(index, record.id, "invalid_record", problem, b"")
-    if not EARLIEST <= record.occurred_at < LATEST:
-        detail = "occurred_at lies outside of every clock's window"
-        return Rejected(index, record.id, "out_of_window", detail, b"")
-    if not record.input_tokens and not record.output_tokens:
-        return Rejected(index, record.id, "no_usage", "all token counts are zero", b"")
-    return Usage(
-        index,
-        "",
-        record.id,
-        record.subject,
-        record.model,
-        record.occurred_at,
-        uncached,
-        record.cached_input_tokens,
-        record.cache_write_tokens,
-        output,
-        record.reasoning_tokens,
-        record.outcome or "",
-        attributes,
-    )
+def check(usage: Usage, *, nul: bool = True) -> tuple[str, str] | None:
+    """Why a typed record cannot be taken, as (cause, detail), or None. Cleans its attributes.
+
+    `nul` False: the caller knows that there is no NUL character.
+    """
+    if usage.cached_input_tokens + usage.cache_write_tokens > usage.input_tokens:
+        return (
+            "invalid_record",
+            "cached_input_tokens + cache_write_tokens exceed input_tokens, which holds both",
+        )
+    if usage.reasoning_tokens > usage.output_tokens:
+        return "invalid_record", "reasoning_tokens exceed output_tokens, which holds them"
+    if not EARLIEST <= usage.occurred_at < LATEST:
+        return "out_of_window", "occurred_at lies outside of every clock's window"
+    if not usage.input_tokens and not usage.output_tokens:
+        return "no_usage", "all token counts are zero"
+    if nul and any(
+        "\0" in text for text in (usage.id, usage.subject, usage.model, usage.outcome or "")
+    ):
+        return "invalid_record", "id, subject, model and outcome cannot hold a NUL character"
+    if usage.attributes is not None:
+        attributes, problem = _clean_attributes(bytes(usage.attributes))
+        if problem:
+            return "invalid_record", problem
+        usage.attributes = attributes
+    return None
 
 
-def _clean_attributes(raw: bytes) -> tuple[bytes | None, str]:
-    """(JSON that PostgreSQL takes or None, "") or (None, the problem)."""
+def _clean_attributes(raw: bytes) -> tuple[msgspec.Raw | None, str]:
+    """(JSON that PostgreSQL takes, or None; the problem, or "")."""
     if len(raw) > MAX_ATTRIBUTES_BYTES:
         return None, f"attributes are at most {MAX_ATTRIBUTES_BYTES} bytes of JSON"
     try:
@@ -327,7 +317,7 @@ def _clean_attributes(raw: bytes) -> tuple[bytes | None, str]:
     clean = msgspec.json.encode({k: v for k, v in value.items() if k not in PROMPT_KEYS})
     if b"\\u0000" in clean:
         return None, "attributes cannot contain a NUL character"
-    return clean, ""
+    return msgspec.Raw(clean), ""
 
 
 def cause_of(raw: bytes) -> str:
@@ -379,20 +369,6 @@ def _text(value: Any, length: int) -> str:
 
 
 def native_json(usage: Usage) -> bytes:
-    """A usage as the native record it stands for, to be charged again from the quarantine."""
-    record: dict[str, Any] = {
-        "id": usage.id,
-        "subject": usage.subject,
-        "model": usage.model,
-        "occurred_at": usage.occurred_at,
-        "input_tokens": usage.uncached_input + usage.cached_input + usage.cache_write,
-        "cached_input_tokens": usage.cached_input,
-        "cache_write_tokens": usage.cache_write,
-        "output_tokens": usage.output + usage.reasoning,
-        "reasoning_tokens": usage.reasoning,
-    }
-    if usage.outcome:
-        record["outcome"] = usage.outcome
-    if usage.attributes is not None:
-        record["attributes"] = msgspec.Raw(usage.attributes)
-    return msgspec.json.encode(record)
+    """The usage as a native record, to be charged again from the quarantine."""
+    record = {field: getattr(usage, field) for field in Usage.__struct_fields__}
+    return msgspec.json.encode({k: v for k, v in record.items() if v is not None})

@@ -91,7 +91,8 @@ class Posted:
 class Poster:
     """Posts to one platform with one gateway key; `posted` grows over all calls of `post`.
 
-    To be used in a `with` block, which closes its connections. `progress` is called with the number of records after each answer, by the posting threads.
+    To be used in a `with` block, which closes its connections. `progress` is called by the
+    posting threads after each answer, with its number of records.
     """
 
     def __init__(

@@ -9,19 +9,16 @@ from __future__ import annotations
 import datetime as dt
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
 from metering.context import Standing
 from metering.parsing import Usage
-from metering.weighing import Weight
 from subscriptions import partitions
 from subscriptions.pgarrays import Cursor, Int8s, Texts
-
-T = TypeVar("T")
 
 # A resend with another time counts as the same record up to so many days away.
 NEIGHBOUR_DAYS = 3
@@ -45,16 +42,10 @@ class PartitionGone(Exception):
     """Retention dropped a day that this process knew."""
 
 
-class Line(NamedTuple):
-    """A record that may be charged: its key first, so that lines sort into lock order."""
-
-    subscriber_id: int
-    source: str
-    record_id: str
-    usage: Usage
-    standing: Standing
-    weight: Weight
-    units: int
+# A record that may be charged: (subscriber, source, id, occurred_at, units, place in the request's
+# usage, usage, standing, weight id). Its key comes first, so that lines sort into lock order. A
+# plain tuple: there are thousands a second.
+Line = tuple[int, str, str, dt.datetime, int, int, Usage, Standing, int]
 
 
 _COLUMNS = (
@@ -73,11 +64,26 @@ _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # PostgreSQL's
 def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
     """The lines as a binary COPY of COPY_SQL's columns."""
     pack = _FIXED.pack
-    tails: dict[tuple[str, str, str], bytes] = {}
+    tails: dict[tuple[str, str, str | None], bytes] = {}
     parts = [_HEADER]
-    for subscriber_id, source, record_id, usage, standing, weight, units in lines:
-        since = usage.occurred_at - _EPOCH
+    for (
+        subscriber_id,
+        source,
+        record_id,
+        occurred_at,
+        units,
+        _,
+        usage,
+        standing,
+        weight_id,
+    ) in lines:
+        since = occurred_at - _EPOCH
         name = record_id.encode()
+        cached, written, reasoning = (
+            usage.cached_input_tokens,
+            usage.cache_write_tokens,
+            usage.reasoning_tokens,
+        )
         parts.append(
             pack(
                 17,
@@ -86,13 +92,13 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
                 8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,
                 8, batch_id,
                 8, standing.binding_id,
-                8, weight.id,
+                8, weight_id,
                 8, units,
-                4, usage.uncached_input,
-                4, usage.cached_input,
-                4, usage.cache_write,
-                4, usage.output,
-                4, usage.reasoning,
+                4, usage.input_tokens - cached - written,
+                4, cached,
+                4, written,
+                4, usage.output_tokens - reasoning,
+                4, reasoning,
                 len(name),
             )
         )  # fmt: skip
@@ -100,15 +106,15 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
         shared = (usage.model, source, usage.outcome)
         tail = tails.get(shared)
         if tail is None:
-            texts = (usage.model.encode(), source.encode(), usage.outcome.encode())
+            texts = (usage.model.encode(), source.encode(), (usage.outcome or "").encode())
             tail = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
             tails[shared] = tail
         parts.append(tail)
         if usage.attributes is None:
             parts.append(_NULL)
         else:  # jsonb, version 1
-            parts.append((len(usage.attributes) + 1).to_bytes(4, "big") + b"\1")
-            parts.append(usage.attributes)
+            attributes = bytes(usage.attributes)
+            parts.append((len(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes)
     parts.append(_TRAILER)
     return b"".join(parts)
 
@@ -148,7 +154,10 @@ def find(
     """Of (subscriber, usage) pairs, by index: the content stored under the same id near its day."""
     found: dict[int, tuple[Any, ...]] = {}
     near = dt.timedelta(days=NEIGHBOUR_DAYS)
-    for day, members in _by_day(keys, lambda key: key[1].occurred_at).items():
+    days: dict[dt.date, list[int]] = defaultdict(list)
+    for nr, (_, usage) in enumerate(keys):
+        days[partitions.day_of(usage.occurred_at)].append(nr)
+    for day, members in days.items():
         midnight = dt.datetime.combine(day, dt.time(), dt.UTC)
         cursor.execute(
             _FIND_SQL,
@@ -169,28 +178,20 @@ def find(
 
 def content_of(usage: Usage) -> tuple[Any, ...]:
     """What makes two records with one id the same: not time, outcome or attributes."""
-    return (
-        usage.subject,
-        usage.model,
-        usage.uncached_input,
-        usage.cached_input,
-        usage.cache_write,
-        usage.output,
-        usage.reasoning,
-    )
+    return usage.subject, usage.model, *usage.classes()
 
 
-# The keys of one day against the partitions around it; an empty partition costs nothing.
+# The keys of one day and source against the partitions around it; an empty one costs nothing.
 _KEYS_SQL = """
 WITH g AS MATERIALIZED (
-    SELECT * FROM unnest(%b::bigint[], %b::text[], %b::text[])
-        AS g (subscriber_id, source, record_id)
-), gateway AS (SELECT %b::bigint AS id)
+    SELECT * FROM unnest(%b::bigint[], %b::text[]) AS g (subscriber_id, record_id)
+), sender AS (SELECT %b::bigint AS gateway_id, %b::text AS source)
 """
 _NEIGHBOUR_SQL = """
-SELECT FROM gateway, g JOIN {table} r
-  ON r.subscriber_id = g.subscriber_id AND r.source = g.source AND r.record_id = g.record_id
-WHERE r.gateway_id = gateway.id AND (SELECT EXISTS (SELECT FROM {table}))
+SELECT FROM sender, g JOIN {table} r
+  ON r.subscriber_id = g.subscriber_id AND r.record_id = g.record_id
+WHERE r.gateway_id = sender.gateway_id AND r.source = sender.source
+  AND (SELECT EXISTS (SELECT FROM {table}))
 """
 
 
@@ -200,20 +201,19 @@ def refuse_neighbours(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int)
     To be called with the subscribers' locks held: of two charges that carry one id with other
     times, the later then sees the earlier's record. Raises PartitionGone.
     """
-    for day, members in _by_day(lines, _occurred_at).items():
+    for (day, source), near in _by_day_and_source(lines).items():
         tables = partitions.around(RECORDS, day, NEIGHBOUR_DAYS)
         if not tables:
             continue
         looks = " UNION ALL ".join(_NEIGHBOUR_SQL.format(table=table) for table in tables)
-        near = lines if len(members) == len(lines) else [lines[nr] for nr in members]
         try:
             cursor.execute(
                 f"{_KEYS_SQL} {looks} LIMIT 1",
                 [
-                    Int8s([line.subscriber_id for line in near]),
-                    Texts([line.source for line in near]),
-                    Texts([line.record_id for line in near]),
+                    Int8s([line[0] for line in near]),
+                    Texts([line[2] for line in near]),
                     Int8(gateway_id),
+                    source,
                 ],
                 prepare=True,
             )
@@ -224,22 +224,21 @@ def refuse_neighbours(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int)
             raise SeenBefore
 
 
+def _by_day_and_source(lines: Sequence[Line]) -> dict[tuple[dt.date, str], Sequence[Line]]:
+    """Nearly always one group: a batch is of one sender and one day."""
+    days, sources = days_of(lines), {line[1] for line in lines}
+    if len(days) == len(sources) == 1:
+        return {(days.pop(), sources.pop()): lines}
+    groups: dict[tuple[dt.date, str], list[Line]] = defaultdict(list)
+    for line in lines:
+        groups[partitions.day_of(line[3]), line[1]].append(line)
+    return dict(groups)
+
+
 def days_of(lines: Sequence[Line]) -> set[dt.date]:
     """The UTC days whose partitions hold these lines."""
-    return set(_by_day(lines, _occurred_at))
-
-
-def _occurred_at(line: Line) -> dt.datetime:
-    return line.usage.occurred_at
-
-
-def _by_day(items: Sequence[T], when: Callable[[T], dt.datetime]) -> dict[dt.date, Sequence[int]]:
-    """Indexes by UTC day; nearly always all of them on one."""
-    times = [when(item) for item in items]
-    first, last = (partitions.day_of(end) for end in (min(times), max(times)))
+    times = [line[3] for line in lines]
+    first, last = partitions.day_of(min(times)), partitions.day_of(max(times))
     if first == last:
-        return {first: range(len(times))}
-    days: dict[dt.date, list[int]] = defaultdict(list)
-    for nr, time in enumerate(times):
-        days[partitions.day_of(time)].append(nr)
-    return dict(days)
+        return {first}
+    return {partitions.day_of(time) for time in times}

@@ -11,7 +11,7 @@ from metering import quarantine
 from metering.context import Caller
 from metering.ingest import KeyRevoked, ingest
 from metering.models import QuarantinedRecord
-from metering.parsing import Malformed, Rejected, parse_one
+from metering.parsing import Malformed, Rejected, SourcedUsage, Usage, parse_one
 from subscriptions.models import ApiKey
 
 
@@ -43,7 +43,7 @@ def retry(row: QuarantinedRecord, *, wall: dt.datetime, at: dt.datetime) -> Outc
     try:
         done = ingest(
             caller,
-            [msgspec.structs.replace(item, source=row.source)],
+            [_sourced(item, row.source)],
             at=wall,
             received_at=row.received_at,
         )
@@ -57,6 +57,10 @@ def retry(row: QuarantinedRecord, *, wall: dt.datetime, at: dt.datetime) -> Outc
     )
     quarantine.resolve(row, resolution, at=at)
     return Outcome(resolution, units=done.units if charged else None)
+
+
+def _sourced(usage: Usage, source: str) -> Usage:
+    return SourcedUsage(**msgspec.structs.asdict(usage), source=source) if source else usage
 
 
 def _caller(row: QuarantinedRecord) -> Caller | None:

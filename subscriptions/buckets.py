@@ -12,8 +12,8 @@ import datetime as dt
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from django.db import connection
 from psycopg.types.numeric import Int8
@@ -354,23 +354,40 @@ class Pick(NamedTuple):
     until: dt.datetime
 
 
+# One record's part in a demand begins with (subscriber, source, id, occurred_at, units); what
+# the caller has behind that is nobody's business here.
+Use = tuple[Any, ...]
+
+
 @dataclass(slots=True)
 class Demand:
-    """Usage of one subscriber in one period; `uses` are (occurred_at, source, id, units).
+    """Usage of one subscriber in one period; `units` is the sum of its `uses`.
 
     `pick` is the bucket to draw if one is known; `draw` fills it in where it finds one.
     """
 
     subscriber_id: int
     period: Period
-    suspended: bool = False
-    pick: Pick | None = None
-    units: int = 0
-    uses: list[tuple[dt.datetime, str, str, int]] = field(default_factory=list)
+    suspended: bool
+    pick: Pick | None
+    units: int
+    uses: Sequence[Use]
+
+    def span(self) -> tuple[dt.datetime, dt.datetime]:
+        """The first and the last instant of the usage."""
+        times = [use[3] for use in self.uses]
+        return min(times), max(times)
 
     def in_order(self) -> list[tuple[dt.datetime, int]]:
         """(occurred_at, units) in the order in which usage consumes buckets."""
-        return [(use[0], use[3]) for use in sorted(self.uses)]
+        ordered = sorted(self.uses, key=lambda use: (use[3], use[1], use[2]))
+        return [(use[3], use[4]) for use in ordered]
+
+
+def span_of(demands: Iterable[Demand]) -> tuple[dt.datetime, dt.datetime]:
+    """The first and the last instant of all their usage."""
+    spans = [demand.span() for demand in demands]
+    return min(span[0] for span in spans), max(span[1] for span in spans)
 
 
 class Raced(Exception):
@@ -629,8 +646,7 @@ def _pick(
             open_ones.append(demand)
     if not open_ones:
         return
-    first = min(min(d.uses)[0] for d in open_ones)
-    last = max(max(d.uses)[0] for d in open_ones)
+    first, last = span_of(open_ones)
     # A bucket past its grace cannot pay; the window way knows the exceptions.
     alive = max(first, at - grace)
     cursor.execute(
@@ -718,8 +734,7 @@ def _span(
     demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
 ) -> tuple[dt.datetime, dt.datetime]:
     """Buckets that end after the first and begin by the second might pay for these demands."""
-    first = min(min(d.uses)[0] for d in demands)
-    last = max(max(d.uses)[0] for d in demands)
+    first, last = span_of(demands)
     return min(first, at - grace), max(last, at)
 
 

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import threading
+from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
+from typing import Any
 
+import hypothesis.extra.django
 import pytest
 from django.db import connection
+from django.db.models import F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from subscriptions import balances, buckets, lifecycle
 from subscriptions.errors import Invalid, NotFound
@@ -74,7 +83,11 @@ def left(bucket: Bucket) -> int:
 
 def use(bucket: Bucket, units: int) -> None:
     """What a charge does to a bucket, without a record."""
-    Bucket.objects.filter(subscriber_id=bucket.subscriber_id, id=bucket.id).update(used=units)
+    if not units:
+        return
+    Bucket.objects.filter(subscriber_id=bucket.subscriber_id, id=bucket.id).update(
+        used=F("used") + units
+    )
     BucketEntry.objects.create(
         subscriber_id=bucket.subscriber_id,
         batch_id=buckets.next_batch_id(),
@@ -492,3 +505,130 @@ def test_an_opened_queue_uses_its_index(operator: Operator) -> None:
 
     assert "subscription_opening_queue" in plan
     assert "Sort" not in plan
+
+
+# Under load, and in any order --------------------------------------------------------------------
+
+
+@pytest.mark.django_db(transaction=True)
+def test_jobs_at_once_open_each_period_once() -> None:
+    operator = make_operator()
+    plan = make_plan(operator, rollover="one_cycle", on_exhaustion="meter", price_per_million="1")
+    subscribers = [make_subscriber(operator, f"s-{n}") for n in range(40)]
+    for subscriber in subscribers:
+        subscribe(subscriber, plan)
+    at = local(2026, 9, 2)
+    barrier = threading.Barrier(6)
+
+    def job(number: int) -> None:
+        barrier.wait()
+        if number % 2:
+            while lifecycle.open_due(operator.pk, at=at, limit=7):
+                pass
+        else:
+            ids = [s.pk for s in (subscribers if number else subscribers[::-1])]
+            lifecycle.ensure_open(ids, at=at, until=at)
+        connection.close()
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(job, number) for number in range(6)]:
+            done.result()
+
+    assert SubscriptionPeriod.objects.count() == 40 * 4
+    kinds = Counter(Bucket.objects.values_list("kind", flat=True))
+    assert kinds == {"allowance": 160, "overage": 160, "rollover": 120}
+    assert_journal_agrees(subscribers[0])
+
+
+def test_a_job_that_breaks_off_is_done_again_whole(
+    operator: Operator, subscriber: Subscriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subscription = subscribe(subscriber, make_plan(operator, rollover="one_cycle"))
+    at = local(2026, 7, 1)
+
+    def crash(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(buckets, "roll_over", crash)
+        with pytest.raises(KeyboardInterrupt):
+            lifecycle.open_due(operator.pk, at=at)
+    assert len(periods_of(subscription)) == 1
+
+    run_due(operator, at)
+    assert len(periods_of(subscription)) == 2
+    assert [b.kind for b in live(subscriber, at, "rollover")] == ["rollover"]
+    assert_journal_agrees(subscriber)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("wait"), st.integers(0, 40 * 24)),
+        st.tuples(st.just("eve"), st.integers(0, 13)),
+        st.tuples(st.just("plan"), st.sampled_from(["month", "day", "rolling"])),
+        st.tuples(st.just("cancel"), st.booleans()),
+        st.tuples(st.just("use"), st.integers(1, MILLION)),
+    ),
+    max_size=12,
+)
+
+
+class LifeTests(hypothesis.extra.django.TestCase):
+    """Whatever is done to a subscription and whenever, its periods and buckets fit together."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        start=st.integers(0, 60 * 24).map(lambda hours: NOW + dt.timedelta(hours=hours)),
+        steps=STEPS,
+    )
+    def test_periods_have_no_gap_and_one_allowance_each(
+        self, start: dt.datetime, steps: list[tuple[str, Any]]
+    ) -> None:
+        operator = make_operator()
+        subscriber = make_subscriber(operator)
+        plans = [
+            make_plan(operator, "month", allowance=2 * MILLION),
+            make_plan(operator, "day", allowance=3 * MILLION, cycle="subscription_day"),
+            make_plan(operator, "rolling", allowance=5 * MILLION, rollover="one_cycle"),
+        ]
+        subscription = subscribe(subscriber, plans[2], starts_at=start)
+        at = NOW
+        for what, value in steps:
+            if what == "wait":
+                at += dt.timedelta(hours=value)
+                run_due(operator, at)
+            elif what == "eve":  # some hours before a period that is not opened yet
+                at = max(at, reload(subscription).opened_until - dt.timedelta(hours=value))
+                run_due(operator, at)
+            elif what == "use":
+                for bucket in live(subscriber, at, "allowance")[-1:]:
+                    use(bucket, min(value, left(bucket)))
+            else:
+                named = {"plan_code": value} if what == "plan" else {"cancel_at_period_end": value}
+                with contextlib.suppress(lifecycle.SubscriptionEnded):
+                    lifecycle.change(subscriber.pk, subscription.id, at=at, **named)
+
+        held = reload(subscription)
+        periods = SubscriptionPeriod.objects.filter(subscription_id=held.id).order_by("starts_at")
+        edges = [held.starts_at, *(p.ends_at for p in periods)]
+        assert [p.starts_at for p in periods] == edges[:-1]
+        assert held.opened_until == edges[-1]
+        if held.ends_at is None:
+            assert held.opened_until >= min(at + lifecycle.LEAD, start)
+        else:
+            assert held.ends_at >= held.opened_until or not periods
+        for period in periods:
+            allowances = live(subscriber, period.starts_at)
+            whole = [b for b in allowances if not withdrawn(b)]
+            assert [b.granted for b in whole] == [period.plan.allowance]
+            assert (whole[0].valid_from, whole[0].valid_until) == (period.starts_at, period.ends_at)
+            assert (period.turned_at is not None) or period.starts_at > at
+        assert_journal_agrees(subscriber)
+
+
+def withdrawn(bucket: Bucket) -> bool:
+    return BucketEntry.objects.filter(
+        subscriber_id=bucket.subscriber_id,
+        bucket_id=bucket.id,
+        kind=BucketEntry.Kind.WITHDRAWAL,
+    ).exists()

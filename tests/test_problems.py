@@ -223,6 +223,7 @@ def test_an_external_id_that_fits_no_address_is_refused(api: APIClient, external
 @pytest.mark.parametrize(
     "query",
     [
+        "cursor=",
         "cursor=%00",
         "cursor=x",
         "cursor=WyIAIl0=",  # ["\0"]
@@ -231,6 +232,7 @@ def test_an_external_id_that_fits_no_address_is_refused(api: APIClient, external
         "cursor=WzFd",  # [1]
         "cursor=e30=",  # {}
         "cursor=W10=",  # []
+        "limit=",
         "limit=0",
         "limit=1001",
         "limit=-1",

@@ -64,10 +64,6 @@ class Carrier:
         return self.send(usages)
 
     def send(self, usages: list[Usage]) -> Ingested:
-        usages = [
-            Usage(nr, *(getattr(u, name) for name in Usage.__struct_fields__[1:]))
-            for nr, u in enumerate(usages)
-        ]
         return ingest(self.caller, usages, at=self.now)
 
     @property
@@ -89,11 +85,17 @@ def a_usage(
     model: str = "deepseek/chat",
 ) -> Usage:
     cached, write, output, reasoning = (tokens // n for n in (4, 8, 4, 8))
-    fresh = tokens - cached - write - output - reasoning
     return Usage(
-        0, "", record_id, f"user-{external_id}", model, occurred_at,
-        fresh, cached, write, output, reasoning,
-    )  # fmt: skip
+        id=record_id,
+        subject=f"user-{external_id}",
+        model=model,
+        occurred_at=occurred_at,
+        input_tokens=tokens - output - reasoning,
+        cached_input_tokens=cached,
+        cache_write_tokens=write,
+        output_tokens=output + reasoning,
+        reasoning_tokens=reasoning,
+    )
 
 
 def live() -> None:

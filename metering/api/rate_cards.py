@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 from django.db import connection
@@ -15,7 +14,7 @@ from rest_framework.response import Response
 
 from subscriptions import catalog, clock
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Code, Count, Instant, Ratio, Text
+from subscriptions.api.fields import Code, Count, Instant, Text, UnitsPerToken
 from subscriptions.api.offerings import read_code
 from subscriptions.api.schema import CODE, refusals
 from subscriptions.models import RateCard
@@ -23,19 +22,15 @@ from subscriptions.models import RateCard
 MAX_WEIGHTS = 5000
 
 
-def _weight() -> Ratio:
-    return Ratio(max_digits=6, decimal_places=3, min_value=Decimal(0), max_value=Decimal(100))
-
-
 class WeightBody(serializers.Serializer[Any]):
     """Units per token of each class, for the models that the pattern matches."""
 
     model = Text(max_length=256, help_text="only `*` is special; the longest match wins")
-    input = _weight()
-    cached_input = _weight()
-    cache_write = _weight()
-    output = _weight()
-    reasoning = _weight()
+    input = UnitsPerToken()
+    cached_input = UnitsPerToken()
+    cache_write = UnitsPerToken()
+    output = UnitsPerToken()
+    reasoning = UnitsPerToken()
 
 
 class RateCardBody(serializers.Serializer[Any]):

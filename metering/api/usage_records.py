@@ -73,11 +73,7 @@ def body_of(request: HttpRequest) -> bytes:
 
 def _charge_together(caller: Caller, usages: Sequence[Usage]) -> list[Ingested]:
     """Charge single records of one gateway as one batch; one answer each."""
-    numbered = [
-        msgspec.structs.replace(usage, index=index) if usage.index != index else usage
-        for index, usage in enumerate(usages)
-    ]
-    together = ingest(caller, numbered, at=clock.wall())
+    together = ingest(caller, usages, at=clock.wall())
     answers = [Ingested(together.batch_id) for _ in usages]
     for index, units in together.charged:
         answers[index].charged.append((0, units))
@@ -95,7 +91,7 @@ def charge(caller: Caller, parsed: Parsed) -> Ingested:
     """Charge what a request holds; single records of one moment share a transaction."""
     if len(parsed.usages) == 1 and not parsed.rejected:
         return _singles.submit(caller, parsed.usages[0])
-    return ingest(caller, parsed.usages, parsed.rejected, at=clock.wall())
+    return ingest(caller, parsed.usages, parsed.rejected, at=clock.wall(), indexes=parsed.indexes)
 
 
 def answer(ingested: Ingested) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from djmoney.money import Money
 from drf_spectacular.utils import extend_schema_field
+from moneyed import CurrencyDoesNotExist, get_currency
 from rest_framework import serializers
 
 from subscriptions import periods
@@ -23,6 +24,7 @@ MAX_AMOUNT_DIGITS = 14  # before the point; two follow
 _CODE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 # A path segment that survives clients, proxies and URL parsers: no slash, no control character.
 _EXTERNAL_ID = re.compile(r"[^/\x00-\x1f\x7f-\x9f]{1,128}")
+_DIGITS = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 _RESERVED = {".", "..", "batch"}
 
 
@@ -71,7 +73,13 @@ class Code(Text):
         return text
 
 
-@extend_schema_field({"type": "string", "minLength": 1, "maxLength": 128})
+EXTERNAL_ID_SCHEMA = {
+    "type": "string",
+    "pattern": r"^[^/\u0000-\u001f\u007f-\u009f]{1,128}$",
+}
+
+
+@extend_schema_field(EXTERNAL_ID_SCHEMA)
 class ExternalId(Text):
     """The operator's own id of a subscriber; it has to fit into an address."""
 
@@ -86,17 +94,33 @@ class ExternalId(Text):
         return text
 
 
+def _decimal_schema(pattern: str, most: int, example: str) -> dict[str, Any]:
+    """A decimal string of this pattern, or an integer up to `most`."""
+    return {
+        "anyOf": [
+            {"type": "string", "pattern": pattern},
+            {"type": "integer", "minimum": 0, "maximum": most},
+        ],
+        "examples": [example],
+    }
+
+
 class _Decimal(serializers.DecimalField):
-    """A decimal string; a JSON number will do where its digits are exact."""
+    """Plain decimal digits, or a JSON integer; other JSON numbers have no exact digits."""
+
+    def validate_empty_values(self, data: Any) -> tuple[bool, Any]:
+        return serializers.Field.validate_empty_values(self, data)  # "" is not null
 
     def to_internal_value(self, data: Any) -> Decimal:
-        if isinstance(data, bool) or not isinstance(data, str | int | float):
+        if isinstance(data, bool) or not isinstance(data, str | int):
+            self.fail("invalid")
+        if isinstance(data, str) and not _DIGITS.fullmatch(data):
             self.fail("invalid")
         return super().to_internal_value(data)
 
 
 @extend_schema_field(
-    {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,3})?$", "examples": ["10000000.000"]}
+    _decimal_schema(r"^[0-9]{1,19}(\.[0-9]{1,3})?$", MAX_UNITS // THOUSANDTHS, "10000000.000")
 )
 class Units(serializers.Field[int, Any, str, int]):
     """Units on the wire, thousandths of them inside."""
@@ -117,25 +141,21 @@ class Units(serializers.Field[int, Any, str, int]):
         return to_wire(value)
 
 
-MONEY_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {
-        "amount": {
-            "type": "string",
-            "pattern": r"^[0-9]{1,14}(\.[0-9]{1,2})?$",
-            "examples": ["9.90"],
-        },
-        "currency": {"type": "string", "pattern": "^[A-Z]{3}$", "examples": ["CNY"]},
-    },
-    "required": ["amount", "currency"],
-}
+_AMOUNT_SCHEMA = _decimal_schema(r"^[0-9]{1,14}(\.[0-9]{1,2})?$", 10**MAX_AMOUNT_DIGITS - 1, "9.90")
 
 
 @extend_schema_field(
     {
-        "oneOf": [
-            MONEY_SCHEMA,
-            {"type": "string", "pattern": r"^[0-9]{1,14}(\.[0-9]{1,2})?$"},
+        "anyOf": [
+            {
+                "type": "object",
+                "properties": {
+                    "amount": _AMOUNT_SCHEMA,
+                    "currency": {"type": "string", "pattern": "^[A-Z]{3}$", "examples": ["CNY"]},
+                },
+                "required": ["amount"],
+            },
+            *_AMOUNT_SCHEMA["anyOf"],
         ],
         "description": "Tax included; a plain string is in the operator's currency.",
     }
@@ -159,9 +179,13 @@ class Price(serializers.Field[Money, Any, dict[str, str], Money]):
             if "amount" not in data:
                 self.fail("shape")
             amount, currency = data["amount"], data.get("currency", operator.currency)
-        elif not isinstance(data, str | int | float):
+        elif not isinstance(data, str | int):
             self.fail("shape")
-        if not isinstance(currency, str) or not re.fullmatch("[A-Z]{3}", currency):
+        try:
+            known = isinstance(currency, str) and get_currency(currency).code == currency
+        except CurrencyDoesNotExist:
+            known = False
+        if not known:
             self.fail("currency")
         return Money(self._amount.run_validation(amount), currency)
 
@@ -174,11 +198,49 @@ def money_to_wire(money: Money) -> dict[str, str]:
     return {"amount": f"{money.amount:.2f}", "currency": money.currency.code}
 
 
-class Ratio(_Decimal):
+class _Plain(_Decimal):
     """A decimal string without the zeros that its column keeps: `"0.06"`, at least two places."""
 
     def to_representation(self, value: Decimal) -> str:
         return plain(value)
+
+
+@extend_schema_field(
+    _decimal_schema(r"^0(\.[0-9]{1,4})?$", 0, "0.06"),
+)
+class TaxRate(_Plain):
+    """A share of the net price, below 1."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            max_digits=5,
+            decimal_places=4,
+            min_value=Decimal(0),
+            max_value=Decimal("0.9999"),
+            **kwargs,
+        )
+
+
+@extend_schema_field(_decimal_schema(r"^[0-9]{1,8}(\.[0-9]{1,6})?$", 10**8 - 1, "1.20"))
+class PerMillion(_Plain):
+    """Money per million units, in the currency of the price beside it."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(max_digits=14, decimal_places=6, min_value=Decimal(0), **kwargs)
+
+
+@extend_schema_field(_decimal_schema(r"^(100(\.0{1,3})?|[0-9]{1,2}(\.[0-9]{1,3})?)$", 100, "0.1"))
+class UnitsPerToken(_Plain):
+    """A weight, 0 to 100."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            max_digits=6,
+            decimal_places=3,
+            min_value=Decimal(0),
+            max_value=Decimal(100),
+            **kwargs,
+        )
 
 
 def plain(value: Decimal) -> str:

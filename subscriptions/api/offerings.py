@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from subscriptions import catalog, clock
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Code, Count, Instant, Price, Ratio, Text, Units
+from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, TaxRate, Text, Units
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
 from subscriptions.models import Booster, Plan
 
@@ -43,28 +43,16 @@ class BlockBody(serializers.Serializer[Any]):
 class OverageBody(serializers.Serializer[Any]):
     """What usage beyond the allowance costs, and how much of it there may be."""
 
-    price_per_million = Ratio(
-        max_digits=14, decimal_places=6, min_value=Decimal(0), required=False, allow_null=True
-    )
+    price_per_million = PerMillion(required=False, allow_null=True)
     block = BlockBody(required=False, allow_null=True)
     cap = Price(required=False, allow_null=True)
     cap_units = Units(required=False, allow_null=True)
 
 
-def _tax_rate(**kwargs: Any) -> Ratio:
-    return Ratio(
-        max_digits=5,
-        decimal_places=4,
-        min_value=Decimal(0),
-        max_value=Decimal("0.9999"),
-        **kwargs,
-    )
-
-
 class ComponentBody(serializers.Serializer[Any]):
     name = Text(max_length=200)
     price = Price()
-    tax_rate = _tax_rate()
+    tax_rate = TaxRate()
 
 
 class PlanBody(serializers.Serializer[Any]):
@@ -82,7 +70,7 @@ class PlanBody(serializers.Serializer[Any]):
     rollover = _choice(Plan.Rollover.values)
     on_exhaustion = _choice(Plan.OnExhaustion.values)
     overage = OverageBody(required=False, allow_null=True)
-    tax_rate = _tax_rate(default=Decimal("0.06"))
+    tax_rate = TaxRate(default=Decimal("0.06"))
     components = serializers.ListField(
         child=ComponentBody(), required=False, allow_null=True, max_length=20
     )

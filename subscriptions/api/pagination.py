@@ -39,8 +39,8 @@ class BadCursor(BadQuery):
 
 def limit_of(request: Request) -> int:
     """`?limit=`, 1 to 1000, 100 where it is not given. Raises BadQuery."""
-    given = request.query_params.get("limit", "")
-    if not given:
+    given = request.query_params.get("limit")
+    if given is None:
         return DEFAULT_LIMIT
     if not (given.isascii() and given.isdigit() and len(given) < 9) or not (
         1 <= int(given) <= MAX_LIMIT
@@ -54,8 +54,8 @@ def cursor_of(request: Request, *types: type) -> list[Any] | None:
 
     Raises BadCursor for what we never gave out.
     """
-    given = request.query_params.get("cursor", "")
-    if not given:
+    given = request.query_params.get("cursor")
+    if given is None:
         return None
     try:
         values = json.loads(base64.urlsafe_b64decode(given.encode("ascii")))

@@ -9,6 +9,7 @@ from drf_spectacular.openapi import AutoSchema
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse
 from rest_framework import serializers
 
+from subscriptions.api.fields import EXTERNAL_ID_SCHEMA
 from subscriptions.api.problems import CONTENT_TYPE
 
 
@@ -63,7 +64,7 @@ CODE = OpenApiParameter(
 )
 EXTERNAL_ID = OpenApiParameter(
     "external_id",
-    {"type": "string", "minLength": 1, "maxLength": 128},
+    EXTERNAL_ID_SCHEMA,
     OpenApiParameter.PATH,
     description="The subscriber's id in the operator's CRM.",
 )
