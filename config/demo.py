@@ -55,8 +55,8 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
         with Platform(data, port=port) as platform:
             call_command("seed", verbosity=0)
             console.print("Preparing the operator and what it sells")
-            stage = Traced(platform.url, trace) if trace else Generated(platform.url)
-            status = 0 if _show(console, stage) else 1
+            with Traced(platform.url, trace) if trace else Generated(platform.url) as stage:
+                status = 0 if show(console, stage) else 1
             if stay:
                 console.print("Ctrl-C stops.")
                 platform.wait()
@@ -70,7 +70,7 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
     return status
 
 
-def _show(console: Console, stage: Stage) -> bool:
+def show(console: Console, stage: Stage) -> bool:
     """Sell, replay, read back, and print it all; answers whether it adds up."""
     with _bar(console, "Selling plans", len(stage.plans)) as advance:
         stage.sell(advance)

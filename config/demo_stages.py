@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 
@@ -77,6 +77,9 @@ class Api:
             raise DemoError(f"{method} {path}: {response.status_code} {posting.said(response)}")
         return response.json()
 
+    def close(self) -> None:
+        self._http.close()
+
     def items(self, path: str) -> Iterator[Any]:
         """All items of a list, over its pages."""
         while path:
@@ -99,7 +102,7 @@ class Stage(ABC):
     """An operator with its plans on sale, and usage to come.
 
     `plans` and `subjects` say what each subscriber, by external id, is to hold and what gateways
-    call it. `control` grows while the usage is posted.
+    call it. `control` grows while the usage is posted. To be used in a `with` block.
     """
 
     title: str
@@ -112,6 +115,12 @@ class Stage(ABC):
     subjects: dict[str, str]
     plans: dict[str, str]
     control: ControlTotals
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.api.close()
 
     @abstractmethod
     def sell(self, advance: Advance) -> None:
@@ -148,10 +157,9 @@ class Stage(ABC):
 class Generated(Stage):
     """Usage of the last hours, for new subscribers of the operator that was seeded first."""
 
-    title = f"{RECORDS:,} generated records"
-    records = RECORDS
-
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, records: int = RECORDS, subscribers: int = SUBSCRIBERS) -> None:
+        self.records = records
+        self.title = f"{records:,} generated records"
         self.run = secrets.token_hex(4)  # this demo's own subscribers, subjects and record ids
         self.until = clock.wall()
         self.since = self.until - SPAN
@@ -160,7 +168,7 @@ class Generated(Stage):
         self.api = Api(url, _issue(self.operator.code, ApiKey.Role.OPERATOR))
         self.gateway_key = _issue(self.operator.code, ApiKey.Role.GATEWAY)
         self.subjects = {
-            f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(SUBSCRIBERS)
+            f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(subscribers)
         }
         # The generator's first subjects are its busiest; the others use a million tokens or so.
         self.plans = _deal(list(self.subjects), _offer(self.api, allowance=1_000_000))
@@ -180,7 +188,7 @@ class Generated(Stage):
 
     def replay(self, poster: Poster) -> None:
         workload = Workload(
-            records=RECORDS,
+            records=self.records,
             subjects=list(self.subjects.values()),
             models=MODELS,
             since=self.since,

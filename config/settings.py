@@ -111,6 +111,14 @@ SPECTACULAR_SETTINGS = {
     "SERVE_PERMISSIONS": [],
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "SCHEMA_PATH_PREFIX": "/api/v1",
+    # What only answers hold is not asked for in requests, and text may not be empty.
+    "COMPONENT_SPLIT_REQUEST": True,
+    "ENFORCE_NON_BLANK_FIELDS": True,
+    "ENUM_NAME_OVERRIDES": {
+        "SubscriberKindEnum": "subscriptions.models.Subscriber.Kind",
+        "BucketKindEnum": "subscriptions.models.Bucket.Kind",
+    },
 }
 
 CURRENCIES = ("CNY", "USD", "HKD", "EUR")

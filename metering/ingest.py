@@ -194,7 +194,7 @@ class _Attempt:
         self.done = Ingested()
         self.refused = [(refusal, refusal.payload) for refusal in request.rejected]
         self.demands: list[Demand] = []
-        self.low: frozenset[int] = frozenset()
+        self.drawn = buckets.Drawn([], frozenset())
 
     def charge(self) -> Ingested:
         done, gateway_id = self.done, self.caller.gateway_id
@@ -205,6 +205,7 @@ class _Attempt:
         if self.look_first:
             lines = self._unseen(lines)
         if lines:
+            self.demands = _demands(lines)
             self._require_ready(lines)
             records.store(cursor, lines, gateway_id=gateway_id, batch_id=terms.batch_id)
         if self.refused:
@@ -212,15 +213,14 @@ class _Attempt:
                 self.caller.operator_id, gateway_id, self.refused, at=terms.at
             )
         if lines:
-            self.demands = _demands(lines)
-            self.low = buckets.draw(
+            self.drawn = buckets.draw(
                 cursor,
                 self.demands,
                 batch_id=terms.batch_id,
                 at=terms.at,
                 grace=terms.grace,
                 locks_first=self.locks_first,
-            ).low
+            )
             records.refuse_neighbours(cursor, lines, gateway_id=gateway_id)
             self._close(lines)
         indexes = self.request.indexes
@@ -367,26 +367,30 @@ class _Attempt:
 
             raise _NotReady(make_partitions)
         # A standing is remembered of a period that was current: not so once the clock passed it.
-        behind = {
-            line[0] for line in lines if line[7].behind or (line[7].pick and line[7].until <= at)
-        }
+        behind = [
+            demand.subscriber_id
+            for demand in self.demands
+            if demand.behind or (demand.pick is not None and demand.period.ends_at <= at)
+        ]
         if behind:
             until = max(at, max(line[3] for line in lines))
-            raise _NotReady(lambda: lifecycle.ensure_open(sorted(behind), at=at, until=until))
+            raise _NotReady(lambda: lifecycle.ensure_open(behind, at=at, until=until))
 
     def remember(self) -> None:
         """After the commit: what the next batch need not look up, where one bucket paid."""
         operator_id = self.caller.operator_id
-        for demand in self.demands:
-            low = demand.subscriber_id in self.low
-            for line in demand.uses:
-                usage, standing = line[6], line[7]
-                if low:
-                    context.forget(operator_id, [usage.subject])
-                elif standing.pick is None and demand.pick is not None:
+        found, low = self.drawn
+        for demand in found:
+            if demand.pick is not None and demand.subscriber_id not in low:
+                for usage, standing in {
+                    line[6].subject: line[6:8] for line in demand.uses
+                }.values():
                     context.remember(operator_id, usage.subject, standing, demand.pick)
-                else:
-                    break  # remembered, as all of this demand or none
+        if low:
+            lows = (demand for demand in self.demands if demand.subscriber_id in low)
+            context.forget(
+                operator_id, {line[6].subject for demand in lows for line in demand.uses}
+            )
 
     def _close(self, lines: list[Line]) -> None:
         times = [line[3] for line in lines]
@@ -420,47 +424,49 @@ def _demands(lines: list[Line]) -> list[Demand]:
     demands: list[Demand] = []
     start, total = 0, len(lines)
     while start < total:
-        subscriber_id, *_, standing, _ = lines[start]
+        line = lines[start]
+        subscriber_id, standing = line[0], line[7]
         end = start + 1
         while end < total and lines[end][0] == subscriber_id:
             end += 1
-        own = lines[start:end]
-        start = end
-        if len(own) == 1 or all(line[7] is standing for line in own):
-            parts = [(standing, own)]
+        if end == start + 1:
+            demands.append(_demand(standing, line[4], [line]))
         else:
-            parts = _by_period(own)
-        demands += [
-            Demand(
-                subscriber_id,
-                standing.period,
-                standing.suspended,
-                standing.pick,
-                sum([line[4] for line in part]),
-                part,
-            )
-            for standing, part in parts
-        ]
+            own = lines[start:end]
+            if all(line[7] is standing for line in own):
+                demands.append(_demand(standing, sum([line[4] for line in own]), own))
+            else:
+                demands += _by_period(own)
+        start = end
     return demands
 
 
-def _by_period(own: list[Line]) -> list[tuple[Standing, list[Line]]]:
-    """One subscriber's lines by period and suspension, with a standing of each."""
-    groups: dict[tuple[dt.datetime, bool], tuple[Standing, list[Line]]] = {}
+def _demand(standing: Standing, units: int, uses: list[Line]) -> Demand:
+    return Demand(
+        standing.subscriber_id,
+        standing.period,
+        standing.suspended,
+        standing.pick,
+        units,
+        uses,
+        standing.behind,
+    )
+
+
+def _by_period(own: list[Line]) -> list[Demand]:
+    """One subscriber's lines, of several standings, by period and suspension."""
+    groups: dict[tuple[dt.datetime, bool], list[Line]] = defaultdict(list)
     for line in own:
-        standing = line[7]
-        key = (standing.period.starts_at, standing.suspended)
-        groups.setdefault(key, (standing, []))[1].append(line)
-    # Where some were remembered and some not, the look decides.
-    return [
-        (
-            standing
-            if all(line[7].pick == standing.pick for line in part)
-            else standing._replace(pick=None),
-            part,
-        )
-        for standing, part in groups.values()
-    ]
+        groups[line[7].period.starts_at, line[7].suspended].append(line)
+    demands = []
+    for part in groups.values():
+        demand = _demand(part[0][7], sum([line[4] for line in part]), part)
+        # Where some were remembered and some not, a look decides.
+        if any(line[7].pick != demand.pick for line in part):
+            demand.pick = None
+        demand.behind = any(line[7].behind for line in part)
+        demands.append(demand)
+    return demands
 
 
 class _Weights:

@@ -21,6 +21,7 @@ import msgspec
 
 from metering.traces import Batch
 
+log = logging.getLogger(__name__)
 # It would log a line for each request.
 logging.getLogger("httpx").setLevel(logging.WARNING)
 
@@ -180,7 +181,9 @@ class Poster:
                 )
             with self._lock:
                 self.posted.retries += 1
-            if self._stop.wait(min(max(pause, asked), _LONGEST_PAUSE)):
+            wait_for = min(max(pause, asked), _LONGEST_PAUSE)
+            log.warning("%s; the batch is sent again in %.1f s", problem, wait_for)
+            if self._stop.wait(wait_for):
                 return None
             pause = min(pause * 2, _LONGEST_PAUSE)
 

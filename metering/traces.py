@@ -187,7 +187,7 @@ def _batch(records: list[Record], totals: ControlTotals | None) -> Batch:
 #                 requests, CC-BY-4.0
 #   LONG_CONTEXT  kvcache-ai/Mooncake, FAST25 conversation_trace.jsonl, 12,031 requests, Apache-2.0
 # Each row holds the value at these shares of the requests, nearest rank.
-_SHARES = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.999, 1.0)
+SHARES = (0.0, 0.01, 0.05, 0.10, 0.25, 0.50, 0.75, 0.90, 0.95, 0.99, 0.999, 1.0)
 
 
 class Profile(NamedTuple):
@@ -295,8 +295,8 @@ def generate(workload: Workload, size: int, totals: ControlTotals) -> Iterator[B
     kinds = [
         (
             _quoted(model.name),
-            _table(_SHARES, model.profile.input_tokens),
-            _table(_SHARES, model.profile.output_tokens),
+            _table(SHARES, model.profile.input_tokens),
+            _table(SHARES, model.profile.output_tokens),
         )
         for model in workload.models
     ]

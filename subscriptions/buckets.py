@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 from django.db import connection
 from psycopg.types.numeric import Int8
 
@@ -359,11 +360,11 @@ class Pick(NamedTuple):
 Use = tuple[Any, ...]
 
 
-@dataclass(slots=True)
-class Demand:
+class Demand(msgspec.Struct, gc=False):
     """Usage of one subscriber in one period; `units` is the sum of its `uses`.
 
-    `pick` is the bucket to draw if one is known; `draw` fills it in where it finds one.
+    `pick` is the bucket to draw if one is known; `draw` fills it in where it finds one. `behind`:
+    a period has to be opened or turned before.
     """
 
     subscriber_id: int
@@ -372,6 +373,7 @@ class Demand:
     pick: Pick | None
     units: int
     uses: Sequence[Use]
+    behind: bool = False
 
     def span(self) -> tuple[dt.datetime, dt.datetime]:
         """The first and the last instant of the usage."""
@@ -574,16 +576,17 @@ SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin'
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
-    """`low`: subscribers whose bucket could hardly pay the same again: do not trust a pick."""
+class Drawn(NamedTuple):
+    """`found`: demands that got their pick by this draw. `low`: subscribers whose bucket could
+    hardly pay the same again, so that a pick of it is not worth keeping."""
 
-    low: frozenset[int] = frozenset()
+    found: list[Demand]
+    low: frozenset[int]
 
 
 def draw(
     cursor: Cursor,
-    demands: Sequence[Demand],
+    demands: list[Demand],
     *,
     batch_id: int,
     at: dt.datetime,
@@ -592,60 +595,85 @@ def draw(
 ) -> Drawn:
     """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
 
-    Joins the caller's transaction on `cursor` (settings of PLANNER_SQL); on return the bucket
-    rows drawn are locked. A demand that the first bucket in burn order covers takes one
-    conditional update; the others take the window way: their buckets are locked, then consumed in
-    burn order, overflow as the plan says, the rest uncovered. Raises Raced when a bucket was
-    emptied or overtaken meanwhile: the caller rolls back and calls again without picks, and if
-    that does not help with `locks_first`.
+    The demands are of one shard. Joins the caller's transaction on `cursor` (settings of
+    PLANNER_SQL); on return the bucket rows drawn are locked. A demand that the first bucket in
+    burn order covers takes one conditional update; the others take the window way: their buckets
+    are locked, then consumed in burn order, overflow as the plan says, the rest uncovered. Raises
+    Raced when a bucket was emptied or overtaken meanwhile: the caller rolls back and calls again
+    without picks, and if that does not help with `locks_first`.
     """
-    demands = sorted(
-        (d for d in demands if d.units),
-        key=lambda d: (shard_of(d.subscriber_id), d.subscriber_id, d.period.starts_at),
-    )
+    demands = [demand for demand in demands if demand.units]
     if not demands:
-        return Drawn()
-    if locks_first:
-        for demand in demands:
-            demand.pick = None
-    else:
-        _pick(cursor, demands, at=at, grace=grace)
-    if all(demand.pick for demand in demands):
-        draws = [
-            (d.subscriber_id, d.pick.bucket_id, d.units, d.pick.generation)
-            for d in demands
-            if d.pick
+        return Drawn([], frozenset())
+    demands.sort(key=_demand_order)
+    subscribers = [demand.subscriber_id for demand in demands]
+    _distrust(demands, subscribers, at=at, grace=grace, everything=locks_first)
+    found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
+    picks = [demand.pick for demand in demands if demand.pick is not None]
+    if len(picks) == len(demands):
+        columns = [
+            Int8s(subscribers),
+            Int8s([pick.bucket_id for pick in picks]),
+            Int8s([demand.units for demand in demands]),
+            Int8s([pick.generation for pick in picks]),
         ]
     else:
         burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
-        draws = [(*entry, -1) for entry in burnt]
-    columns = [Int8s(column) for column in zip(*draws, strict=True)]
+        columns = [Int8s(column) for column in zip(*burnt, strict=True)]
+        columns.append(Int8s([-1] * len(burnt)))
     cursor.execute(_DRAW_SQL, [*columns, Int8(batch_id), at, at], binary=True, prepare=True)
     row = cursor.fetchone()
     assert row is not None
     count, emptied, low = row
-    if count != len(draws):
+    if count != len(columns[0]):
         raise Raced
     if emptied:
         cursor.execute(_EXHAUSTED_SQL, [Int8(batch_id), at, Int8s(emptied), at, at])
-    return Drawn(frozenset(low or ()))
+    return Drawn(found, frozenset(low or ()))
+
+
+def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
+    return demand.subscriber_id, demand.period.starts_at
+
+
+def _distrust(
+    demands: Sequence[Demand],
+    subscribers: Sequence[int],
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    everything: bool,
+) -> None:
+    """Drop the picks that do not hold: all, those past their grace, or of doubled subscribers."""
+    oldest = at - grace
+    doubled: set[int] = set()
+    if len(set(subscribers)) < len(subscribers):
+        doubled = {subscriber for subscriber, n in Counter(subscribers).items() if n > 1}
+    for demand in demands:
+        pick = demand.pick
+        if pick is not None and (
+            everything or pick.until <= oldest or demand.subscriber_id in doubled
+        ):
+            demand.pick = None
 
 
 def _pick(
     cursor: Cursor, demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
-) -> None:
-    """Give each demand without a pick the bucket that covers it whole, if one does. No locks."""
-    periods = Counter(demand.subscriber_id for demand in demands)
-    open_ones = []
-    for demand in demands:
-        if periods[demand.subscriber_id] > 1 or at >= demand.period.ends_at + grace:
-            # Two periods of one subscriber, or usage later than its grace: the window way.
-            demand.pick = None
-        elif demand.pick is None or at >= demand.pick.until + grace:
-            demand.pick = None
-            open_ones.append(demand)
+) -> list[Demand]:
+    """Give each demand without a pick the bucket that covers it whole, if one does. No locks.
+
+    Two periods of one subscriber, and usage later than its grace, are left to the window way.
+    """
+    periods = Counter(demand.subscriber_id for demand in demands if demand.pick is None)
+    open_ones = [
+        demand
+        for demand in demands
+        if demand.pick is None
+        and periods[demand.subscriber_id] == 1
+        and at < demand.period.ends_at + grace
+    ]
     if not open_ones:
-        return
+        return []
     first, last = span_of(open_ones)
     # A bucket past its grace cannot pay; the window way knows the exceptions.
     alive = max(first, at - grace)
@@ -665,8 +693,12 @@ def _pick(
         binary=True,
         prepare=True,
     )
+    found = []
     for nr, bucket_id, generation, since, until in cursor.fetchall():
-        open_ones[nr - 1].pick = Pick(bucket_id, generation, since, until)
+        demand = open_ones[nr - 1]
+        demand.pick = Pick(bucket_id, generation, since, until)
+        found.append(demand)
+    return found
 
 
 def _burn(

@@ -7,7 +7,7 @@ import datetime as dt
 from celery import shared_task
 
 from subscriptions import clock
-from subscriptions.models import IdempotentRequest
+from subscriptions.models import IdempotentRequest, Operator
 
 # How long a POST sent again with its `Idempotency-Key` gets the first answer.
 ANSWERS_KEPT = dt.timedelta(days=7)
@@ -15,5 +15,7 @@ ANSWERS_KEPT = dt.timedelta(days=7)
 
 @shared_task
 def forget_answers() -> None:
-    """Drop the answers of idempotency keys that nobody will send again."""
-    IdempotentRequest.objects.filter(created_at__lt=clock.wall() - ANSWERS_KEPT).delete()
+    """Drop the answers of idempotency keys that nobody will send again, by every own clock."""
+    for operator in Operator.objects.all():
+        answers = IdempotentRequest.objects.filter(operator=operator)
+        answers.filter(created_at__lt=clock.now(operator) - ANSWERS_KEPT).delete()
