@@ -20,6 +20,7 @@ from django.core.management import call_command
 from django.db import connection, connections
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -96,9 +97,10 @@ def show(console: Console, stage: Stage) -> bool:
     console.print(_speed(posted, worked))
     console.print()
     for check in checks:
-        console.print(f"{'[green]✓[/]' if check.holds else '[red]✗[/]'} {check.says}")
+        mark = "[green]✓[/]" if check.holds else "[red]✗[/]"
+        console.print(f"{mark} {escape(check.says)}", soft_wrap=True)
         for line in check.details:
-            console.print(f"    {line}", markup=False)
+            console.print(f"    {line}", markup=False, soft_wrap=True)
     good = all(check.holds for check in checks)
     console.print("[bold green]All adds up.[/]" if good else "[bold red]It does not add up.[/]")
     console.print()
@@ -350,7 +352,7 @@ def _speed(posted: Posted, worked: float) -> str:
     return (
         f"Posted in {posted.seconds:.1f} s: {posted.records_per_second:,.0f} records/s;"
         f" making and posting them took {share:.0%} of the CPU"
-        + (f"; {posted.retries} requests sent again" if posted.retries else "")
+        + (f"; requests sent again: {posted.retries:,}" if posted.retries else "")
     )
 
 

@@ -157,6 +157,8 @@ class _Terms(NamedTuple):
     batch_id: int
 
 
+# A statement of its own: what is read below must be read after the lock was had.
+_BEGIN_SQL = f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}"
 _TERMS_SQL = """
 SELECT o.clock_at, o.late_grace, o.time_zone, o.default_rate_card,
        coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
@@ -229,8 +231,7 @@ class _Attempt:
 
     def _read_terms(self) -> _Terms:
         operator_id, cursor = self.caller.operator_id, self.cursor
-        cursor.execute(buckets.PLANNER_SQL, prepare=True)
-        cursor.execute(clock.LOCK_SHARED_SQL, [Int8(operator_id)], prepare=True)
+        cursor.execute(_BEGIN_SQL, [Int8(operator_id)], prepare=True)
         cursor.execute(
             _TERMS_SQL,
             [Int8(operator_id), Int8(self.caller.key_id)],

@@ -568,11 +568,11 @@ INSERT INTO subscriptions_bucketentry (subscriber_id, batch_id, bucket_id, kind,
 SELECT subscriber_id, %b, id, 1, -units, %b FROM e
 """
 
-# The charge's own planner settings: array order must be lock order, and its plans never change.
+# Columns of a SELECT that set the charge's own planner settings until its transaction ends: the
+# order of arrays must be the order of locks, and its plans never change.
 PLANNER_SQL = """
-SELECT set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
-       set_config('enable_seqscan', 'off', true), set_config('enable_sort', 'on', true),
-       set_config('plan_cache_mode', 'force_generic_plan', true)
+set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_generic_plan', true)
 """
 
 

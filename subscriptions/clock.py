@@ -38,7 +38,8 @@ def lock_exclusive(operator_id: int) -> None:
         cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator_id & 0x7FFFFFFF])
 
 
-LOCK_SHARED_SQL = f"SELECT pg_advisory_xact_lock_shared({_LOCK}, (%b::bigint & 2147483647)::int)"
+# A column of a SELECT, with the operator's id as its parameter.
+LOCK_SHARED_SQL = f"pg_advisory_xact_lock_shared({_LOCK}, (%b::bigint & 2147483647)::int)"
 
 
 @transaction.atomic(durable=True)
