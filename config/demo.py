@@ -48,13 +48,16 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=120)
+    if trace and not trace.is_file():
+        console.print(f"There is no file {trace}", style="red", markup=False)
+        return 1
     # SIGTERM ends it as Ctrl-C does: all that runs is left in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 130
     try:
         console.print("Starting the platform")
         with Platform(data, port=port) as platform:
-            call_command("seed", verbosity=0)
+            call_command("seed")
             console.print("Preparing the operator and what it sells")
             with Traced(platform.url, trace) if trace else Generated(platform.url) as stage:
                 status = 0 if show(console, stage) else 1

@@ -38,6 +38,7 @@ INSTALLED_APPS = [
     "subscriptions",
     "metering",
     "billing",
+    "config",
 ]
 
 MIDDLEWARE = [

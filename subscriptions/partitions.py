@@ -90,12 +90,10 @@ def _make(table: DayTable, day: dt.date) -> None:
     name = name_of(table, day)
     start, end = (f"{d.isoformat()} 00:00:00+00" for d in (day, day + DAY))
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [name])
-        if cursor.fetchone()[0]:
+        if _exists(name):
             return
         cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
-        cursor.execute("SELECT to_regclass(%s) IS NOT NULL", [name])
-        if cursor.fetchone()[0]:  # another process was first
+        if _exists(name):  # another process was first
             return
         cursor.execute(
             f"CREATE TABLE {name} (LIKE {table.table} INCLUDING DEFAULTS INCLUDING CONSTRAINTS"
@@ -107,6 +105,17 @@ def _make(table: DayTable, day: dt.date) -> None:
             f"ALTER TABLE {table.table} ATTACH PARTITION {name}"
             f" FOR VALUES FROM ('{start}') TO ('{end}')"
         )
+
+
+def _exists(name: str) -> bool:
+    """Asks the catalogue's rows: `to_regclass` may answer from before a wait for a lock."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_class WHERE relname = %s"
+            " AND relnamespace = current_schema()::regnamespace)",
+            [name],
+        )
+        return bool(cursor.fetchone()[0])
 
 
 def existing(table: DayTable) -> list[dt.date]:
