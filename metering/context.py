@@ -125,13 +125,19 @@ class Context:
     `standings` goes along with the usage, None where `resolve` has to be asked.
     """
 
-    def __init__(self, caller: Caller, usages: Sequence[Usage], *, at: dt.datetime) -> None:
-        """Read what is not remembered. `at` is the wall's time; a test operator has its own."""
+    def __init__(
+        self, caller: Caller, usages: Sequence[Usage], *, at: dt.datetime, fresh: bool = False
+    ) -> None:
+        """Read what is not remembered, or everything where it is to be `fresh`.
+
+        `at` is the wall's time; a test operator has its own.
+        """
         self._caller = caller
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
-        recall = _remembered.get(caller.operator_id, {}).get
+        remembered = {} if fresh else _remembered.get(caller.operator_id, {})
+        recall = remembered.get
         self.standings: list[Standing | None] = []
         unknown: list[Usage] = []
         for usage in usages:
@@ -174,6 +180,11 @@ class Context:
         holding = self._holdings[binding.subscriber_id]
         period = holding.period_at(occurred_at, zone)
         since, until = max(since, period.starts_at), min(until, period.ends_at)
+        for other in holding.periods:  # a month without a plan reaches only as far as there is none
+            if other.ends_at <= occurred_at:
+                since = max(since, other.ends_at)
+            elif other.starts_at > occurred_at:
+                until = min(until, other.starts_at)
         suspended = False
         for starts_at, ends_at in holding.suspensions:
             if starts_at <= occurred_at < (ends_at or LATEST):
@@ -202,7 +213,7 @@ class Context:
         cursor = pgarrays.cursor()
         cursor.execute(
             _CONTEXT_SQL,
-            [subjects, first, last, last, at, first, Int8(self._caller.operator_id)],
+            [subjects, first, last, at, first, Int8(self._caller.operator_id)],
             binary=True,
             prepare=True,
         )
@@ -228,7 +239,7 @@ FROM subscriptions_operator o
 CROSS JOIN unnest(%b::text[]) AS q (subject)
 JOIN subscriptions_subject s ON s.operator_id = o.id AND s.subject = q.subject
 LEFT JOIN subscriptions_subscriptionperiod p
-       ON p.subscriber_id = s.subscriber_id AND p.ends_at > %b AND p.starts_at <= %b
+       ON p.subscriber_id = s.subscriber_id AND p.ends_at > %b
 LEFT JOIN LATERAL (
     SELECT u.opened_until FROM subscriptions_subscription u
     WHERE (p.ends_at IS NULL OR p.ends_at <= greatest(%b, coalesce(o.clock_at, %b)))

@@ -119,7 +119,7 @@ def _charge(
     request: _Request, known: Context, *, at: dt.datetime, received_at: dt.datetime | None
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
-    look_first = locks_first = raced = False
+    look_first = locks_first = fresh = False
     operator_id = request.caller.operator_id
     for _ in range(_ATTEMPTS):
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
@@ -130,7 +130,7 @@ def _charge(
             look_first = True
         except buckets.Raced:
             # Once: what was remembered is out of date. Twice: others are faster.
-            locks_first, raced = raced, True
+            locks_first, fresh = fresh, True
             context.forget(operator_id, {usage.subject for usage in request.usages})
         except PartitionGone:
             pass
@@ -142,7 +142,7 @@ def _charge(
         else:
             attempt.remember()
             return done
-        known = Context(request.caller, request.usages, at=at)
+        known = Context(request.caller, request.usages, at=at, fresh=fresh)
     raise psycopg.OperationalError("the charge was overtaken too often; send it again")
 
 
@@ -455,16 +455,21 @@ def _demand(standing: Standing, units: int, uses: list[Line]) -> Demand:
 
 
 def _by_period(own: list[Line]) -> list[Demand]:
-    """One subscriber's lines, of several standings, by period and suspension."""
+    """One subscriber's lines, of several standings, by period and suspension.
+
+    Raises Raced where not all were remembered alike: only a draw of the bucket remembered tells
+    whether what was remembered with it still holds.
+    """
     groups: dict[tuple[dt.datetime, bool], list[Line]] = defaultdict(list)
     for line in own:
         groups[line[7].period.starts_at, line[7].suspended].append(line)
+    if any(line[7].pick is not None for line in own) and (
+        len(groups) > 1 or any(line[7].pick != own[0][7].pick for line in own)
+    ):
+        raise buckets.Raced
     demands = []
     for part in groups.values():
         demand = _demand(part[0][7], sum([line[4] for line in part]), part)
-        # Where some were remembered and some not, a look decides.
-        if any(line[7].pick != demand.pick for line in part):
-            demand.pick = None
         demand.behind = any(line[7].behind for line in part)
         demands.append(demand)
     return demands

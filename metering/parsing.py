@@ -7,9 +7,11 @@ looked at alone, so that the good ones are charged and the bad ones named.
 from __future__ import annotations
 
 import datetime as dt
+import json
+import re
 import zlib
-from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar
+from collections.abc import Callable, Sequence
+from typing import Annotated, Any, ClassVar, Protocol
 
 import msgspec
 import zstandard
@@ -19,6 +21,8 @@ from subscriptions.errors import DomainError
 MAX_RECORDS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_ATTRIBUTES_BYTES = 4096
+# So few that what they unpack to is never much: 32 MiB at the most.
+_PACKED_AT_ONCE = 1024
 # Keys under which senders put prompts and completions: never stored, not even in quarantine.
 PROMPT_KEYS = frozenset(
     {
@@ -67,7 +71,8 @@ class Usage(msgspec.Struct, gc=False):
     cache_write_tokens: Count = 0
     reasoning_tokens: Count = 0
     outcome: Annotated[str, msgspec.Meta(max_length=32)] | None = None
-    attributes: msgspec.Raw | None = None
+    # Not `| None`: msgspec takes no raw value for that.
+    attributes: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
     # The sender's own namespace of ids, empty for native records; never read from the wire.
     source: ClassVar[str] = ""
 
@@ -143,39 +148,53 @@ def _too_many_bytes() -> TooLarge:
     return TooLarge(f"a body has at most {MAX_BYTES} bytes unpacked; send several")
 
 
+class _Member(Protocol):
+    """A gzip member or zstd frame that is being unpacked."""
+
+    @property
+    def eof(self) -> bool: ...
+    @property
+    def unused_data(self) -> bytes: ...
+    def decompress(self, data: bytes, /) -> bytes: ...
+
+
 def _gunzip(body: bytes) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    rest = body
     try:
-        while rest:  # a gzip file may have several members
-            member = zlib.decompressobj(wbits=31)
-            part = member.decompress(rest, MAX_BYTES + 1 - size)
-            size += len(part)
-            if size > MAX_BYTES:
-                raise _too_many_bytes()
-            if not member.eof:
-                raise Malformed("the gzip body ends too early")
-            parts.append(part)
-            rest = member.unused_data
+        return _unpack_members(body, lambda: zlib.decompressobj(wbits=31), "gzip")
     except zlib.error as error:
         raise Malformed("the body is not gzip, though Content-Encoding says so") from error
-    if not parts:
-        raise Malformed("the gzip body is empty")
-    return b"".join(parts)
 
 
 def _unzstd(body: bytes) -> bytes:
+    frames = zstandard.ZstdDecompressor(max_window_size=1 << 27)
     try:
-        with zstandard.ZstdDecompressor(max_window_size=1 << 27).stream_reader(
-            body, read_across_frames=True
-        ) as reader:
-            unpacked: bytes = reader.read(MAX_BYTES + 1)
+        return _unpack_members(body, frames.decompressobj, "zstd")
     except zstandard.ZstdError as error:
         raise Malformed("the body is not zstd, though Content-Encoding says so") from error
-    if not unpacked:
-        raise Malformed("the zstd body is empty or ends too early")
-    return unpacked
+
+
+def _unpack_members(body: bytes, begin: Callable[[], _Member], name: str) -> bytes:
+    """All members of a body, each whole: a body cut short must not pass for a shorter one."""
+    parts: list[bytes] = []
+    size = place = members = 0
+    while place < len(body):
+        if members == MAX_RECORDS:
+            raise TooLarge(f"a body has at most {MAX_RECORDS} {name} members; send several")
+        member = begin()
+        members += 1
+        while not member.eof:
+            chunk = body[place : place + _PACKED_AT_ONCE]
+            if not chunk:
+                raise Malformed(f"the {name} body ends too early")
+            part = member.decompress(chunk)
+            place += len(chunk) - len(member.unused_data)
+            size += len(part)
+            if size > MAX_BYTES:
+                raise _too_many_bytes()
+            parts.append(part)
+    if not members:
+        raise Malformed(f"the {name} body is empty")
+    return b"".join(parts)
 
 
 def parse_native(body: bytes) -> Parsed:
@@ -183,33 +202,41 @@ def parse_native(body: bytes) -> Parsed:
 
     Raises Malformed where the JSON cannot be read, TooLarge for more than MAX_RECORDS.
     """
-    text = body.lstrip()
+    try:
+        body.decode()  # msgspec looks only at the text that it hands out
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the body is not UTF-8 (byte {error.start})") from error
+    text = body.strip()
     if text.startswith(b"["):
         return _parse_array(text)
     if not text.startswith(b"{"):
         raise Malformed("send a JSON object, an array of them, or one a line (NDJSON)")
     try:
         envelope = _envelope.decode(text)
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
     except (msgspec.DecodeError, RecursionError) as error:
-        if isinstance(error, msgspec.ValidationError) or b"\n" not in text.strip():
-            raise Malformed(f"the body is not JSON: {error}") from error
-        return _parse_lines(text)
+        return _parse_unreadable(text, error)
     if envelope.records is not msgspec.UNSET:
         return _parse_array(bytes(envelope.records))
-    return _one_by_one([text.rstrip()], single=True)
+    return _one_by_one([text], single=True)
 
 
-def _not_utf8() -> Malformed:
-    return Malformed("the body is not UTF-8")
+def _parse_unreadable(text: bytes, error: Exception) -> Parsed:
+    """What begins like an object and is not one to msgspec: lines, or one with half a character."""
+    if isinstance(error, msgspec.ValidationError):
+        raise Malformed(f"the body is not JSON: {error}") from error
+    whole = _read_halves(text)
+    if isinstance(whole, dict):
+        if "records" in whole:
+            return _one_by_one(_split_list(whole["records"]))
+        return _one_by_one([text], single=True)
+    if b"\n" not in text:
+        raise Malformed(f"the body is not JSON: {error}") from error
+    return _parse_lines(text)
 
 
 def _parse_array(text: bytes) -> Parsed:
     try:
         usages = _usages.decode(text)
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
     except (msgspec.DecodeError, RecursionError):
         return _one_by_one(_split_array(text))
     if len(usages) > MAX_RECORDS:
@@ -230,17 +257,41 @@ def _too_many() -> TooLarge:
 def _split_array(text: bytes) -> list[bytes]:
     try:
         return [bytes(raw) for raw in _raws.decode(text)]
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
     except msgspec.ValidationError as error:
         raise Malformed('"records" must be an array of objects') from error
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from error
+        whole = _read_halves(text)
+        if whole is None:
+            raise Malformed(f"the body is not JSON: {error}") from error
+        return _split_list(whole)
+
+
+def _split_list(whole: Any) -> list[bytes]:
+    """The records of an array that `_read_halves` has read, each as JSON again."""
+    if not isinstance(whole, list):
+        raise Malformed('"records" must be an array of objects')
+    return [json.dumps(item).encode() for item in whole]
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _read_halves(text: bytes) -> Any:
+    """JSON that msgspec refuses for a string with half of a surrogate pair; None if it is none."""
+    if not _HALF.search(text):
+        return None
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not a JSON number")
 
 
 def _parse_lines(text: bytes) -> Parsed:
-    lines = [line for line in text.split(b"\n") if line.strip()]
-    return _one_by_one(lines)
+    return _one_by_one([line for line in text.split(b"\n") if line.strip()])
 
 
 def _one_by_one(raws: list[bytes], *, single: bool = False) -> Parsed:
@@ -264,12 +315,12 @@ def parse_one(index: int, raw: bytes) -> Usage | Rejected:
     """One native record as usage, or the reason why not. Raises Malformed where it is no JSON."""
     try:
         usage = _usage.decode(raw)
-    except UnicodeDecodeError as error:
-        raise _not_utf8() from error
     except msgspec.ValidationError as error:
         return reject(index, raw, cause_of(raw), str(error))
     except (msgspec.DecodeError, RecursionError) as error:
-        raise Malformed(f"record {index} is not JSON: {error}") from error
+        if _read_halves(raw) is None:
+            raise Malformed(f"record {index} is not JSON: {error}") from error
+        return reject(index, raw, "invalid_record", "a string holds half of a surrogate pair")
     problem = check(usage)
     return usage if problem is None else reject(index, raw, *problem)
 
@@ -294,38 +345,35 @@ def check(usage: Usage, *, nul: bool = True) -> tuple[str, str] | None:
         "\0" in text for text in (usage.id, usage.subject, usage.model, usage.outcome or "")
     ):
         return "invalid_record", "id, subject, model and outcome cannot hold a NUL character"
-    if usage.attributes is not None:
-        attributes, problem = _clean_attributes(bytes(usage.attributes))
+    if usage.attributes is not msgspec.UNSET:
+        usage.attributes, problem = _clean_attributes(bytes(usage.attributes))
         if problem:
             return "invalid_record", problem
-        usage.attributes = attributes
     return None
 
 
-def _clean_attributes(raw: bytes) -> tuple[msgspec.Raw | None, str]:
-    """(JSON that PostgreSQL takes, or None; the problem, or "")."""
+def _clean_attributes(raw: bytes) -> tuple[msgspec.Raw | msgspec.UnsetType, str]:
+    """(JSON that PostgreSQL takes, or unset; the problem, or "")."""
     if len(raw) > MAX_ATTRIBUTES_BYTES:
-        return None, f"attributes are at most {MAX_ATTRIBUTES_BYTES} bytes of JSON"
+        return msgspec.UNSET, f"attributes are at most {MAX_ATTRIBUTES_BYTES} bytes of JSON"
     try:
         value = _anything.decode(raw)
-    except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        return None, f"attributes cannot be read: {error}"
-    if value is None:
-        return None, ""
-    if not isinstance(value, dict):
-        return None, "attributes must be a JSON object"
-    clean = msgspec.json.encode({k: v for k, v in value.items() if k not in PROMPT_KEYS})
+        if value is None:
+            return msgspec.UNSET, ""
+        if not isinstance(value, dict):
+            return msgspec.UNSET, "attributes must be a JSON object"
+        drop_prompts(value)
+        clean = msgspec.json.encode(value)
+    except (RecursionError, ValueError) as error:
+        return msgspec.UNSET, f"attributes cannot be read: {error}"
     if b"\\u0000" in clean:
-        return None, "attributes cannot contain a NUL character"
+        return msgspec.UNSET, "attributes cannot contain a NUL character"
     return msgspec.Raw(clean), ""
 
 
 def cause_of(raw: bytes) -> str:
     """`no_usage` for an object that names no token count at all, else `invalid_record`."""
-    try:
-        value = _anything.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return "invalid_record"
+    value = _read(raw)
     if (
         isinstance(value, dict)
         and {"id", "subject", "model", "occurred_at"} <= value.keys()
@@ -338,37 +386,54 @@ def cause_of(raw: bytes) -> str:
 
 def reject(index: int, raw: bytes, cause: str, detail: str, source: str = "") -> Rejected:
     """A rejection of a record as it was sent, with what can be read of its names."""
-    try:
-        value = _anything.decode(raw)
-    except (msgspec.DecodeError, RecursionError, ValueError):
-        value = None
+    value = _read(raw)
     named = value if isinstance(value, dict) else {}
     return Rejected(
         index,
         _text(named.get("id"), 512),
         cause,
         detail,
-        without_prompts(value, raw),
+        json.dumps(value).encode() if drop_prompts(value) else raw,
         source,
         _text(named.get("subject"), 256),
     )
 
 
-def without_prompts(value: Any, raw: bytes) -> bytes:
-    """The JSON as it was sent; taken apart only where it holds a key that carries prompts."""
-    if isinstance(value, dict) and PROMPT_KEYS & value.keys():
-        return msgspec.json.encode({k: v for k, v in value.items() if k not in PROMPT_KEYS})
-    return raw
+def _read(raw: bytes) -> Any:
+    """The JSON value, also one with numbers or characters that msgspec does not take."""
+    try:
+        return _anything.decode(raw)
+    except msgspec.DecodeError:
+        # A number too large for either stays as it was written.
+        return json.loads(raw, parse_int=str, parse_float=str)
+
+
+def drop_prompts(value: Any) -> bool:
+    """Take the keys that carry prompts out of a JSON value, however deep; were there any?"""
+    dropped = False
+    inside = [value]
+    while inside:
+        one = inside.pop()
+        if isinstance(one, dict):
+            for key in PROMPT_KEYS & one.keys():
+                del one[key]
+                dropped = True
+            inside.extend(one.values())
+        elif isinstance(one, list):
+            inside.extend(one)
+    return dropped
 
 
 def _text(value: Any, length: int) -> str:
     """A name fit for a text column, whatever was sent in its place."""
     if not isinstance(value, str | int | float):
         return ""
-    return str(value).replace("\0", "")[:length]
+    return str(value).encode("utf-8", "replace").decode().replace("\0", "")[:length]
 
 
 def native_json(usage: Usage) -> bytes:
     """The usage as a native record, to be charged again from the quarantine."""
     record = {field: getattr(usage, field) for field in Usage.__struct_fields__}
-    return msgspec.json.encode({k: v for k, v in record.items() if v is not None})
+    return msgspec.json.encode(
+        {k: v for k, v in record.items() if v is not None and v is not msgspec.UNSET}
+    )

@@ -36,7 +36,8 @@ FROM unnest(%(source)s::text[], %(record_id)s::text[], %(subject)s::text[], %(ca
      AS q (source, record_id, subject, cause, detail, payload, digest)
 ORDER BY q.digest
 ON CONFLICT (gateway_id, digest) WHERE resolved_at IS NULL
-DO UPDATE SET attempts = metering_quarantinedrecord.attempts + 1
+DO UPDATE SET attempts = metering_quarantinedrecord.attempts + 1,
+              cause = EXCLUDED.cause, detail = EXCLUDED.detail
 RETURNING digest, id
 """
 

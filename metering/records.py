@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import msgspec
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
@@ -110,7 +111,7 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
             tail = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
             tails[shared] = tail
         parts.append(tail)
-        if usage.attributes is None:
+        if usage.attributes is msgspec.UNSET:
             parts.append(_NULL)
         else:  # jsonb, version 1
             attributes = bytes(usage.attributes)

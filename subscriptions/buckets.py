@@ -480,15 +480,16 @@ def allot(
 
 
 # The first bucket in burn order that could pay, if it covers the whole demand, and until when no
-# other bucket begins that might come before it.
+# other bucket begins that might come before it. Who buys blocks draws no `uncovered` here: only
+# the window way can tell whether another block may be bought first.
 _PICK_SQL = """
-SELECT g.nr, p.id, p.generation, p.valid_from,
+SELECT g.nr, p.id, p.generation,
        least(p.valid_until, (
            SELECT min(n.valid_from) FROM subscriptions_bucket n
            WHERE n.subscriber_id = g.subscriber_id AND n.valid_until > %b AND n.valid_from > %b
        ))
 FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) WITH ORDINALITY
-     AS g (subscriber_id, units, suspended, nr)
+     AS g (subscriber_id, units, kinds, nr)
 JOIN LATERAL (
     SELECT b.id, b.generation, b.valid_from, b.valid_until,
            b.granted - b.used - b.reserved AS left_over
@@ -496,7 +497,7 @@ JOIN LATERAL (
     WHERE b.subscriber_id = g.subscriber_id
       AND b.valid_until > %b AND b.valid_from <= %b
       AND (b.granted IS NULL OR b.granted > b.used + b.reserved)
-      AND (g.suspended = 0 OR b.kind = 'uncovered')
+      AND (g.kinds = 0 OR (g.kinds = 1) = (b.kind = 'uncovered'))
     ORDER BY b.priority, b.valid_until, b.valid_from, b.id
     LIMIT 1
 ) p ON p.valid_from <= %b AND p.valid_until > %b
@@ -600,14 +601,14 @@ def draw(
     burn order covers takes one conditional update; the others take the window way: their buckets
     are locked, then consumed in burn order, overflow as the plan says, the rest uncovered. Raises
     Raced when a bucket was emptied or overtaken meanwhile: the caller rolls back and calls again
-    without picks, and if that does not help with `locks_first`.
+    without picks, and if that does not help with `locks_first`, again without picks.
     """
     demands = [demand for demand in demands if demand.units]
     if not demands:
         return Drawn([], frozenset())
     demands.sort(key=_demand_order)
     subscribers = [demand.subscriber_id for demand in demands]
-    _distrust(demands, subscribers, at=at, grace=grace, everything=locks_first)
+    _check_picks(demands, subscribers, at=at, grace=grace)
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
     picks = [demand.pick for demand in demands if demand.pick is not None]
     if len(picks) == len(demands):
@@ -636,25 +637,26 @@ def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
     return demand.subscriber_id, demand.period.starts_at
 
 
-def _distrust(
+def _check_picks(
     demands: Sequence[Demand],
     subscribers: Sequence[int],
     *,
     at: dt.datetime,
     grace: dt.timedelta,
-    everything: bool,
 ) -> None:
-    """Drop the picks that do not hold: all, those past their grace, or of doubled subscribers."""
+    """Raise Raced for picks that cannot be drawn: past their grace, or of doubled subscribers.
+
+    To drop them would not do. What was remembered with a pick is known to hold still by nothing
+    but its draw.
+    """
     oldest = at - grace
-    doubled: set[int] = set()
-    if len(set(subscribers)) < len(subscribers):
-        doubled = {subscriber for subscriber, n in Counter(subscribers).items() if n > 1}
+    doubled = len(set(subscribers)) < len(subscribers)
+    times = Counter(subscribers) if doubled else Counter[int]()
     for demand in demands:
-        pick = demand.pick
-        if pick is not None and (
-            everything or pick.until <= oldest or demand.subscriber_id in doubled
+        if demand.pick is not None and (
+            demand.pick.until <= oldest or times[demand.subscriber_id] > 1
         ):
-            demand.pick = None
+            raise Raced
 
 
 def _pick(
@@ -684,7 +686,7 @@ def _pick(
             last,
             Int8s([d.subscriber_id for d in open_ones]),
             Int8s([d.units for d in open_ones]),
-            Int8s([int(d.suspended) for d in open_ones]),
+            Int8s([_kinds(d) for d in open_ones]),
             alive,
             last,
             first,
@@ -694,11 +696,23 @@ def _pick(
         prepare=True,
     )
     found = []
-    for nr, bucket_id, generation, since, until in cursor.fetchall():
+    for nr, bucket_id, generation, until in cursor.fetchall():
         demand = open_ones[nr - 1]
-        demand.pick = Pick(bucket_id, generation, since, until)
+        # Of the time before nothing is known: a bucket that has ended may have come first then.
+        demand.pick = Pick(bucket_id, generation, first, until)
         found.append(demand)
     return found
+
+
+_ALL, _UNCOVERED, _OTHERS = range(3)
+
+
+def _kinds(demand: Demand) -> int:
+    """Which buckets may pay before another is looked for: all, only `uncovered`, or others."""
+    if demand.suspended:
+        return _UNCOVERED
+    policy = demand.period.policy
+    return _OTHERS if policy is not None and policy.on_exhaustion == "blocks" else _ALL
 
 
 def _burn(
@@ -893,10 +907,18 @@ def _open_overflow(
     )
     held = _sources(cursor)
     short: list[Grant] = []
+    drawn: dict[tuple[int, int], int] = defaultdict(int)
     for demand in demands:
-        sources = held[demand.subscriber_id]
+        # As in the draw, what one demand of a subscriber takes is not there for the next.
+        subscriber_id = demand.subscriber_id
+        sources = [_after(s, drawn, {}, subscriber_id) for s in held[subscriber_id]]
+        if _kinds(demand) == _OTHERS:  # there may be one since before the plan, or a suspension
+            sources = [source for source in sources if source.kind != Kind.UNCOVERED]
         payable = _payable(demand, at=at, grace=grace)
-        covered = sum(units for _, _, units in allot(demand.in_order(), sources, payable))
+        covered = 0
+        for _, source, units in allot(demand.in_order(), sources, payable):
+            drawn[subscriber_id, source.id] += units
+            covered += units
         if covered < demand.units:
             short += overflow_grants(
                 demand.subscriber_id, demand.period, suspended=demand.suspended

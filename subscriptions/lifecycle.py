@@ -545,6 +545,11 @@ def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
             ],
         )
     buckets.grant([grant for o in openings for grant in _grants(o)], at=at)
+    # From its first instant on another card weighs, whatever bucket pays. What is remembered of a
+    # later period ends with the one before.
+    new = {o.held.subscriber_id for o in openings if o.starts_at == o.held.starts_at}
+    if new:
+        buckets.forget(new)
 
 
 def _grants(opening: _Opening) -> Iterator[buckets.Grant]:

@@ -33,7 +33,14 @@ class DayTable:
     storage: str = ""
 
 
-ENTRIES = DayTable("subscriptions_bucketentry", "charged_at")
+ENTRIES = DayTable(
+    "subscriptions_bucketentry",
+    "charged_at",
+    # A batch is charged at one instant, so its entries are on one day: the day's key is enough.
+    indexes=(
+        "CREATE UNIQUE INDEX {name}_key ON {name} (subscriber_id, batch_id, bucket_id, kind)",
+    ),
+)
 
 # Which days this process has seen to exist; a dropped day is forgotten by `drop_before`.
 _known: set[tuple[str, dt.date]] = set()

@@ -58,6 +58,9 @@ _taught: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 
 def cursor() -> Cursor:
     """A psycopg cursor on Django's connection, in its transaction, that knows these lists."""
+    if connection.connection is not None and connection.connection.closed:
+        # The server went away under a statement that Django did not see; a new one may be there.
+        connection.close()
     connection.ensure_connection()
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:

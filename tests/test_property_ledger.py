@@ -8,7 +8,6 @@ nothing of batches, locks or SQL. After every step each bucket must hold what it
 from __future__ import annotations
 
 import datetime as dt
-import io
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -16,7 +15,6 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 
 import pytest
-from django.core.management import call_command
 from django.db import connection
 from djmoney.money import Money
 from hypothesis import HealthCheck, settings
@@ -30,7 +28,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from subscriptions import lifecycle, registry
+from metering.reconciliation import reconcile
+from subscriptions import clock, lifecycle, registry
 from tests.factories import (
     client_for,
     local,
@@ -270,10 +269,13 @@ def month_after(moment: dt.datetime) -> dt.datetime:
 
 # --- the machine --------------------------------------------------------------------------------
 
-# Units per token of (input, cached input, cache write, output, reasoning), in thousandths.
+# Units per token of (input, cached input, cache write, output, reasoning), in thousandths: of
+# the card that the plan names and of the operator's default, before NEW_CARD and since.
 WEIGHTS = {
-    "old": {"*": (1000, 500, 1000, 3000, 3000), "deepseek/*": (1000, 100, 1250, 4000, 4001)},
-    "new": {"*": (333, 1, 0, 999, 2500), "deepseek/*": (1001, 77, 1000, 2000, 0)},
+    ("plan", "old"): {"*": (1000, 500, 1000, 3000, 3000), "deep*": (1000, 100, 1250, 4000, 4001)},
+    ("plan", "new"): {"*": (333, 1, 0, 999, 2500), "deep*": (1001, 77, 1000, 2000, 0)},
+    ("standard", "old"): {"*": (2000, 2000, 2000, 2000, 2000), "deep*": (5, 5, 5, 5, 5)},
+    ("standard", "new"): {"*": (7, 70, 700, 7000, 7), "deep*": (3000, 1, 1, 9000, 9000)},
 }
 MODELS = ("deepseek/chat", "qwen/turbo")
 BOOSTER = 250 * THOUSAND
@@ -294,10 +296,28 @@ spans = st.sampled_from(
 )
 moments = st.tuples(st.sampled_from(("now", "edge")), st.integers(0, 50), spans)
 tokens = st.tuples(*[st.integers(0, 120)] * 5).filter(any)
+subjects = st.sampled_from(("user-a", "user-b", "shared"))
 uses = st.lists(
-    st.tuples(st.booleans(), moments, tokens, st.sampled_from(MODELS)), min_size=1, max_size=6
+    st.tuples(subjects, moments, tokens, st.sampled_from(MODELS)), min_size=1, max_size=6
 )
 _numbers = itertools.count()
+
+
+def a_record(
+    name: str, subject: str, at: dt.datetime, counts: tuple[int, ...], model: str
+) -> dict[str, Any]:
+    fresh, cached, write, output, reasoning = counts
+    return {
+        "id": name,
+        "subject": subject,
+        "model": model,
+        "occurred_at": at,
+        "input_tokens": fresh + cached + write,
+        "cached_input_tokens": cached,
+        "cache_write_tokens": write,
+        "output_tokens": output + reasoning,
+        "reasoning_tokens": reasoning,
+    }
 
 
 def moment_of(record: dict[str, Any]) -> dt.datetime:
@@ -309,10 +329,11 @@ def wire(record: dict[str, Any]) -> dict[str, Any]:
     return {**record, "occurred_at": moment_of(record).isoformat()}
 
 
-def units_of(record: dict[str, Any]) -> int:
-    """Thousandths of units: tokens by class times the weights of the record's time."""
-    card = WEIGHTS["new" if moment_of(record) >= NEW_CARD else "old"]
-    weights = card["deepseek/*" if record["model"].startswith("deepseek/") else "*"]
+def units_of(record: dict[str, Any], *, planned: bool) -> int:
+    """Thousandths of units: tokens by class times the weights of the record's time and plan."""
+    age = "new" if moment_of(record) >= NEW_CARD else "old"
+    card = WEIGHTS["plan" if planned else "standard", age]
+    weights = card["deep*" if record["model"].startswith("deep") else "*"]
     cached, write = record["cached_input_tokens"], record["cache_write_tokens"]
     reasoning = record["reasoning_tokens"]
     tokens = (
@@ -383,19 +404,21 @@ class Ledger(RuleBasedStateMachine):
         self.operator = make_operator(f"property-{next(_numbers)}", at=START)
         self.crm = client_for(make_key(self.operator))
         self.gateway = client_for(make_gateway_key(self.operator))
-        for name, since in (("old", local(2020, 1, 1)), ("new", NEW_CARD)):
+        for (code, age), weights in WEIGHTS.items():
             make_rate_card(
                 self.operator,
-                effective_from=since,
+                code,
+                effective_from=NEW_CARD if age == "new" else local(2020, 1, 1),
                 weights={
                     pattern: tuple(str(Decimal(w) / THOUSAND) for w in row)  # type: ignore[misc]
-                    for pattern, row in WEIGHTS[name].items()
+                    for pattern, row in weights.items()
                 },
             )
         make_plan(
             self.operator,
             "plan",
             allowance=plan.allowance,
+            rate_card="plan",
             cycle=plan.cycle,
             rollover="one_cycle" if plan.rollover else "none",
             on_exhaustion=plan.on_exhaustion,
@@ -410,6 +433,9 @@ class Ledger(RuleBasedStateMachine):
         self.accounts = [Account("a"), Account("b")]
         for account in self.accounts:
             make_subscriber(self.operator, account.name)
+        # Who is called "shared" since when: the first holder from ever.
+        self.holders: list[tuple[dt.datetime | None, Account]] = [(None, self.accounts[0])]
+        self.bind()
         self.sell(self.accounts[0])
 
     # What happens.
@@ -418,10 +444,9 @@ class Ledger(RuleBasedStateMachine):
     def use(self, batch: list[Any], twice: bool) -> None:
         """New usage of either subscriber, around now or around something's edge."""
         records = []
-        for whose, moment, counts, model in batch:
-            account = self.accounts[whose]
-            at = self.resolve(account, moment)
-            records.append(self.record(account, f"id-{next(self.serial)}", at, counts, model))
+        for subject, moment, counts, model in batch:
+            at = self.resolve(moment)
+            records.append(a_record(f"id-{next(self.serial)}", subject, at, counts, model))
         self.post(records + records[:1] if twice else records)
 
     @precondition(lambda self: self.sent)
@@ -471,6 +496,13 @@ class Ledger(RuleBasedStateMachine):
         account = self.accounts[whose]
         self.call("POST", f"subscribers/{account.name}/boosters", booster="more")
         account.pots.append(Pot("booster", self.now, self.now + 20 * DAY, BOOSTER))
+
+    @rule()
+    def hand_over(self) -> None:
+        """The shared subject goes to the other one: later usage of it is theirs."""
+        holder = self.holders[-1][1]
+        self.holders.append((self.now, next(a for a in self.accounts if a is not holder)))
+        self.bind()
 
     @precondition(lambda self: not self.accounts[1].periods)
     @rule()
@@ -531,13 +563,17 @@ class Ledger(RuleBasedStateMachine):
             by_month = {row["period"]: thousandths(row["units"]) for row in usage["items"]}
             said = {dt.datetime.fromisoformat(month): units for month, units in by_month.items()}
             assert said == account.used
-        out = io.StringIO()
-        try:
-            call_command("reconcile", "--operator", self.operator.code, stdout=out)
-        except SystemExit:
-            raise AssertionError(out.getvalue()) from None
+        report = reconcile(at=clock.wall(), operator_code=self.operator.code)
+        assert report.ok, report
 
     # How it is said.
+
+    def bind(self) -> None:
+        """Tell the platform who holds which subject, who gives one up first."""
+        holder = self.holders[-1][1]
+        for account in sorted(self.accounts, key=lambda a: a is holder):
+            held = [f"user-{account.name}", *(["shared"] if account is holder else [])]
+            self.call("PUT", f"subscribers/{account.name}", subjects=held)
 
     def sell(self, account: Account) -> None:
         self.call("POST", f"subscribers/{account.name}/subscriptions", plan="plan")
@@ -558,31 +594,17 @@ class Ledger(RuleBasedStateMachine):
             edges |= {start, end or start}
         return sorted(edges)
 
-    def resolve(self, account: Account, moment: tuple[str, int, dt.timedelta]) -> dt.datetime:
+    def resolve(self, moment: tuple[str, int, dt.timedelta]) -> dt.datetime:
         name, nr, off = moment
-        if name == "edge":
-            edges = [e for e in self.edges(account) if e <= self.now + HOUR]
-            return edges[nr % len(edges)] + off if edges else self.now + off
-        return self.now + off
-
-    def record(
-        self, account: Account, name: str, at: dt.datetime, counts: tuple[int, ...], model: str
-    ) -> dict[str, Any]:
-        fresh, cached, write, output, reasoning = counts
-        return {
-            "id": name,
-            "subject": f"user-{account.name}",
-            "model": model,
-            "occurred_at": at,
-            "input_tokens": fresh + cached + write,
-            "cached_input_tokens": cached,
-            "cache_write_tokens": write,
-            "output_tokens": output + reasoning,
-            "reasoning_tokens": reasoning,
-        }
+        edges = [e for a in self.accounts for e in self.edges(a) if e <= self.now + HOUR]
+        return (edges[nr % len(edges)] if name == "edge" and edges else self.now) + off
 
     def account_of(self, record: dict[str, Any]) -> Account:
-        return next(a for a in self.accounts if record["subject"] == f"user-{a.name}")
+        """Whose the subject was at that time."""
+        moment = moment_of(record)
+        if record["subject"] != "shared":
+            return next(a for a in self.accounts if record["subject"] == f"user-{a.name}")
+        return [holder for since, holder in self.holders if since is None or since <= moment][-1]
 
     def post(self, records: list[dict[str, Any]]) -> None:
         """Send a batch; what comes back, and what is charged, must be what the rules say."""
@@ -590,18 +612,16 @@ class Ledger(RuleBasedStateMachine):
         seen: set[tuple[str, str]] = set()
         duplicates = refused = 0
         for record in records:
-            account, moment, key = (
-                self.account_of(record),
-                moment_of(record),
-                (record["subject"], record["id"]),
-            )
+            account, moment = self.account_of(record), moment_of(record)
+            key = (account.name, record["id"])
             if key in seen or account.knows(record["id"], moment):
                 duplicates += 1
             elif not self.now - 35 * DAY <= moment <= self.now + HOUR / 12:
                 refused += 1
             else:
-                charged.append((moment, record["id"], account, units_of(record)))
-            seen.add(key)
+                seen.add(key)
+                planned = account.period_of(moment)[2]
+                charged.append((moment, record["id"], account, units_of(record, planned=planned)))
         answer = self.gateway.post(
             "/api/v1/usage-records", [wire(record) for record in records], format="json"
         )

@@ -441,7 +441,16 @@ FAULTS: list[tuple[str, Fault]] = [
         again(BUCKET, '{"id": -1, "grant_key": "twice"}', "kind = 'uncovered'"),
     ),
     ("period_allowance", delete(BUCKET, "kind = 'allowance'")),
-    ("period_allowance", update(BUCKET, "granted = granted + 5", "kind = 'allowance'")),
+    (
+        "period_allowance",
+        # Not of a month by the day, and not taken back.
+        update(
+            BUCKET,
+            "granted = granted + 5",
+            "kind = 'allowance' AND used < granted"
+            " AND granted IN (SELECT allowance FROM subscriptions_plan)",
+        ),
+    ),
     (
         "period_allowance",
         update(BUCKET, "valid_until = valid_until + interval '1 s'", "kind = 'allowance'"),

@@ -12,7 +12,8 @@ DROP SEQUENCE subscriptions_bucket_id;
 DROP SEQUENCE subscriptions_batch_id;
 """
 
-# The day is the operator's time of the movement; subscriptions/partitions.py makes the days.
+# The day is the operator's time of the movement; subscriptions/partitions.py makes the days, each
+# with the key (subscriber_id, batch_id, bucket_id, kind).
 CREATE_JOURNAL = """
 CREATE TABLE subscriptions_bucketentry (
     subscriber_id bigint NOT NULL,
@@ -20,8 +21,7 @@ CREATE TABLE subscriptions_bucketentry (
     bucket_id bigint NOT NULL,
     kind smallint NOT NULL,
     units bigint NOT NULL CONSTRAINT bucket_entry_moves_something CHECK (units <> 0),
-    charged_at timestamptz NOT NULL,
-    PRIMARY KEY (subscriber_id, batch_id, bucket_id, kind, charged_at)
+    charged_at timestamptz NOT NULL
 ) PARTITION BY RANGE (charged_at);
 """
 DROP_JOURNAL = "DROP TABLE subscriptions_bucketentry"

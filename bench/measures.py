@@ -1,0 +1,609 @@
+"""What is measured: each function here is one benchmark and answers its rows."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import random
+import re
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from django.db import connection
+
+from bench import load, population, preload, senders
+from bench.lab import Lab, Web
+from bench.load import BATCH, Marks, Material
+from bench.machine import Memory, Meter, Shares, memory_of
+from bench.population import Population
+from bench.report import Row, at_least, at_most, middle, percentile
+from bench.senders import Reading, Sent
+from metering import records, rollups
+from metering.models import UsageBatch
+from metering.records import RECORDS
+from subscriptions import clock, lifecycle, partitions
+from subscriptions.models import SubscriptionPeriod
+from subscriptions.partitions import DayTable
+
+# A table like that of the records, which nothing but COPY touches.
+BARE = DayTable("bench_record", RECORDS.column, RECORDS.indexes, RECORDS.storage)
+COPY_SQL = records.COPY_SQL.replace(RECORDS.table, BARE.table)
+POSTERS = 2
+MATERIAL = 400  # batches
+MILLION = 1_000_000
+
+Owners = Callable[[Population, random.Random], Iterator[int]]
+marks = Marks()
+
+
+def _rng() -> random.Random:
+    return random.Random(7)
+
+
+@dataclass(slots=True)
+class Round:
+    """One side of a round: what was sent and who used the processors."""
+
+    sent: Sent
+    shares: Shares
+
+    @property
+    def cost(self) -> float:
+        """Microseconds of processor time a record, of all but who does not belong to it."""
+        used = sum(seconds for name, seconds in self.shares.used.items() if name != "others")
+        return used * 1e6 / self.sent.records
+
+    def figures(self) -> dict[str, Any]:
+        return {
+            "records": self.sent.records,
+            "seconds": round(self.sent.seconds, 3),
+            "per_second": round(self.sent.rate, 1),
+            "p50_ms": round(percentile(self.sent.latencies, 0.50) * 1000, 2),
+            "p95_ms": round(percentile(self.sent.latencies, 0.95) * 1000, 2),
+            "cpu_shares": self.shares.all(),
+            "cpu_us_per_record": {
+                name: round(seconds * 1e6 / self.sent.records, 2)
+                for name, seconds in self.shares.used.items()
+                if name != "others"
+            },
+        }
+
+
+def _measured(team: senders.Team, roots: dict[str, list[int]]) -> Round:
+    """Run a team of senders and count who used the processors meanwhile."""
+    team.start()
+    meter = Meter(roots)
+    sent = team.wait()
+    return Round(sent, meter.read(load=sent.cpu))
+
+
+def _post(lab: Lab, web: Web, people: Population, bodies: list[bytes]) -> Round:
+    team = senders.post(web.port, people.gateway_key, bodies, batch=BATCH, posters=POSTERS)
+    return _measured(team, web.roots(lab))
+
+
+def _warm(lab: Lab, web: Web, people: Population, material: Material) -> float:
+    """All the material twice: plans are prepared, subscribers known. Answers the rate reached."""
+    _post(lab, web, people, material.marked_bodies(marks.new()))
+    return _post(lab, web, people, material.marked_bodies(marks.new())).sent.rate
+
+
+def _count(lab: Lab, rate: float, material: Material) -> int:
+    """How many batches one side of a round takes."""
+    return min(max(20, round(rate * lab.effort.seconds / BATCH)), len(material.bodies))
+
+
+def _shares(rounds: list[Round]) -> str:
+    """Who used the processors: the middle of the rounds."""
+    names = rounds[0].shares.used
+    parts = [f"{name} {middle(r.shares.of(name) for r in rounds):.0%}" for name in names]
+    return "CPU: " + ", ".join(parts)
+
+
+# --- batches against COPY -------------------------------------------------------------------------
+
+
+def skewed(lab: Lab) -> list[Row]:
+    """Batches of 1,000, subscribers skewed as in the Mooncake trace, against COPY."""
+    return [_against_copy(lab, "skewed", load.skewed, "as in Mooncake", 0.40, 0.30)]
+
+
+def spread(lab: Lab) -> list[Row]:
+    """Batches of 1,000, every record another of 100,000 subscribers, against COPY."""
+    return [_against_copy(lab, "spread", load.spread, "every record another", 0.25, 0.18)]
+
+
+def _against_copy(
+    lab: Lab, name: str, owners: Owners, whose: str, target: float, floor: float
+) -> Row:
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = load.make(people, owners(people, _rng()), MATERIAL)
+        _make_bare()
+        with lab.platform(database) as web:
+            count = _count(lab, _warm(lab, web, people, material), material)
+            _warm_bare(lab, database, material, count)
+            pairs = [
+                _pair(lab, web, people, database, material, count) for _ in range(lab.effort.rounds)
+            ]
+    return _row_against_copy(
+        name, f"batches of 1,000 over HTTP, subscribers: {whose}", pairs, material, target, floor
+    )
+
+
+def _make_bare() -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"CREATE TABLE {BARE.table} (LIKE {RECORDS.table} INCLUDING ALL)"
+            f" PARTITION BY RANGE ({BARE.column})"
+        )
+    partitions.forget(BARE)
+    partitions.ensure(BARE, partitions.existing(RECORDS))
+
+
+def _warm_bare(lab: Lab, database: str, material: Material, count: int) -> None:
+    """As many rows as the charge stored while warming up: both tables are as full."""
+    del count
+    senders.copy(
+        lab.url(database), COPY_SQL, material.marked_copies(marks.new()), batch=BATCH
+    ).run()
+
+
+def _pair(
+    lab: Lab, web: Web, people: Population, database: str, material: Material, count: int
+) -> tuple[Round, Round]:
+    """The charge, then COPY of the same rows."""
+    mark = marks.new()
+    charged = _post(lab, web, people, material.marked_bodies(mark, count))
+    team = senders.copy(
+        lab.url(database),
+        COPY_SQL,
+        material.marked_copies(mark, count),
+        batch=BATCH,
+        writers=POSTERS,
+    )
+    return charged, _measured(team, {"postgres": [lab.postgres_pid]})
+
+
+def _row_against_copy(
+    name: str,
+    what: str,
+    pairs: list[tuple[Round, Round]],
+    material: Material,
+    target: float | None,
+    floor: float = 0.0,
+) -> Row:
+    charged = [pair[0] for pair in pairs]
+    copied = [pair[1] for pair in pairs]
+    ratio = middle(a.sent.rate / b.sent.rate for a, b in pairs)
+    rate, bare = middle(r.sent.rate for r in charged), middle(r.sent.rate for r in copied)
+    return Row(
+        name,
+        what,
+        f"≥ {target:.2f} of COPY" if target else "",
+        f"{rate:,.0f} records/s; COPY {bare:,.0f}. {_shares(charged)}",
+        ratio,
+        at_least(ratio, target, floor) if target else "-",
+        {
+            "ratios": [round(a.sent.rate / b.sent.rate, 3) for a, b in pairs],
+            "cpu_ratio": round(middle(b.cost / a.cost for a, b in pairs), 3),
+            "charged": [r.figures() for r in charged],
+            "copied": [r.figures() for r in copied],
+            "subjects_per_batch": round(material.subjects_per_batch, 1),
+        },
+    )
+
+
+# --- one record a request -------------------------------------------------------------------------
+
+CONNECTIONS = 16
+_MINIMAL_TABLES = """
+CREATE TABLE bench_event (
+    subscriber_id bigint NOT NULL, id bigint NOT NULL, occurred_at timestamptz NOT NULL,
+    units bigint NOT NULL, PRIMARY KEY (subscriber_id, id)
+);
+CREATE TABLE bench_balance (subscriber_id bigint PRIMARY KEY, used bigint NOT NULL)
+    WITH (fillfactor = 60);
+INSERT INTO bench_balance SELECT nr, 0 FROM generate_series(1, %s) AS nr;
+"""
+_MINIMAL_SCRIPT = """
+\\set who random(1, {size})
+\\set id random(1, 1000000000000000)
+BEGIN;
+INSERT INTO bench_event VALUES (:who, :id, now(), 1000);
+UPDATE bench_balance SET used = used + 1000 WHERE subscriber_id = :who;
+END;
+"""
+
+
+def single(lab: Lab) -> list[Row]:
+    """One record a request on 16 connections, against pgbench's minimal insert and update."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        with connection.cursor() as cursor:
+            cursor.execute(_MINIMAL_TABLES.replace("%s", str(people.size)))
+            cursor.execute("VACUUM (ANALYZE) bench_balance")
+        seconds = lab.effort.seconds
+        owners = load.skewed(people, _rng())
+        material = load.make(people, owners, 20_000, size=1, with_copies=False)
+        with lab.platform(database) as web:
+            # Who is asked for here will be known before the clock starts.
+            _warm(lab, web, people, load.make(people, load.spread(people, _rng()), 100))
+            warm = _post_singles(lab, web, people, material, 2.0)
+            material = load.make(
+                people, owners, round(warm.sent.rate * seconds * 1.5), size=1, with_copies=False
+            )
+            _pgbench(lab, database, people.size, 1.0)
+            pairs = []
+            for _ in range(lab.effort.rounds):
+                charged = _post_singles(lab, web, people, material, seconds)
+                pairs.append((charged, _pgbench(lab, database, people.size, seconds)))
+    ratio = middle(charged.sent.rate / bare for charged, bare in pairs)
+    rounds = [charged for charged, _ in pairs]
+    rate, bare = middle(r.sent.rate for r in rounds), middle(bare for _, bare in pairs)
+    return [
+        Row(
+            "single",
+            "one record a request, 16 connections",
+            "≥ 0.40 of pgbench",
+            f"{rate:,.0f} requests/s; pgbench {bare:,.0f}. {_shares(rounds)}",
+            ratio,
+            at_least(ratio, 0.40, 0.30),
+            {
+                "ratios": [round(r.sent.rate / bare, 3) for r, bare in pairs],
+                "charged": [r.figures() for r in rounds],
+                "pgbench": [round(bare, 1) for _, bare in pairs],
+            },
+        )
+    ]
+
+
+def _post_singles(
+    lab: Lab, web: Web, people: Population, material: Material, seconds: float
+) -> Round:
+    bodies = load.singles(material, marks.new(), len(material.bodies))
+    team = senders.post_singles(
+        web.port,
+        people.gateway_key,
+        bodies,
+        connections=CONNECTIONS,
+        seconds=seconds,
+        processes=POSTERS,
+    )
+    return _measured(team, web.roots(lab))
+
+
+def _pgbench(lab: Lab, database: str, size: int, seconds: float) -> float:
+    """Transactions a second of pgbench with as many clients."""
+    program = lab.program("pgbench")
+    if program is None:
+        raise senders.SendingError("this PostgreSQL brings no pgbench")
+    with tempfile.TemporaryDirectory() as folder:
+        script = Path(folder, "minimal.sql")
+        script.write_text(_MINIMAL_SCRIPT.format(size=size))
+        done = subprocess.run(
+            [
+                str(program),
+                *("--client", str(CONNECTIONS), "--jobs", "2", "--protocol", "prepared"),
+                *("--no-vacuum", "--time", str(max(1, round(seconds)))),
+                *("--file", str(script)),
+            ],
+            env=lab.client_environment(database),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    found = re.search(r"^tps = ([\d.]+) ", done.stdout, re.MULTILINE)
+    assert found, done.stdout
+    return float(found[1])
+
+
+# --- many stored records --------------------------------------------------------------------------
+
+
+def stored(lab: Lab) -> list[Row]:
+    """The cost of a record where 20 million are stored already, against 1 million."""
+    few, many = lab.effort.of(MILLION), lab.effort.of(20 * MILLION)
+    with lab.database("bench_run_few") as small, lab.database("bench_run_many") as large:
+        seconds = {}
+        for database, count in ((small, few), (large, many)):
+            lab.use(database)
+            people = population.read(load.models())
+            seconds[database] = preload.fill(lab, database, people, count)
+        lab.use(small)
+        sides = {}
+        for database in (small, large):
+            lab.use(database)
+            sides[database] = population.read(load.models())
+        material = load.make(people, load.skewed(people, _rng()), MATERIAL, with_copies=False)
+        with lab.platform(small) as small_web, lab.platform(large) as large_web:
+            rate = _warm(lab, small_web, sides[small], material)
+            _warm(lab, large_web, sides[large], material)
+            count = _count(lab, rate, material)
+            pairs = []
+            for _ in range(lab.effort.rounds):
+                pair = []
+                for web, database in ((small_web, small), (large_web, large)):
+                    bodies = material.marked_bodies(marks.new(), count)
+                    pair.append(_post(lab, web, sides[database], bodies))
+                pairs.append((pair[0], pair[1]))
+    ratio = middle(a.sent.rate / b.sent.rate for a, b in pairs)
+    cost = [middle(1e6 / pair[side].sent.rate for pair in pairs) for side in (0, 1)]
+    return [
+        Row(
+            "stored",
+            f"cost of a record with {_short(many)} stored against {_short(few)}",
+            "≤ 1.15",
+            f"{cost[1]:.1f} µs against {cost[0]:.1f} µs of wall time",
+            ratio,
+            at_most(ratio, 1.15),
+            {
+                "ratios": [round(a.sent.rate / b.sent.rate, 3) for a, b in pairs],
+                "few": [a.figures() for a, _ in pairs],
+                "many": [b.figures() for _, b in pairs],
+                "preload_seconds": {k: round(v, 1) for k, v in seconds.items()},
+            },
+        )
+    ]
+
+
+def _short(count: int) -> str:
+    return f"{count / MILLION:g} M"
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+_LARGE_BATCH = 10_000
+
+
+def memory(lab: Lab) -> list[Row]:
+    """The memory of the web processes while 10 million records go through them."""
+    total = lab.effort.of(10 * MILLION)
+    steps = 10
+    batches = 20
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = load.make(
+            people,
+            load.skewed(people, _rng()),
+            batches,
+            size=_LARGE_BATCH,
+            with_copies=False,
+        )
+        repeat = max(1, round(total / steps / _LARGE_BATCH / batches))
+        points: list[dict[str, Any]] = []
+        done = 0
+        with lab.platform(database) as web:
+            workers = web.workers()
+            for _ in range(steps):
+                fresh = [marks.new() for _ in range(repeat)]
+                team = senders.post(
+                    web.port,
+                    people.gateway_key,
+                    material.bodies,
+                    batch=_LARGE_BATCH,
+                    mark=functools.partial(_remark, fresh),
+                    repeat=repeat,
+                )
+                sent = team.run()
+                done += sent.records
+                points.append(_point(done, [memory_of(pid) for pid in workers]))
+            assert workers == web.workers(), "a web process was started anew"
+    grown = points[-1]["peak_mb"] / points[1]["peak_mb"]
+    return [
+        Row(
+            "memory",
+            f"peak memory of a web process after {_short(done)} records",
+            "flat",
+            f"{points[-1]['peak_mb']:.0f} MB at {_short(done)}, {points[1]['peak_mb']:.0f} MB at"
+            f" {_short(points[1]['records'])}; now {points[-1]['proportional_mb']:.0f} MB (PSS)",
+            grown,
+            at_most(grown, 1.05),
+            {"points": points, "batch": _LARGE_BATCH},
+        )
+    ]
+
+
+def _remark(fresh: list[bytes], body: bytes, nr: int) -> bytes:
+    return body.replace(load.PLACEHOLDER, fresh[nr])
+
+
+def _point(done: int, sizes: list[Memory]) -> dict[str, Any]:
+    """The largest of the processes."""
+    return {
+        "records": done,
+        "resident_mb": round(max(size.resident for size in sizes) / 1e6, 1),
+        "proportional_mb": round(max(size.proportional for size in sizes) / 1e6, 1),
+        "peak_mb": round(max(size.peak for size in sizes) / 1e6, 1),
+    }
+
+
+# --- balances -------------------------------------------------------------------------------------
+
+
+def balance(lab: Lab) -> list[Row]:
+    """How fast a balance is read while usage is posted at full speed."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = load.make(people, load.skewed(people, _rng()), MATERIAL, with_copies=False)
+        rng = _rng()
+        requests = [
+            senders.reading(
+                0,
+                people.operator_key,
+                f"/api/v1/subscribers/{people.external_id(rng.randrange(people.size))}/balance",
+            )
+            for _ in range(5000)
+        ]
+        with lab.platform(database) as web:
+            rate = _warm(lab, web, people, material)
+            with Reading(web.port, requests) as alone:
+                time.sleep(max(1.0, 4 * lab.effort.scale))
+            quiet = alone.latencies
+            rounds: list[Round] = []
+            reads: list[float] = []
+            count = _count(lab, rate, material)
+            for _ in range(lab.effort.rounds):
+                bodies = material.marked_bodies(marks.new(), count)
+                with Reading(web.port, requests) as reading:
+                    rounds.append(_post(lab, web, people, bodies))
+                reads += reading.latencies
+    p50, p95, p99 = (percentile(reads, share) * 1000 for share in (0.50, 0.95, 0.99))
+    return [
+        Row(
+            "balance",
+            "GET balance while two posters post at full speed",
+            "p95 ≤ 50 ms",
+            f"p95 {p95:.1f} ms, p50 {p50:.1f}, p99 {p99:.1f} of {len(reads):,} reads at"
+            f" {middle(r.sent.rate for r in rounds):,.0f} records/s;"
+            f" p95 {percentile(quiet, 0.95) * 1000:.1f} ms without",
+            p95 / 50,
+            at_most(p95, 50),
+            {
+                "p50_ms": round(p50, 2),
+                "p95_ms": round(p95, 2),
+                "p99_ms": round(p99, 2),
+                "reads": len(reads),
+                "quiet_p95_ms": round(percentile(quiet, 0.95) * 1000, 2),
+                "charged": [r.figures() for r in rounds],
+            },
+        )
+    ]
+
+
+# --- folding --------------------------------------------------------------------------------------
+
+
+def folding(lab: Lab) -> list[Row]:
+    """Folding into the hourly totals: alone, and with worker and beat beside the charge."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = load.make(people, load.skewed(people, _rng()), MATERIAL)
+        _make_bare()
+        with lab.platform(database) as web:
+            rate = _warm(lab, web, people, material)
+        began = time.monotonic()
+        rollups.fold_all(at=clock.wall())
+        alone = MATERIAL * BATCH / (time.monotonic() - began)
+        count = _count(lab, rate, material)
+        _warm_bare(lab, database, material, count)
+        with lab.platform(database, "web", "worker", "beat") as web:
+            _warm(lab, web, people, material)
+            pairs, lags, drains = [], [], []
+            for _ in range(lab.effort.rounds):
+                with _Lag(lab, database) as lag:
+                    pairs.append(_pair(lab, web, people, database, material, count))
+                lags.append(lag.most)
+                drains.append(_drain())
+    charged = [pair[0] for pair in pairs]
+    row = _row_against_copy(
+        "folding",
+        "the first row with worker and beat folding",
+        pairs,
+        material,
+        None,
+    )
+    row.figures.update(lag_seconds=[round(lag, 2) for lag in lags], drain_seconds=drains)
+    share = middle(r.shares.of("worker") for r in charged)
+    return [
+        row,
+        Row(
+            "lag",
+            "hourly totals behind the charge at full speed",
+            "≤ 10 s",
+            f"at most {max(lags):.1f} s; worker and beat took {share:.0%} of the CPU",
+            None,
+            at_most(max(lags), 10.0),
+        ),
+        Row(
+            "folding-alone",
+            "folding into hourly totals, alone",
+            "",
+            f"{alone:,.0f} records/s",
+            None,
+            "-",
+            {"per_second": round(alone, 1)},
+        ),
+    ]
+
+
+class _Lag:
+    """Watches how old the oldest batch is that is not folded yet."""
+
+    def __init__(self, lab: Lab, database: str) -> None:
+        self.most = 0.0
+        self._connection = lab.connect(database)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+
+    def __enter__(self) -> _Lag:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._connection.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.25):
+            row = self._connection.execute(
+                "SELECT extract(epoch FROM clock_timestamp() - min(stored_at))::float8"
+                " FROM metering_usagebatch WHERE folded_at IS NULL"
+            ).fetchone()
+            assert row is not None
+            self.most = max(self.most, row[0] or 0.0)
+
+
+def _drain() -> float:
+    """Seconds until the folding has caught up."""
+    began = time.monotonic()
+    while UsageBatch.objects.filter(folded_at__isnull=True).exists():
+        time.sleep(0.1)
+        assert time.monotonic() - began < 300, "the hourly totals do not catch up"
+    return round(time.monotonic() - began, 1)
+
+
+# --- openings -------------------------------------------------------------------------------------
+
+
+def opening(lab: Lab) -> list[Row]:
+    """Opening the next period of every subscription, as at the turn of a month."""
+    with lab.database():
+        before = SubscriptionPeriod.objects.count()
+        at = clock.wall() + dt.timedelta(days=32)
+        deadline = time.monotonic() + 60 * lab.effort.scale + 5
+        began = time.monotonic()
+        while lifecycle.open_due(None, at=at) and time.monotonic() < deadline:
+            pass
+        seconds = time.monotonic() - began
+        opened = SubscriptionPeriod.objects.count() - before
+    return [
+        Row(
+            "opening",
+            "periods opened, with buckets and rollover",
+            "",
+            f"{opened / seconds:,.0f} periods/s ({opened:,} in {seconds:.1f} s)",
+            None,
+            "-",
+            {"periods": opened, "seconds": round(seconds, 2)},
+        )
+    ]
+
+
+ALL: dict[str, Callable[[Lab], list[Row]]] = {
+    "skewed": skewed,
+    "spread": spread,
+    "single": single,
+    "stored": stored,
+    "memory": memory,
+    "balance": balance,
+    "folding": folding,
+    "opening": opening,
+}

@@ -1,0 +1,47 @@
+"""Fixtures of several files, and which tests stay together."""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+from metering.records import RECORDS
+from subscriptions import partitions
+
+
+@pytest.fixture(scope="module")
+def committed_days(django_db_setup: None, django_db_blocker: Any) -> None:
+    """The day partitions from 25 April to 12 August 2026: a test that is rolled back makes none."""
+    first = dt.date(2026, 4, 25)
+    days = [first + dt.timedelta(days=n) for n in range(110)]
+    with django_db_blocker.unblock():
+        partitions.ensure(RECORDS, days)
+        partitions.ensure(partitions.ENTRIES, days)
+
+
+class ByGroup(LoadScopeScheduling):  # type: ignore[misc]
+    """A file that names an `xdist_group` goes to one worker, all other tests to any.
+
+    xdist 3.8 marks grouped tests by their ids, which pytest 9.2 does not let it change: its own
+    `--dist loadgroup` groups nothing.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        return _group_of(nodeid.partition("::")[0]) or nodeid
+
+
+@functools.cache
+def _group_of(file: str) -> str:
+    source = (Path(__file__).parent.parent / file).read_text()
+    found = re.search(r'xdist_group\("(\w+)"\)', source)
+    return found[1] if found else ""
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByGroup:
+    return ByGroup(config, log)

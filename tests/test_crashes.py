@@ -1,0 +1,424 @@
+"""The whole platform, killed in the middle of it: every record is charged exactly once."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from config import embedded
+from config.serve import Child, Platform
+from metering.posting import Posted, Poster
+from metering.traces import Batch
+from tests.usage import DAY, HOUR, record
+
+# One platform for all: they would take each other's cores, and kill each other's parts.
+pytestmark = pytest.mark.xdist_group("crashes")
+
+ROOT = Path(__file__).resolve().parent.parent
+NOW = dt.datetime(2026, 6, 10, 4, tzinfo=dt.UTC)
+EARLIER = "2026-01-01T00:00:00Z"
+POLICIES = ("stop", "meter", "blocks")
+SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
+PEOPLE = 30
+BATCH = 200
+
+
+class Carrier:
+    """A test operator on the platform, reached from outside only."""
+
+    def __init__(self, platform: Platform, code: str, keys: dict[str, str]) -> None:
+        self.platform = platform
+        self.code = code
+        self.gateway_key = keys["gateway"]
+        self.http = self._client(keys["operator"])
+        self.gateway = self._client(keys["gateway"])
+        self.move_clock(NOW - DAY)
+        weight = {"model": "*", "input": "1", "cached_input": "1", "cache_write": "1"}
+        card = [{**weight, "output": "1", "reasoning": "1"}]
+        self.call("PUT", "rate-cards/standard", {"effective_from": EARLIER, "weights": card})
+        plan = {"name": "P", "price": "1", "allowance": "40000", "rate_card": "standard"}
+        overage = {"price_per_million": "1", "block": {"units": "5000", "price": "1"}}
+        for policy in POLICIES:
+            body = {**plan, "on_exhaustion": policy, "overage": overage}
+            self.call("PUT", f"plans/{policy}", body)
+        drafts = [
+            {"external_id": f"s-{n}", "subjects": [f"user-{n}"], "plan": POLICIES[n % 3]}
+            for n in range(PEOPLE)
+        ]
+        self.call("POST", "subscribers/batch", drafts)
+        self.move_clock(NOW)
+
+    def _client(self, key: str) -> httpx.Client:
+        return httpx.Client(
+            base_url=f"{self.platform.url}/api/v1/",
+            headers={"Authorization": f"Bearer {key}"},
+            timeout=30,
+            trust_env=False,
+        )
+
+    def close(self) -> None:
+        self.http.close()
+        self.gateway.close()
+
+    def move_clock(self, to: dt.datetime) -> None:
+        self.call("POST", "test-clock", {"now": to.isoformat()})
+
+    def call(self, method: str, path: str, body: Any) -> None:
+        answer = self.http.request(method, path, json=body)
+        assert answer.status_code < 300, answer.text
+
+    def get(self, path: str) -> Any:
+        answer = self.http.get(path)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def send(self, body: Any) -> httpx.Response:
+        return self.gateway.post("usage-records", json=body)
+
+    def post(self, batches: Sequence[list[Any]], *, progress: Any = None) -> Posted:
+        """Post batches until each is answered, four at a time."""
+        made = [Batch(json.dumps(batch).encode(), len(batch)) for batch in batches]
+        url = self.platform.url
+        with Poster(url, self.gateway_key, concurrency=4, progress=progress) as poster:
+            poster.post(made)
+            return poster.posted
+
+    def assert_charged_once(self, batches: Sequence[list[Any]]) -> None:
+        """Everything sent again is a duplicate, and all sums are those of what was sent."""
+        again = self.post(batches)
+        sent = [item for batch in batches for item in batch]
+        assert (again.accepted, again.duplicates, again.rejected) == (0, len(sent), 0)
+        requests: Counter[str] = Counter()
+        tokens: Counter[str] = Counter()
+        for item in sent:
+            requests[item["subject"]] += 1
+            tokens[item["subject"]] += item["input_tokens"] + item["output_tokens"]
+        for n in range(PEOPLE):
+            name, units = f"user-{n}", tokens[f"user-{n}"]
+            for by in ("hour", "month"):
+                span = SPAN if by == "month" else SPAN.replace("06-01", "06-09")
+                rows = self.get(f"subscribers/s-{n}/usage?{span}&by={by}")["items"]
+                assert sum(row["requests"] for row in rows) == requests[name]
+                assert sum(float(row["units"]) for row in rows) == units
+            used: Counter[str] = Counter()
+            for bucket in self.get(f"subscribers/s-{n}/balance")["buckets"]:
+                used[bucket["kind"]] += round(float(bucket["used"]))
+            beyond = "uncovered" if n % 3 == 0 else "overage"
+            wanted = {"allowance": min(units, 40_000), beyond: max(0, units - 40_000)}
+            assert +used == +Counter(wanted)
+
+
+def batches(prefix: str, count: int) -> list[list[Any]]:
+    """Enough for the busiest people's buckets to run dry."""
+    return [
+        [
+            record(
+                f"{prefix}-{nr}-{n}",
+                subject=f"user-{(nr * n) % PEOPLE}",
+                occurred_at=NOW - ((nr + n) % 5) * HOUR,
+                input_tokens=1 + (nr + n) % 97,
+            )
+            for n in range(BATCH)
+        ]
+        for nr in range(count)
+    ]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def manage(platform: Platform, *command: str, program: str = "manage.py") -> str:
+    """What a command prints that runs beside the platform."""
+    done = subprocess.run(
+        [sys.executable, program, *command],
+        cwd=ROOT,
+        env=platform.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def platform() -> Iterator[Platform]:
+    """The platform; what its tests have left in the books has to agree at the end."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        for name in ("DATABASE_URL", "BROKER_URL"):
+            patch.delenv(name, raising=False)
+        with Platform(Path(folder) / "data", port=free_port()) as platform:
+            yield platform
+            manage(platform, "reconcile")
+
+
+ISSUE_KEYS = """
+import json, sys, django
+django.setup()
+from subscriptions import clock, keys
+print(json.dumps({
+    code: {
+        role: keys.issue(operator_code=code, role=role, name=role, at=clock.wall(), test=True)
+        for role in ("operator", "gateway")
+    }
+    for code in sys.argv[1:]
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def all_keys(platform: Platform) -> dict[str, dict[str, str]]:
+    """The keys of five operators, from one process: starting it takes longer than all else."""
+    found: dict[str, dict[str, str]] = json.loads(
+        manage(platform, ISSUE_KEYS, *(f"op-{n}" for n in range(5)), program="-c")
+    )
+    return found
+
+
+@pytest.fixture
+def carrier(platform: Platform, all_keys: dict[str, dict[str, str]]) -> Iterator[Carrier]:
+    eventually(lambda: healthy(platform))
+    code, keys = all_keys.popitem()
+    carrier = Carrier(platform, code, keys)
+    yield carrier
+    carrier.close()
+
+
+def eventually(true: Callable[[], object], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it took too long"
+        time.sleep(0.05)
+
+
+def healthy(platform: Platform) -> bool:
+    with suppress(httpx.TransportError):
+        answer = httpx.get(f"{platform.url}/healthz", timeout=5, trust_env=False)
+        return answer.status_code == 200
+    return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent this is."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def web_workers(platform: Platform) -> list[int]:
+    process = platform.children[0].process
+    return children(process.pid) if process else []
+
+
+def postgres_processes(platform: Platform) -> list[int]:
+    """The postmaster and its backends, known by their folder."""
+    home = (platform.data / "postgres").stat()
+    found = []
+    for cwd in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if os.path.samestat(cwd.stat(), home):
+                found.append(int(cwd.parent.name))
+    return sorted(found)
+
+
+def while_killing(
+    work: Callable[[Callable[[int], None]], Posted], kill_some: Callable[[], None], every: int
+) -> Posted:
+    """Do the work; each time so many further records are answered, kill."""
+    answered = threading.Semaphore(0)
+    ended = threading.Event()
+    kills = [0]
+
+    def killer() -> None:
+        while answered.acquire() and not ended.is_set():
+            kill_some()
+            kills[0] += 1
+
+    counted = [0]
+
+    def progress(records: int) -> None:
+        before = counted[0] // every
+        counted[0] += records
+        if counted[0] // every > before:
+            answered.release()
+
+    thread = threading.Thread(target=killer)
+    thread.start()
+    try:
+        return work(progress)
+    finally:
+        ended.set()
+        answered.release()
+        thread.join()
+        assert kills[0] >= 2
+
+
+def test_web_workers_killed_in_mid_replay(platform: Platform, carrier: Carrier) -> None:
+    sent = batches("w", 60)
+
+    posted = while_killing(
+        lambda progress: carrier.post(sent, progress=progress),
+        lambda: kill(web_workers(platform)),
+        every=3000,
+    )
+
+    assert posted.accepted + posted.duplicates == 60 * BATCH
+    assert (posted.rejected, posted.retries > 0) == (0, True)
+    carrier.assert_charged_once(sent)
+
+
+def test_postgresql_killed_in_mid_replay(platform: Platform, carrier: Carrier) -> None:
+    sent = batches("p", 60)
+
+    posted = while_killing(
+        lambda progress: carrier.post(sent, progress=progress),
+        lambda: kill(postgres_processes(platform)),
+        every=3000,
+    )
+
+    assert posted.accepted + posted.duplicates == 60 * BATCH
+    assert (posted.rejected, posted.retries > 0) == (0, True)
+    carrier.assert_charged_once(sent)
+
+
+def test_the_web_server_itself_killed_with_postgresql(platform: Platform, carrier: Carrier) -> None:
+    sent = batches("b", 40)
+
+    def kill_both() -> None:
+        process = platform.children[0].process
+        assert process
+        kill([process.pid, *web_workers(platform), *postgres_processes(platform)])
+        eventually(lambda: healthy(platform))
+
+    # One kill is enough; the others would only wait for the supervisor's growing pauses.
+    killed = threading.Event()
+
+    def progress(records: int) -> None:
+        if not killed.is_set():
+            killed.set()
+            threading.Thread(target=kill_both).start()
+
+    carrier.post(sent, progress=progress)
+
+    carrier.assert_charged_once(sent)
+
+
+def test_a_worker_killed_while_it_folds(platform: Platform, carrier: Carrier) -> None:
+    """A lock holds its fold in the middle, so that the kill meets it there."""
+    sent = batches("f", 20)
+    worker = platform.children[2]
+    url = platform.environment["DATABASE_URL"]
+
+    with psycopg.connect(url) as holder:
+        for half in (sent[:10], sent[10:]):
+            holder.execute("LOCK TABLE metering_usagehour IN SHARE MODE")
+            carrier.post(half)
+            eventually(lambda: folding(url))
+            assert worker.process
+            before = worker.process.pid
+            kill([before, *children(before)])
+            eventually(partial(restarted, worker, before))
+            holder.commit()
+
+    eventually(lambda: unfolded(url) == 0)
+    carrier.assert_charged_once(sent)
+
+
+def restarted(child: Child, before: int) -> bool:
+    return child.process is not None and child.process.pid != before
+
+
+def folding(url: str) -> bool:
+    """Whether somebody waits for the lock in the middle of a fold."""
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+            " AND query LIKE '%INSERT INTO metering_usagehour%'"
+        ).fetchone()
+        return row is not None and row[0] > 0
+
+
+def unfolded(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "SELECT count(*) FROM metering_usagebatch WHERE folded_at IS NULL"
+        ).fetchone()
+        return row[0] if row else 0
+
+
+def test_with_the_database_away_it_is_503_and_nothing_is_half_done(
+    platform: Platform, carrier: Carrier
+) -> None:
+    sent = batches("d", 3)
+    carrier.post(sent[:1])
+
+    # The supervisor needs this lock to start the server again.
+    with embedded._exclusive(platform.data):
+        kill(postgres_processes(platform))
+        for _ in range(20):
+            answers = [
+                carrier.send(sent[1]),
+                carrier.send(sent[1][0]),
+                carrier.send([record("bad", subject="nobody"), record("x", input_tokens=-1)]),
+                carrier.http.get("subscribers/s-1/balance"),
+                carrier.http.put("subscribers/s-99", json={"name": "x"}),
+                carrier.http.post(
+                    "subscribers/s-1/grants",
+                    json={"units": "1", "valid_until": "2026-07-01T00:00:00Z", "reason": "x"},
+                    headers={"Idempotency-Key": "k"},
+                ),
+            ]
+            for answer in answers:
+                assert answer.status_code == 503, answer.text
+                assert answer.headers["Content-Type"] == "application/problem+json"
+                assert int(answer.headers["Retry-After"]) > 0
+                assert answer.json()["cause"] == "unavailable"
+        health = httpx.get(f"{platform.url}/healthz", timeout=10, trust_env=False)
+        assert health.status_code == 503
+
+    eventually(lambda: healthy(platform))
+    # A connection that died is found out once, by its thread's next request, and never again.
+    refused = 0
+    for n in range(100):
+        answer = carrier.send(record(f"new-{n}", subject=f"nobody-{n}"))
+        refused += answer.status_code == 503
+        assert answer.status_code in (200, 503)
+    assert refused <= 8 * (os.cpu_count() or 1)
+    assert carrier.send(record("last", subject="nobody")).status_code == 200
+    assert carrier.http.get("subscribers/s-99").status_code == 404
+    assert {row["cause"] for row in carrier.get("quarantine")["items"]} == {"unknown_subject"}
+    assert all(b["kind"] != "gift" for b in carrier.get("subscribers/s-1/balance")["buckets"])
+    carrier.assert_charged_once(sent[:1])
+    carrier.post(sent[1:])
+    carrier.assert_charged_once(sent)

@@ -1,0 +1,328 @@
+"""Another operator's key sees nothing and changes nothing, at any door there is."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.db import connection
+from rest_framework.test import APIClient
+
+from metering import rollups
+from metering.models import QuarantinedRecord
+from subscriptions import lifecycle
+from subscriptions.models import Operator
+from tests.factories import (
+    NOW,
+    client_for,
+    make_key,
+    make_operator,
+    make_plan,
+    make_rate_card,
+    make_subscriber,
+    set_clock,
+    subscribe,
+)
+from tests.usage import DAY, Gateway, counted, put, record, used
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+
+SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
+SECRET = "THEIRS"  # stands in every name of the other operator's
+
+
+class Theirs:
+    """An operator with one of everything."""
+
+    def __init__(self) -> None:
+        self.operator = make_operator("theirs")
+        self.api = client_for(make_key(self.operator))
+        plan = make_plan(self.operator, name=f"{SECRET} plan")
+        assert put(self.api, "boosters/booster", booster(f"{SECRET} booster")).status_code == 201
+        self.subscriber = make_subscriber(self.operator)
+        put(self.api, "subscribers/s-1", {"name": f"{SECRET} one", "email": f"{SECRET}@a.org"})
+        self.subscription = subscribe(self.subscriber, plan)
+        lifecycle.sell_booster(self.operator, self.subscriber.pk, "booster", at=NOW)
+        lifecycle.give(self.subscriber.pk, units=1000, valid_until=NOW + DAY, reason=SECRET, at=NOW)
+        self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
+        self.gateway.charge(record(f"{SECRET}-1"), record(f"{SECRET}-2", subject=f"{SECRET}-who"))
+        # Folding is one for all operators: it is done, so that nothing moves any more.
+        rollups.fold_all(at=NOW)
+        self.quarantined = QuarantinedRecord.objects.get()
+
+
+def booster(name: str) -> dict[str, Any]:
+    return {"name": name, "price": "8.00", "units": "1000", "valid_days": 30}
+
+
+@pytest.fixture
+def theirs() -> Theirs:
+    return Theirs()
+
+
+@pytest.fixture
+def ours(theirs: Theirs) -> Operator:
+    operator = make_operator("ours")
+    make_rate_card(operator)
+    make_plan(operator, "light")
+    return operator
+
+
+Door = tuple[str, str]
+# What an operator's key gets where it names what is another's: the body sent, the status.
+NOT_FOUND: dict[Door, Any] = {
+    ("GET", "/api/v1/subscribers/{external_id}"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/balance"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/usage"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/usage-records"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/subscriptions"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions"): {"plan": "light"},
+    ("GET", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}"): None,
+    ("PATCH", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}"): {
+        "cancel_at_period_end": True
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/boosters"): {"booster": "booster"},
+    ("POST", "/api/v1/subscribers/{external_id}/grants"): {
+        "units": "1",
+        "valid_until": "2026-07-01T00:00:00Z",
+        "reason": "x",
+    },
+    ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
+}
+EMPTY_LISTS = {
+    ("GET", "/api/v1/subscribers"),
+    ("GET", "/api/v1/quarantine"),
+}
+# These make something of our own under a code or id that the other operator uses too.
+OUR_OWN: dict[Door, Any] = {
+    ("PUT", "/api/v1/plans/{code}"): {
+        "name": "ours",
+        "price": "1.00",
+        "allowance": "5",
+        "rate_card": "standard",
+    },
+    ("PUT", "/api/v1/boosters/{code}"): booster("ours"),
+    ("PUT", "/api/v1/rate-cards/{code}"): {
+        "effective_from": "2026-06-01T00:00:00Z",
+        "weights": [
+            {
+                "model": "*",
+                **dict.fromkeys(("input", "cached_input", "cache_write", "output"), "7"),
+                "reasoning": "7",
+            }
+        ],
+    },
+    ("PUT", "/api/v1/subscribers/{external_id}"): {"name": "ours", "subjects": ["user-s-1"]},
+    ("POST", "/api/v1/subscribers/batch"): [
+        {"external_id": "s-1", "name": "ours", "subjects": ["user-s-1"], "plan": "light"}
+    ],
+    ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
+}
+ELSEWHERE = {
+    ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
+    ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
+}
+
+
+def all_doors() -> set[Door]:
+    schema = APIClient().get("/api/schema/?format=json").json()
+    return {
+        (method.upper(), path)
+        for path, methods in schema["paths"].items()
+        for method in methods
+        if method in ("get", "post", "put", "patch", "delete")
+    }
+
+
+def address(path: str, theirs: Theirs, code: str = "light") -> str:
+    filled = path.format(
+        external_id="s-1",
+        subscription_id=theirs.subscription.id,
+        quarantine_id=theirs.quarantined.pk,
+        code=code,
+    )
+    return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
+
+
+def call(api: APIClient, door: Door, path: str, body: Any = None) -> Any:
+    raw = "" if body is None else json.dumps(body)
+    return api.generic(door[0], path, raw, "application/json")
+
+
+def rows_of(theirs: Theirs) -> dict[str, list[str]]:
+    """Every row of the other operator's, as text."""
+    by_operator = "operator_id = %(operator)s"
+    by_subscriber = "subscriber_id = %(subscriber)s"
+    conditions = {
+        "subscriptions_operator": "id = %(operator)s",
+        "subscriptions_gateway": by_operator,
+        "subscriptions_apikey": by_operator,
+        "subscriptions_plan": by_operator,
+        "subscriptions_booster": by_operator,
+        "subscriptions_ratecard": by_operator,
+        "subscriptions_subscriber": by_operator,
+        "subscriptions_subject": by_operator,
+        "subscriptions_subscription": by_operator,
+        "subscriptions_subscriptionperiod": by_operator,
+        "subscriptions_bucket": by_subscriber,
+        "subscriptions_bucketentry": by_subscriber,
+        "subscriptions_outboxevent": by_subscriber,
+        "metering_usagerecord": by_subscriber,
+        "metering_usagehour": by_subscriber,
+        "metering_usagebatch": by_operator,
+        "metering_quarantinedrecord": by_operator,
+    }
+    parameters = {"operator": theirs.operator.pk, "subscriber": theirs.subscriber.pk}
+    found = {}
+    with connection.cursor() as cursor:
+        for table, condition in conditions.items():
+            cursor.execute(
+                f"SELECT t::text FROM {table} t WHERE {condition} ORDER BY 1", parameters
+            )
+            found[table] = [row[0] for row in cursor.fetchall()]
+    return found
+
+
+@pytest.fixture
+def unchanged(theirs: Theirs) -> Callable[[], None]:
+    before = rows_of(theirs)
+    assert all(rows for table, rows in before.items() if table != "subscriptions_outboxevent")
+
+    def check() -> None:
+        assert rows_of(theirs) == before
+
+    return check
+
+
+def test_every_door_is_looked_at_here() -> None:
+    known = {*NOT_FOUND, *EMPTY_LISTS, *OUR_OWN, *ELSEWHERE}
+
+    assert all_doors() == known
+
+
+def test_what_is_another_operators_is_not_there(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    api = client_for(make_key(ours))
+    # The same doors are open to whom it belongs.
+    assert call(theirs.api, ("GET", ""), address("/api/v1/subscribers/s-1", theirs)).json()
+
+    for door, body in NOT_FOUND.items():
+        answer = call(api, door, address(door[1], theirs), body)
+        assert (answer.status_code, answer.json()["cause"]) == (404, "not_found"), door
+        assert SECRET not in answer.content.decode()
+    unchanged()
+
+
+def test_each_of_these_doors_opens_to_the_operator_itself(theirs: Theirs) -> None:
+    for door, body in NOT_FOUND.items():
+        answer = call(theirs.api, door, address(door[1], theirs), body)
+        held = door[0] == "POST" and door[1].endswith("/subscriptions")
+        assert answer.status_code == 409 if held else answer.status_code in (200, 201), door
+
+
+def test_another_operators_subscription_is_not_reached_through_our_subscriber(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    api = client_for(make_key(ours))
+    make_subscriber(ours)
+
+    for method, body in (("GET", None), ("PATCH", {"cancel_at_period_end": True})):
+        path = f"/api/v1/subscribers/s-1/subscriptions/{theirs.subscription.id}"
+        assert call(api, (method, ""), path, body).status_code == 404
+    unchanged()
+
+
+def test_lists_show_nothing_of_another_operator(theirs: Theirs, ours: Operator) -> None:
+    api = client_for(make_key(ours))
+
+    for _, path in EMPTY_LISTS:
+        for query in ("", "?all=true", "?limit=1000"):
+            assert api.get(f"{path}{query}").json() == {"items": [], "next": None}
+    # A cursor of theirs shows nothing either.
+    make_subscriber(theirs.operator, "s-2")
+    cursor = theirs.api.get("/api/v1/subscribers?limit=1").json()["next"].partition("?")[2]
+    assert api.get(f"/api/v1/subscribers?{cursor}").json()["items"] == []
+
+
+def test_another_operators_offerings_are_neither_listed_nor_sold(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    api = client_for(make_key(ours))
+    make_plan(theirs.operator, "secret", name=SECRET)
+    make_subscriber(ours, "own")
+
+    plans = api.get("/api/v1/plans")
+    sold = api.post("/api/v1/subscribers/own/subscriptions", {"plan": "secret"}, format="json")
+    boosted = api.post("/api/v1/subscribers/own/boosters", {"booster": "booster"}, format="json")
+    batch = api.post(
+        "/api/v1/subscribers/batch", [{"external_id": "own", "plan": "secret"}], format="json"
+    )
+
+    assert [plan["code"] for plan in plans.json()["items"]] == ["light"]
+    assert SECRET not in plans.content.decode()
+    assert (sold.status_code, sold.json()["cause"]) == (422, "unknown_plan")
+    assert (boosted.status_code, boosted.json()["cause"]) == (422, "unknown_booster")
+    assert batch.json()["items"][0]["cause"] == "unknown_plan"
+
+
+@pytest.mark.parametrize("door", OUR_OWN, ids=lambda door: " ".join(door))
+def test_what_is_made_is_made_in_ones_own_operator(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None], door: Door
+) -> None:
+    api = client_for(make_key(ours))
+    code = (
+        "standard" if "rate-cards" in door[1] else "booster" if "boosters" in door[1] else "light"
+    )
+
+    answer = call(api, door, address(door[1], theirs, code), OUR_OWN[door])
+
+    assert answer.status_code in (200, 201), answer.content
+    assert SECRET not in answer.content.decode()
+    unchanged()
+
+
+def test_another_operators_gateway_reaches_no_subscriber_of_ours(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    gateway = Gateway(ours)
+
+    unknown = gateway.charge(record("a"), record(f"{SECRET}-1"))
+    own = make_subscriber(ours)
+    charged = gateway.charge(record("a"), record(f"{SECRET}-1", input_tokens=7))
+
+    assert [r["cause"] for r in unknown["rejected"]] == ["unknown_subject"] * 2
+    assert counted(charged) == (2, 0, 0)
+    assert used(own) == {"uncovered": 147}
+    assert client_for(make_key(ours)).get("/api/v1/quarantine").json()["items"]
+    unchanged()
+
+
+def test_two_operators_that_use_the_same_names_keep_apart(theirs: Theirs, ours: Operator) -> None:
+    """Also where a process remembers subjects, cards and keys."""
+    make_rate_card(ours, effective_from=NOW, weights={"*": ("5",) * 5})
+    own = make_subscriber(ours)
+    gateway = Gateway(ours, name=f"{SECRET} gateway")
+    set_clock(ours, NOW + DAY)
+
+    for n in range(3):
+        assert theirs.gateway.charge(record(f"r-{n}"))["units"] == "120.000"
+        assert gateway.charge(record(f"r-{n}"))["units"] == "600.000"
+
+    assert used(own) == {"uncovered": 1800}
+    assert sum(used(theirs.subscriber).values()) == 4 * 120
+
+
+def test_without_any_key_or_with_one_of_the_other_role_every_door_is_shut(
+    theirs: Theirs, unchanged: Callable[[], None]
+) -> None:
+    for door in all_doors():
+        path = address(door[1], theirs)
+        body = {**NOT_FOUND, **OUR_OWN}.get(door)
+        other_role = theirs.api if door[1] == "/api/v1/usage-records" else theirs.gateway.client
+
+        assert call(APIClient(), door, path, body).status_code == 401, door
+        assert call(other_role, door, path, body).status_code == 403, door
+    unchanged()
