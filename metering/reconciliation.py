@@ -600,7 +600,7 @@ Results = dict[int | None, Result]
 
 
 def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
-    """Check every invariant, of one operator or of all; `at` is the wall's time, for the lag.
+    """Check every invariant in one snapshot, of one operator or of all; `at` is the wall's time.
 
     Reads only, in a transaction of its own. Where all are checked, rows that belong to no
     operator are reported under the code "". Raises Operator.DoesNotExist.
@@ -609,30 +609,33 @@ def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute(_LOCK)
         cursor.execute(_SETTINGS)
-        operators = dict(Operator.objects.order_by("code").values_list("pk", "code"))
-        if operator_code is not None:
-            operators = {pk: code for pk, code in operators.items() if code == operator_code}
-            if not operators:
-                raise Operator.DoesNotExist(operator_code)
-        records_since = _since("metering_usagerecord")
-        journal_since = _since("subscriptions_bucketentry")
-        parameters = {
-            "operators": list(operators) if operator_code is not None else None,
-            "records_since": records_since or _NEVER,
-            "journal_since": journal_since or _NEVER,
-            **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
-        }
-        reports: dict[int | None, OperatorReport] = {
-            pk: _blank(code) for pk, code in operators.items()
-        }
-        nobody = reports[None] = _blank("")
-        for nr, check in enumerate(CHECKS):
-            results = {pk: report.checks[nr] for pk, report in reports.items()}
-            if check is WEIGHTS:
-                _judge_weights(results, parameters)
-            else:
-                _run(check, results, parameters)
-        _observe(reports, at=at)
+        return check_all(at=at, operator_code=operator_code)
+
+
+def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+    """`reconcile` inside the caller's transaction, which is to be one snapshot."""
+    operators = dict(Operator.objects.order_by("code").values_list("pk", "code"))
+    if operator_code is not None:
+        operators = {pk: code for pk, code in operators.items() if code == operator_code}
+        if not operators:
+            raise Operator.DoesNotExist(operator_code)
+    records_since = _since("metering_usagerecord")
+    journal_since = _since("subscriptions_bucketentry")
+    parameters = {
+        "operators": list(operators) if operator_code is not None else None,
+        "records_since": records_since or _NEVER,
+        "journal_since": journal_since or _NEVER,
+        **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
+    }
+    reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}
+    nobody = reports[None] = _blank("")
+    for nr, check in enumerate(CHECKS):
+        results = {pk: report.checks[nr] for pk, report in reports.items()}
+        if check is WEIGHTS:
+            _judge_weights(results, parameters)
+        else:
+            _run(check, results, parameters)
+    _observe(reports, at=at)
     if operator_code is not None or not any(check.checked for check in nobody.checks):
         del reports[None]
     return Report(at, records_since, journal_since, list(reports.values()))

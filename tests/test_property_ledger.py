@@ -530,7 +530,7 @@ class Ledger(RuleBasedStateMachine):
         edges = sorted(
             {e + off for a in self.accounts for e in self.edges(a) if e + off > self.now}
         )
-        to = self.now + wait if wait is not None or not edges else edges[edge % len(edges)]
+        to = edges[edge % len(edges)] if wait is None and edges else self.now + (wait or US)
         self.call("POST", "test-clock", now=to.isoformat())
         self.now = to
         for account in self.accounts:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import io
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from django.db import connection
 from rest_framework.test import APIClient
 
 from metering import reconciliation
+from subscriptions import clock
 from subscriptions.models import BucketEntry, Operator, Subscriber
 from tests.factories import (
     NOW,
@@ -76,33 +76,18 @@ def counted(answer: Any) -> tuple[int, int, int]:
 
 
 def assert_books_agree() -> None:
-    """`manage.py reconcile` finds no difference; in a test's transaction its checks alone are run,
-    as it takes a snapshot of its own."""
+    """`manage.py reconcile` finds no difference; inside a test's transaction, which cannot become
+    a snapshot of its own, its checks are run there."""
     if connection.in_atomic_block:
-        found = list(_differences())
-        assert found == []
+        report = reconciliation.check_all(at=clock.wall())
+        wrong = [check for one in report.operators for check in one.checks if check.differences]
+        assert wrong == []
         return
     out = io.StringIO()
     try:
         call_command("reconcile", stdout=out, no_color=True)
     except SystemExit as ended:
         pytest.fail(f"status {ended.code}:\n{out.getvalue()}")
-
-
-def _differences() -> Iterator[tuple[str, Any]]:
-    since = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
-    parameters = {
-        "operators": None,
-        "records_since": since,
-        "journal_since": since,
-        **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
-    }
-    for check in reconciliation.CHECKS:
-        if check is reconciliation.WEIGHTS:
-            rows = reconciliation._judge_weights(parameters)
-        else:
-            rows = reconciliation._run(check, parameters)
-        yield from ((check.name, wrong) for _, wrong, _ in rows if wrong is not None)
 
 
 def texts_holding(words: str) -> list[str]:
