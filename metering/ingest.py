@@ -54,6 +54,10 @@ class KeyRevoked(Exception):
     """The key was valid when the request came and is no longer."""
 
 
+class _Unsure(Exception):
+    """What was remembered decides something that no draw would put to the test: read it anew."""
+
+
 class _NotReady(Exception):
     """Something has to be made outside the charge: partitions, periods."""
 
@@ -119,7 +123,7 @@ def _charge(
     request: _Request, known: Context, *, at: dt.datetime, received_at: dt.datetime | None
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
-    look_first = locks_first = fresh = False
+    look_first = locks_first = raced = fresh = False
     operator_id = request.caller.operator_id
     for _ in range(_ATTEMPTS):
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
@@ -127,10 +131,13 @@ def _charge(
             with transaction.atomic():
                 done = attempt.charge()
         except SeenBefore:
-            look_first = True
+            # A duplicate draws nothing: whose it is must not be remembered, but read.
+            look_first = fresh = True
+        except _Unsure:
+            fresh = True
         except buckets.Raced:
             # Once: what was remembered is out of date. Twice: others are faster.
-            locks_first, fresh = fresh, True
+            locks_first, raced, fresh = raced, True, True
             context.forget(operator_id, {usage.subject for usage in request.usages})
         except PartitionGone:
             pass
@@ -208,6 +215,8 @@ class _Attempt:
             lines = self._unseen(lines)
         if lines:
             self.demands = _demands(lines)
+            if any(demand.pick is not None and not demand.units for demand in self.demands):
+                raise _Unsure
             self._require_ready(lines)
             records.store(cursor, lines, gateway_id=gateway_id, batch_id=terms.batch_id)
         if self.refused:
@@ -323,7 +332,9 @@ class _Attempt:
 
     def _judge(self, suspects: list[_Suspect]) -> None:
         """Refuse records, but for those that are stored already: these are duplicates."""
-        usages = self.request.usages
+        usages, standings = self.request.usages, self.known.standings
+        if any(standings[suspect.nr] is not None for suspect in suspects):
+            raise _Unsure
         stored = self._find([(suspect.subscriber_id, usages[suspect.nr]) for suspect in suspects])
         for place, suspect in enumerate(suspects):
             if place in stored:

@@ -61,6 +61,7 @@ def cursor() -> Cursor:
     if connection.connection is not None and connection.connection.closed:
         # The server went away under a statement that Django did not see; a new one may be there.
         connection.close()
+    connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:

@@ -315,7 +315,7 @@ def again(table: str, change: str, where: str) -> Fault:
     """A further row like one that is there, but for the `change` (JSON)."""
     return table, (
         f"INSERT INTO {table} SELECT (jsonb_populate_record(t, '{change}')).*"
-        f" FROM {table} t WHERE {where} LIMIT 1"
+        f" FROM {table} t WHERE {where} ORDER BY tableoid, ctid LIMIT 1"
     )
 
 
@@ -438,7 +438,11 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     (
         "one_bucket_a_period",
-        again(BUCKET, '{"id": -1, "grant_key": "twice"}', "kind = 'uncovered'"),
+        again(
+            BUCKET,
+            '{"id": -1, "grant_key": "twice"}',
+            "kind = 'uncovered' AND subscription_id IS NOT NULL",
+        ),
     ),
     ("period_allowance", delete(BUCKET, "kind = 'allowance'")),
     (
