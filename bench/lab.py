@@ -52,7 +52,7 @@ class Effort:
     @property
     def seconds(self) -> float:
         """How long one side of a round is to take."""
-        return max(1.0, 8.0 * self.scale)
+        return max(1.0, 10.0 * self.scale)
 
     @property
     def rounds(self) -> int:

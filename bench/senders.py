@@ -71,6 +71,12 @@ def cpu_used() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
+def cpu_of_children() -> float:
+    """Of the programs this process ran and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 class Team:
     """Senders that start at the same moment. `start` lets them go, `wait` is when all are done."""
 

@@ -29,15 +29,11 @@ EXAMPLES = 20
 @dataclass(frozen=True, slots=True)
 class Check:
     """An invariant. `sql` answers (operator_id, wrong) for each thing it looks at; `wrong` is
-    null, or names the rows that contradict each other and what they say.
-
-    `alone`: without parallel workers, which would each group nearly everything for themselves.
-    """
+    null, or names the rows that contradict each other and what they say."""
 
     name: str
     says: str
     sql: str
-    alone: bool = False
 
 
 @dataclass(slots=True)
@@ -79,19 +75,22 @@ class Report:
 
 # --- the checks ---------------------------------------------------------------------------------
 
-# Rule 1. Both sides go through one aggregate with opposite signs: it spills well, and a group is
-# one sum. A batch of which retention has dropped records or journal cannot be compared.
+# Rule 1. Both sides go through one aggregate with opposite signs, by batch: rows lie nearly in
+# that order, and sorting them takes a third of the time of hashing so many groups. A batch of
+# which retention has dropped records or journal cannot be compared.
 _BATCH_DRAWN = """
 SELECT s.operator_id, CASE WHEN g.excess <> 0 THEN jsonb_build_object(
            'subscriber', g.subscriber_id, 'batch', g.batch_id,
            'units_of_records_minus_drawn', g.excess) END AS wrong
 FROM (
-    SELECT subscriber_id, batch_id, sum(units) AS excess
+    SELECT batch_id, subscriber_id, sum(units) AS excess
     FROM (
-        SELECT subscriber_id, batch_id, units FROM metering_usagerecord
+        SELECT batch_id, subscriber_id, units FROM metering_usagerecord
         UNION ALL
-        SELECT subscriber_id, batch_id, -units
+        SELECT batch_id, subscriber_id, -units
         FROM subscriptions_bucketentry WHERE kind = %(usage)s
+        ORDER BY 1, 2
+        OFFSET 0
     ) u
     GROUP BY 1, 2
 ) g
@@ -519,12 +518,7 @@ ORDER BY c.operator_id, c.code, c.effective_from, c.version
 WEIGHTS = Check("weights_hold", "a record is weighed by the card version of its time", "")
 
 CHECKS = (
-    Check(
-        "batch_drawn",
-        "units of records = units drawn, by subscriber and batch",
-        _BATCH_DRAWN,
-        alone=True,
-    ),
+    Check("batch_drawn", "units of records = units drawn, by subscriber and batch", _BATCH_DRAWN),
     Check("subscriber_drawn", "units of records = units drawn, by subscriber", _SUBSCRIBER_DRAWN),
     Check("bucket_balance", "a bucket's granted and used = its journal", _BUCKET_BALANCE),
     Check("bucket_bounds", "0 <= reserved <= remaining", _BUCKET_BOUNDS),
@@ -553,10 +547,6 @@ CHECKS = (
 _SETTINGS = """
 SELECT set_config('work_mem', '256MB', true), set_config('enable_nestloop', 'off', true),
        set_config('jit', 'off', true), set_config('statement_timeout', '0', true)
-"""
-_WORKERS = """
-SELECT set_config('max_parallel_workers_per_gather', coalesce(%s, reset_val), true)
-FROM pg_settings WHERE name = 'max_parallel_workers_per_gather'
 """
 # Locked before the snapshot is taken: what it shows, retention cannot drop under our hands.
 _LOCK = """
@@ -600,10 +590,10 @@ Results = dict[int | None, Result]
 
 
 def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
-    """Check every invariant in one snapshot, of one operator or of all; `at` is the wall's time.
+    """Check every invariant, of one operator or of all; `at` is the wall's time, for the lag.
 
-    Reads only, in a transaction of its own. Where all are checked, rows that belong to no
-    operator are reported under the code "". Raises Operator.DoesNotExist.
+    Reads only, in a transaction and snapshot of its own. Where all are checked, rows that belong
+    to no operator are reported under the code "". Raises Operator.DoesNotExist.
     """
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
@@ -661,7 +651,6 @@ def _run(check: Check, results: Results, parameters: dict[str, Any]) -> None:
     """Count, and only where something differs look a second time, for what it is."""
     wanted = 0
     with connection.cursor() as cursor:
-        cursor.execute(_WORKERS, ["0" if check.alone else None])
         cursor.execute(_COUNT.format(sql=check.sql), parameters)
         for operator_id, checked, differences in cursor.fetchall():
             result = _of(results, operator_id)

@@ -214,6 +214,9 @@ def eventually(true: Callable[[], object], seconds: float = 60) -> None:
 
 
 def healthy(platform: Platform) -> bool:
+    """It answers, and not by orphans that the supervisor is about to replace."""
+    if any(child.ended() for child in platform.children):
+        return False
     with suppress(httpx.TransportError):
         answer = httpx.get(f"{platform.url}/healthz", timeout=5, trust_env=False)
         return answer.status_code == 200
