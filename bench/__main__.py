@@ -20,6 +20,8 @@ from rich.console import Console
 from bench import machine, report
 from bench.lab import Effort, Lab
 from bench.report import Row
+from bench.senders import SendingError
+from config.serve import PlatformError
 
 NAMES = ("skewed", "spread", "single", "stored", "memory", "balance", "folding", "opening")
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
@@ -50,7 +52,10 @@ def main() -> int:
             for name in names:
                 started = time.monotonic()
                 console.print(f"{name}: {(measures.ALL[name].__doc__ or '').strip()}")
-                found = measures.ALL[name](lab)
+                try:
+                    found = measures.ALL[name](lab)
+                except (SendingError, PlatformError) as error:
+                    found = [Row(name, name, "", f"failed: {error}", None, "failed")]
                 rows += found
                 for row in found:
                     ratio = f" ratio {row.ratio:.3f}" if row.ratio is not None else ""
@@ -68,7 +73,7 @@ def main() -> int:
         title += f", at {effort.scale:g} of the full size"
     report.show(console, rows, title=title)
     console.print(f"{path}")
-    return 0
+    return 1 if any(row.verdict == "failed" for row in rows) else 0
 
 
 if __name__ == "__main__":

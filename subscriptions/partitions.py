@@ -12,7 +12,8 @@ import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.db import connection, transaction
+from django.db import OperationalError, connection, transaction
+from psycopg.errors import LockNotAvailable
 
 _LOCK = 7002
 DAY = dt.timedelta(days=1)
@@ -139,11 +140,22 @@ def existing(table: DayTable) -> list[dt.date]:
 
 
 def drop_before(table: DayTable, day: dt.date) -> list[dt.date]:
-    """Drop every partition older than `day`; rows are never deleted one by one."""
-    dropped = [d for d in existing(table) if d < day]
-    for old in dropped:
-        with transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
-            cursor.execute(f"DROP TABLE IF EXISTS {name_of(table, old)}")
+    """Drop every partition older than `day`; rows are never deleted one by one.
+
+    Dropping locks the whole table, so it waits only shortly for who reads it (`reconcile` may for
+    minutes): behind it every charge would wait too. What is left is dropped another time.
+    """
+    dropped: list[dt.date] = []
+    for old in [d for d in existing(table) if d < day]:
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                cursor.execute("SET LOCAL lock_timeout = '500ms'")
+                cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
+                cursor.execute(f"DROP TABLE IF EXISTS {name_of(table, old)}")
+        except OperationalError as error:
+            if not isinstance(error.__cause__, LockNotAvailable):
+                raise
+            break
         _known.discard((table.table, old))
+        dropped.append(old)
     return dropped

@@ -290,15 +290,17 @@ terms = st.builds(
     cap=amounts.map(lambda n: None if n is None else Decimal(n) / 2),
     cap_units=amounts.map(lambda n: None if n is None else n * 400 * THOUSAND),
 )
-# (the moment's name, which of them, how far from it)
-spans = st.sampled_from(
-    (-34 * DAY, -5 * DAY, -3 * DAY, -DAY, -HOUR, -US, 0 * US, US, 4 * HOUR / 60, DAY)
+# (which of the edges that are known, or none for now; how far from it)
+moments = st.one_of(
+    st.tuples(st.none(), st.sampled_from((0 * DAY, -US, -HOUR, 4 * HOUR / 60))),
+    st.tuples(st.none(), st.sampled_from((-34 * DAY, -5 * DAY, -3 * DAY, -DAY, DAY))),
+    st.tuples(st.integers(0, 50), st.sampled_from((-US, 0 * DAY, US))),
 )
-moments = st.tuples(st.sampled_from(("now", "edge")), st.integers(0, 50), spans)
-tokens = st.tuples(*[st.integers(0, 120)] * 5).filter(any)
+# Little enough for a bucket to last, or enough to run through several.
+little, much = (st.tuples(*[st.integers(0, most)] * 5).filter(any) for most in (3, 120))
 subjects = st.sampled_from(("user-a", "user-b", "shared"))
 uses = st.lists(
-    st.tuples(subjects, moments, tokens, st.sampled_from(MODELS)), min_size=1, max_size=6
+    st.tuples(subjects, moments, little | much, st.sampled_from(MODELS)), min_size=1, max_size=6
 )
 _numbers = itertools.count()
 
@@ -449,6 +451,11 @@ class Ledger(RuleBasedStateMachine):
             records.append(a_record(f"id-{next(self.serial)}", subject, at, counts, model))
         self.post(records + records[:1] if twice else records)
 
+    @rule(subject=subjects, counts=little)
+    def use_now(self, subject: str, counts: tuple[int, ...]) -> None:
+        """One small record, as most are: the kind that a process remembers the bucket of."""
+        self.post([a_record(f"id-{next(self.serial)}", subject, self.now, counts, MODELS[0])])
+
     @precondition(lambda self: self.sent)
     @rule(
         which=st.lists(st.integers(0, 200), min_size=1, max_size=5),
@@ -594,10 +601,10 @@ class Ledger(RuleBasedStateMachine):
             edges |= {start, end or start}
         return sorted(edges)
 
-    def resolve(self, moment: tuple[str, int, dt.timedelta]) -> dt.datetime:
-        name, nr, off = moment
+    def resolve(self, moment: tuple[int | None, dt.timedelta]) -> dt.datetime:
+        nr, off = moment
         edges = [e for a in self.accounts for e in self.edges(a) if e <= self.now + HOUR]
-        return (edges[nr % len(edges)] if name == "edge" and edges else self.now) + off
+        return (self.now if nr is None or not edges else edges[nr % len(edges)]) + off
 
     def account_of(self, record: dict[str, Any]) -> Account:
         """Whose the subject was at that time."""

@@ -344,7 +344,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("subscriber_drawn", delete(RECORD)),
     ("subscriber_drawn", update(ENTRY, "subscriber_id = subscriber_id + 1", "kind = 2")),
     ("bucket_balance", update(BUCKET, "used = used - 1", "used > 0")),
-    ("bucket_balance", update(BUCKET, "granted = granted + 1")),
+    ("bucket_balance", update(BUCKET, "granted = granted + 1", "granted > 0")),
     ("bucket_balance", update(BUCKET, "granted = NULL", "kind = 'overage' AND granted > 0")),
     ("bucket_balance", delete(ENTRY, "kind = 1")),
     ("bucket_balance", delete(ENTRY, "kind = 4")),

@@ -231,6 +231,20 @@ def test_usage_records_are_those_from_and_before_the_instants_asked_for(
     assert [item["id"] for item in items] == ["r-0", "r-1"]
 
 
+def test_a_range_may_be_written_with_any_offset(
+    gateway: Gateway, api: APIClient, subscriber: Subscriber
+) -> None:
+    gateway.charge(record())
+
+    for since, until in (
+        ("2026-06-11T03:59:00%2B23:59", "2026-06-09T04:01:01-23:59"),
+        ("2026-06-10T12:00:00+08:00", "2026-06-10T04:00:00.000001Z"),
+    ):
+        span = f"from={since}&to={until}"
+        assert len(get(api, f"subscribers/s-1/usage-records?{span}")["items"]) == 1
+        assert len(get(api, f"subscribers/s-1/usage?by=hour&{span}")["items"]) == 1
+
+
 BAD_RANGES = [
     "",
     "from=2026-06-01T00:00:00Z",

@@ -70,7 +70,10 @@ class QuarantineDoor(OperatorDoor):
     def get(self, request: Request) -> Response:
         """Records that wait, in the order they came."""
         rows = QuarantinedRecord.objects.filter(operator=operator_of(request))
-        if request.query_params.get("all") not in ("1", "true"):
+        everything = request.query_params.get("all", "false")
+        if everything not in ("0", "false", "1", "true"):
+            raise pagination.BadQuery("all is true or false")
+        if everything in ("0", "false"):
             rows = rows.filter(resolved_at__isnull=True)
         if cause := request.query_params.get("cause"):
             rows = rows.filter(cause=cause.replace("\0", "")[:32])

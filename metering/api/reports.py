@@ -58,7 +58,7 @@ def _instant(request: Request, name: str) -> dt.datetime:
         instant = None
     if instant is None or instant.tzinfo is None or not FIRST <= instant < LAST:
         raise BadQuery(f"{name} is a time with its offset, such as 2026-06-01T00:00:00+08:00")
-    return instant
+    return instant.astimezone(dt.UTC)  # PostgreSQL knows offsets of less than 16 hours only
 
 
 class UsageDoor(OperatorDoor):

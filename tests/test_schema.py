@@ -1,0 +1,210 @@
+"""The OpenAPI schema: it is served to anybody, says all there is, and the doors keep to it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Sequence
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import call_command
+from django.test import Client
+from django.urls import URLPattern, URLResolver, get_resolver
+
+from metering.models import QuarantinedRecord
+from tests.factories import (
+    client_for,
+    make_gateway_key,
+    make_key,
+    make_operator,
+    make_plan,
+    make_subscriber,
+    subscribe,
+)
+from tests.usage import Gateway, put, record
+
+SCHEMA = "/api/schema/?format=json"
+METHODS = {"get", "post", "put", "patch", "delete"}
+
+
+@pytest.fixture
+def schema(client: Client) -> Any:
+    answer = client.get(SCHEMA)
+    assert answer.status_code == 200
+    return answer.json()
+
+
+def test_the_schema_is_served_as_openapi_3_1_without_a_key(client: Client) -> None:
+    answer = client.get(SCHEMA)
+
+    assert answer.status_code == 200
+    assert answer["Content-Type"].startswith("application/vnd.oai.openapi+json")
+    assert answer.json()["openapi"].startswith("3.1.")
+    assert client.get("/api/schema/").status_code == 200
+
+
+def test_the_schema_lists_every_address_and_method_of_the_api(schema: Any) -> None:
+    served = {
+        (path, method)
+        for path, view in addresses(get_resolver().url_patterns)
+        if path.startswith("/api/v1/")
+        for method in METHODS
+        if hasattr(view.cls, method)
+    }
+
+    said = {(path, m) for path, methods in schema["paths"].items() for m in methods}
+    assert said == served
+
+
+def addresses(patterns: Sequence[Any], before: str = "/") -> list[tuple[str, Any]]:
+    found = []
+    for pattern in patterns:
+        here = before + re.sub(r"<(?:\w+:)?(\w+)>", r"{\1}", str(pattern.pattern))
+        if isinstance(pattern, URLResolver):
+            found += addresses(pattern.url_patterns, here)
+        elif isinstance(pattern, URLPattern):
+            found.append((here, pattern.callback))
+    return found
+
+
+def test_every_operation_names_its_key_and_its_refusals(schema: Any) -> None:
+    ids = []
+    for path, methods in schema["paths"].items():
+        for method, said in methods.items():
+            role = "GatewayKey" if path == "/api/v1/usage-records" else "OperatorKey"
+            assert said["security"] == [{role: []}], (method, path)
+            assert {"401", "403", "503"} <= said["responses"].keys()
+            for status, response in said["responses"].items():
+                media = "application/problem+json" if status >= "4" else "application/json"
+                assert set(response["content"]) == {media}, (method, path, status)
+            ids.append(said["operationId"])
+    assert len(set(ids)) == len(ids)
+    assert {"OperatorKey", "GatewayKey"} == schema["components"]["securitySchemes"].keys()
+
+
+# The page ----------------------------------------------------------------------------------------
+
+
+class _References(HTMLParser):
+    """What a page asks its browser to load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag in ("script", "link", "img", "iframe"):
+            self.found += [value for name, value in attrs if name in ("src", "href") and value]
+
+
+def test_the_page_loads_from_here_alone(settings: Any, tmp_path: Path) -> None:
+    settings.STATIC_ROOT = tmp_path
+    call_command("collectstatic", "--noinput", verbosity=0)
+    client = Client()
+
+    page = client.get("/api/docs/")
+
+    references = _References()
+    references.feed(page.content.decode())
+    assert page.status_code == 200
+    assert len(references.found) >= 3
+    for reference in references.found:
+        assert reference.startswith("/"), reference
+        answer: Any = client.get(reference)
+        assert answer.status_code == 200, reference
+        assert b"".join(answer.streaming_content)
+        answer.close()
+    # What the script then asks for is the schema, from here too.
+    assert re.findall(r'"(https?://[^"]+)"', page.content.decode()) == []
+
+
+# What any caller may send ------------------------------------------------------------------------
+
+
+def schemathesis(live_server: Any, key: str, *options: str, config: Path | None = None) -> None:
+    """Run it over the schema with a key; every failure it finds is one here."""
+    checks = (
+        "not_a_server_error",
+        "status_code_conformance",
+        "content_type_conformance",
+        "response_headers_conformance",
+        "response_schema_conformance",
+    )
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "schemathesis.cli", "--no-color"),
+            *(("--config-file", str(config)) if config else ()),
+            *("run", f"{live_server.url}{SCHEMA}"),
+            *("--header", f"Authorization: Bearer {key}"),
+            *("--checks", ",".join(checks)),
+            # One: its generators are not safe in two threads.
+            *("--workers", "1", "--request-timeout", "30", "--warnings", "off"),
+            "--generation-deterministic",
+            *("--phases", "examples,coverage,fuzzing"),
+            *("--suppress-health-check", "all", "--continue-on-failure"),
+            *options,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
+        env={**os.environ, "PYTHONWARNINGS": "ignore"},
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-8000:]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_an_operator_sends_no_door_breaks(live_server: Any, tmp_path: Path) -> None:
+    """With the ids of things that are there: of random ones there are none."""
+    operator = make_operator()
+    subscription = subscribe(make_subscriber(operator), make_plan(operator))
+    body = {"name": "B", "price": "1", "units": "5", "valid_days": 9}
+    assert put(client_for(make_key(operator)), "boosters/b", body).status_code == 201
+    Gateway(operator).charge(*(record(f"r-{n}") for n in range(5)), record("x", subject="no"))
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(
+        f"""
+        [parameters]
+        external_id = "s-1"
+        subscription_id = {subscription.id}
+        quarantine_id = {QuarantinedRecord.objects.get().pk}
+        """
+    )
+
+    schemathesis(
+        live_server,
+        make_key(operator),
+        *("--exclude-path", "/api/v1/usage-records", "--exclude-path", "/api/v1/test-clock"),
+        *("--max-examples", "15"),
+        config=config,
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_time_a_test_clock_is_given_it_holds(live_server: Any) -> None:
+    """Of an operator without subscribers: else thousands of years of periods would fall due."""
+    key = make_key(make_operator())
+
+    schemathesis(
+        live_server, key, *("--include-path", "/api/v1/test-clock", "--max-examples", "30")
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_a_gateway_sends_the_door_holds(live_server: Any) -> None:
+    operator = make_operator()
+    make_plan(operator)
+    make_subscriber(operator, subjects=("0", "user-7"))
+
+    schemathesis(
+        live_server,
+        make_gateway_key(operator),
+        *("--include-path", "/api/v1/usage-records", "--max-examples", "100"),
+    )
+
+    assert QuarantinedRecord.objects.exists()
