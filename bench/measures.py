@@ -258,8 +258,11 @@ def single(lab: Lab) -> list[Row]:
         owners = load.skewed(people, _rng())
         material = load.make(people, owners, 20_000, size=1, with_copies=False)
         with lab.platform(database) as web:
-            # Who is asked for here will be known before the clock starts.
-            _warm(lab, web, people, load.make(people, load.spread(people, _rng()), 100))
+            # Who is asked for here will be known before the clock starts, to nearly every process:
+            # which of them a batch goes to is chance.
+            everybody = load.make(people, load.spread(people, _rng()), 100, with_copies=False)
+            for _ in range(3):
+                _warm(lab, web, people, everybody)
             warm = _post_singles(lab, web, people, material, 2.0)
             material = load.make(
                 people, owners, round(warm.sent.rate * seconds * 1.5), size=1, with_copies=False

@@ -17,6 +17,9 @@ from subscriptions.buckets import Period, Pick
 from subscriptions.pgarrays import Texts
 from subscriptions.policies import policy_of
 
+# How long before a batch's first usage its subjects' affairs are read too: senders are not in step,
+# and what comes next may have happened a little earlier.
+HINDSIGHT = dt.timedelta(hours=1)
 # Subjects that a process remembers, per operator: about 60 MB when full.
 REMEMBERED = 200_000
 
@@ -179,7 +182,8 @@ class Context:
             return None
         holding = self._holdings[binding.subscriber_id]
         period = holding.period_at(occurred_at, zone)
-        since, until = max(since, period.starts_at), min(until, period.ends_at)
+        since = max(since, period.starts_at, self._read_since)
+        until = min(until, period.ends_at)
         for other in holding.periods:  # a month without a plan reaches only as far as there is none
             if other.ends_at <= occurred_at:
                 since = max(since, other.ends_at)
@@ -207,7 +211,8 @@ class Context:
 
     def _read(self, usages: Sequence[Usage], at: dt.datetime) -> None:
         """Without a lock: what is bought while a charge is under way is bought after it."""
-        first = min(usage.occurred_at for usage in usages)
+        first = min(usage.occurred_at for usage in usages) - HINDSIGHT
+        self._read_since = first
         last = max(usage.occurred_at for usage in usages)
         subjects = Texts(sorted({usage.subject for usage in usages}))
         cursor = pgarrays.cursor()

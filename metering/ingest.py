@@ -8,6 +8,7 @@ days, and the commit. Hourly totals are folded in later, by rollups.py.
 from __future__ import annotations
 
 import datetime as dt
+import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -58,6 +59,10 @@ class _Unsure(Exception):
     """What was remembered decides something that no draw would put to the test: read it anew."""
 
 
+class _NotSteady(Exception):
+    """Not all is remembered that one statement for few records takes for granted."""
+
+
 class _NotReady(Exception):
     """Something has to be made outside the charge: partitions, periods."""
 
@@ -87,6 +92,7 @@ def ingest(
             usage.subject = caller.subject
     if indexes is None:
         indexes = range(len(usages))
+    pgarrays.revive()
     known = Context(caller, usages, at=at)
     total = Ingested()
     for nr, members in enumerate(_by_shard(usages, known)):
@@ -112,6 +118,11 @@ class _Request(NamedTuple):
 
 def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
     """The places of each shard's usage, in shard order; what names nobody goes with shard 0."""
+    standings = known.standings
+    if None not in standings:
+        owners = {standing[1] for standing in standings if standing}
+        if len({shard_of(owner) for owner in owners}) == 1:
+            return [range(len(usages))]
     groups: dict[int, list[int]] = defaultdict(list)
     for nr, usage in enumerate(usages):
         subscriber_id = known.subscriber_of(nr, usage)
@@ -124,52 +135,90 @@ def _charge(
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
     look_first = locks_first = raced = fresh = False
-    operator_id = request.caller.operator_id
+    at_once = len(request.members) <= records.FEW and not request.rejected
+    caller = request.caller
     for _ in range(_ATTEMPTS):
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
         try:
-            with transaction.atomic():
-                done = attempt.charge()
+            with transaction.atomic(), records.failures(), buckets.failures():
+                done = attempt.charge_few() if at_once else attempt.charge()
         except SeenBefore:
             # A duplicate draws nothing: whose it is must not be remembered, but read.
             look_first = fresh = True
         except _Unsure:
             fresh = True
+        except _NotSteady:
+            pass
         except buckets.Raced:
             # Once: what was remembered is out of date. Twice: others are faster.
             locks_first, raced, fresh = raced, True, True
-            context.forget(operator_id, {usage.subject for usage in request.usages})
+            context.forget(caller.operator_id, {usage.subject for usage in request.usages})
         except PartitionGone:
             pass
         except _NotReady as not_ready:
             not_ready.prepare()
-            context.forget(operator_id, {usage.subject for usage in request.usages})
+            context.forget(caller.operator_id, {usage.subject for usage in request.usages})
         except pg.DeadlockDetected:
             pass
+        except psycopg.DatabaseError as error:
+            if error.sqlstate != _STALE:
+                raise
+            _terms.pop((caller.operator_id, caller.key_id), None)
         else:
             attempt.remember()
             return done
-        known = Context(request.caller, request.usages, at=at, fresh=fresh)
+        if not at_once or fresh:
+            known = Context(caller, request.usages, at=at, fresh=fresh)
+        at_once = False
     raise psycopg.OperationalError("the charge was overtaken too often; send it again")
 
 
 class _Terms(NamedTuple):
     """The operator's terms, read under its shared lock: they hold until the commit."""
 
-    at: dt.datetime
+    clock_at: dt.datetime | None
     grace: dt.timedelta
-    zone: ZoneInfo
+    time_zone: str
     default_card: str
+    stamp: int
+    zone: ZoneInfo
     cards: Cards
-    batch_id: int
+
+    def now(self, wall: dt.datetime) -> dt.datetime:
+        return self.clock_at or wall
 
 
+# By operator and key, as last read; whoever goes by them compares them under the lock.
+_terms: dict[tuple[int, int], _Terms] = {}
+_STALE = "TB001"
+
+
+class _Numbers:
+    """Numbers of batches, fetched many at a time. Those of a process that ends are lost."""
+
+    _MANY = 64
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._left: list[int] = []
+
+    def next(self, cursor: pgarrays.Cursor) -> int:
+        with self._guard:
+            if not self._left:
+                cursor.execute(
+                    "SELECT nextval('subscriptions_batch_id') FROM generate_series(1, %s)",
+                    [self._MANY],
+                )
+                self._left = sorted((row[0] for row in cursor.fetchall()), reverse=True)
+            return self._left.pop()
+
+
+_numbers = _Numbers()
 # A statement of its own: what is read below must be read after the lock was had.
 _BEGIN_SQL = f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}"
 _TERMS_SQL = """
 SELECT o.clock_at, o.late_grace, o.time_zone, o.default_rate_card,
-       coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
-       nextval('subscriptions_batch_id')
+       coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0)
 FROM subscriptions_operator o
 JOIN subscriptions_apikey k ON k.operator_id = o.id
 WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
@@ -206,53 +255,105 @@ class _Attempt:
         self.drawn = buckets.Drawn([], frozenset())
 
     def charge(self) -> Ingested:
+        """The general way: whatever the records, and whatever is remembered of whom."""
         done, gateway_id = self.done, self.caller.gateway_id
         self.cursor = cursor = pgarrays.cursor()
         self.terms = terms = self._read_terms()
-        done.batch_id = terms.batch_id
+        done.batch_id = _numbers.next(cursor)
         lines = self._weigh()
         if self.look_first:
             lines = self._unseen(lines)
         if lines:
-            self.demands = _demands(lines)
-            if any(demand.pick is not None and not demand.units for demand in self.demands):
-                raise _Unsure
-            self._require_ready(lines)
-            records.store(cursor, lines, gateway_id=gateway_id, batch_id=terms.batch_id)
+            self._demand(lines)
+            records.store(cursor, lines, gateway_id=gateway_id, batch_id=done.batch_id)
         if self.refused:
             done.rejected = quarantine.keep(
-                self.caller.operator_id, gateway_id, self.refused, at=terms.at
+                self.caller.operator_id, gateway_id, self.refused, at=self.at
             )
         if lines:
-            self.drawn = buckets.draw(
-                cursor,
-                self.demands,
-                batch_id=terms.batch_id,
-                at=terms.at,
-                grace=terms.grace,
-                locks_first=self.locks_first,
-            )
-            records.refuse_neighbours(cursor, lines, gateway_id=gateway_id)
-            self._close(lines)
+            # One wait for all that is left: a wait costs more than some of these statements.
+            with cursor.connection.pipeline():
+                read_drawn = buckets.draw(
+                    cursor,
+                    self.demands,
+                    batch_id=done.batch_id,
+                    at=self.at,
+                    grace=terms.grace,
+                    locks_first=self.locks_first,
+                )
+                read_around = records.look_around(cursor, lines, gateway_id=gateway_id)
+                self._close(lines)
+                self.drawn = read_drawn()
+                read_around()
+        return self._answer(lines)
+
+    def charge_few(self) -> Ingested:
+        """The same for few records of which all is remembered, in one wait before the commit.
+
+        Raises _NotSteady where it is not so.
+        """
+        caller = self.caller
+        terms = _terms.get((caller.operator_id, caller.key_id))
+        if terms is None or None in self.known.standings:
+            raise _NotSteady
+        self.terms = terms
+        self.at = terms.now(self.wall)
+        self.cursor = cursor = pgarrays.cursor()
+        lines = self._weigh()
+        if not lines or self.refused:
+            raise _NotSteady
+        self._demand(lines)
+        draws = buckets.remembered(self.demands, at=self.at, grace=terms.grace)
+        if draws is None:
+            raise _NotSteady
+        self.done.batch_id = _numbers.next(cursor)
+        given = (
+            *(Int8(caller.operator_id), Int8(caller.key_id), Int8(caller.gateway_id), self.at),
+            *(terms.clock_at, terms.grace, terms.time_zone, terms.default_card),
+            *(Int8(terms.stamp), Int8(self.done.batch_id)),
+        )
+        with cursor.connection.pipeline():
+            records.charge_few(cursor, given, draws, lines)
+            read_around = records.look_around(cursor, lines, gateway_id=caller.gateway_id)
+            row = cursor.fetchone()
+            read_around()
+        low: Sequence[int] = (row and row[0]) or ()
+        self.drawn = buckets.Drawn([], frozenset(low))
+        return self._answer(lines)
+
+    def _answer(self, lines: list[Line]) -> Ingested:
         indexes = self.request.indexes
-        done.charged = [(indexes[line[5]], line[4]) for line in lines]
-        return done
+        self.done.charged = [(indexes[line[5]], line[4]) for line in lines]
+        return self.done
+
+    def _demand(self, lines: list[Line]) -> None:
+        """Who is to pay for the lines. Raises _Unsure, _NotReady."""
+        self.demands = _demands(lines)
+        if any(not demand.units and demand.pick is not None for demand in self.demands):
+            raise _Unsure
+        self._require_ready(lines)
 
     def _read_terms(self) -> _Terms:
-        operator_id, cursor = self.caller.operator_id, self.cursor
-        cursor.execute(_BEGIN_SQL, [Int8(operator_id)], prepare=True)
-        cursor.execute(
-            _TERMS_SQL,
-            [Int8(operator_id), Int8(self.caller.key_id)],
-            prepare=True,
-            binary=True,
-        )
-        row = cursor.fetchone()
+        operator_id, key_id, cursor = self.caller.operator_id, self.caller.key_id, self.cursor
+        with cursor.connection.pipeline():
+            cursor.execute(_BEGIN_SQL, [Int8(operator_id)], prepare=True)
+            cursor.execute(_TERMS_SQL, [Int8(operator_id), Int8(key_id)], prepare=True, binary=True)
+            row = cursor.fetchone()
         if row is None:
             raise KeyRevoked
-        clock_at, grace, zone, default_card, stamp, batch_id = row
-        cards = cards_of(operator_id, stamp)
-        return _Terms(clock_at or self.wall, grace, ZoneInfo(zone), default_card, cards, batch_id)
+        clock_at, grace, time_zone, default_card, stamp = row
+        terms = _Terms(
+            clock_at,
+            grace,
+            time_zone,
+            default_card,
+            stamp,
+            ZoneInfo(time_zone),
+            cards_of(operator_id, stamp),
+        )
+        self.at = terms.now(self.wall)
+        _terms[operator_id, key_id] = terms
+        return terms
 
     def _weigh(self) -> list[Line]:
         """Lines in key order, each key once; what cannot be charged goes to `refused`.
@@ -261,7 +362,7 @@ class _Attempt:
         """
         usages, known, terms = self.request.usages, self.known, self.terms
         standings, default_card = known.standings, terms.default_card
-        received = self.received_at or terms.at
+        received = self.received_at or self.at
         oldest, newest = received - WINDOW_BACK, received + WINDOW_AHEAD
         weights = _Weights(terms.cards, [usages[nr].occurred_at for nr in self.request.members])
         lines: list[Line] = []
@@ -271,7 +372,7 @@ class _Attempt:
             occurred_at = usage.occurred_at
             standing = standings[nr]
             if standing is None:
-                standing = known.resolve(usage, terms.zone, terms.at)
+                standing = known.resolve(usage, terms.zone, self.at)
                 if standing is None:
                     detail = f"no subscriber is called {usage.subject!r} at {occurred_at}"
                     self._refuse(nr, "unknown_subject", detail)
@@ -368,7 +469,7 @@ class _Attempt:
 
     def _require_ready(self, lines: list[Line]) -> None:
         """Raise _NotReady where a partition is missing or a period is not opened or turned."""
-        at = self.terms.at
+        at = self.at
         days, today = records.days_of(lines), [partitions.day_of(at)]
         near = partitions.with_neighbours(days, records.NEIGHBOUR_DAYS)
         if partitions.missing(RECORDS, near) or partitions.missing(partitions.ENTRIES, today):
@@ -409,10 +510,10 @@ class _Attempt:
         self.cursor.execute(
             _BATCH_SQL,
             [
-                Int8(self.terms.batch_id),
+                Int8(self.done.batch_id),
                 Int8(self.caller.operator_id),
                 Int8(self.caller.gateway_id),
-                self.terms.at,
+                self.at,
                 Int8(len(lines)),
                 Int8(sum(line[4] for line in lines)),
                 min(times),

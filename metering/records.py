@@ -6,10 +6,11 @@ on the days around it by a look at their keys.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -19,7 +20,7 @@ from psycopg.types.numeric import Int8
 from metering.context import Standing
 from metering.parsing import Usage
 from subscriptions import partitions
-from subscriptions.pgarrays import Cursor, Int8s, Texts
+from subscriptions.pgarrays import Cursor, Instants, Int8s, Texts
 
 # A resend with another time counts as the same record up to so many days away.
 NEIGHBOUR_DAYS = 3
@@ -28,7 +29,10 @@ RECORDS = partitions.DayTable(
     "occurred_at",
     indexes=(
         "CREATE UNIQUE INDEX {name}_key ON {name} (subscriber_id, gateway_id, source, record_id)",
-        "CREATE INDEX {name}_time ON {name} (subscriber_id, occurred_at)",
+        # Partial, though no time is null: only who asks for times may use it. For a key it looks as
+        # cheap to the planner, and reads a busy subscriber's whole day for each.
+        "CREATE INDEX {name}_time ON {name} (subscriber_id, occurred_at)"
+        " WHERE occurred_at IS NOT NULL",
         # Batches are appended: a few hundred bytes of BRIN find one among millions.
         "CREATE INDEX {name}_batch ON {name} USING brin (batch_id) WITH (pages_per_range = 16)",
     ),
@@ -49,6 +53,23 @@ class PartitionGone(Exception):
 Line = tuple[int, str, str, dt.datetime, int, int, Usage, Standing, int]
 
 
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Raise SeenBefore if a key is stored already, PartitionGone where a day is missing.
+
+    Around all statements of a charge: in a pipeline a statement's failure comes to light at any
+    later one. The transaction is lost then.
+    """
+    try:
+        yield
+    except pg.UniqueViolation as error:
+        raise SeenBefore from error
+    except (pg.CheckViolation, pg.UndefinedTable) as error:
+        for table in (RECORDS, partitions.ENTRIES):
+            partitions.forget(table)
+        raise PartitionGone from error
+
+
 _COLUMNS = (
     "subscriber_id, gateway_id, occurred_at, batch_id, subject_id, weight_id, units,"
     " uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,"
@@ -64,35 +85,25 @@ _EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # PostgreSQL's
 
 def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
     """The lines as a binary COPY of COPY_SQL's columns."""
-    pack = _FIXED.pack
+    pack, unset, length = _FIXED.pack, msgspec.UNSET, len
     tails: dict[tuple[str, str, str | None], bytes] = {}
     parts = [_HEADER]
-    for (
-        subscriber_id,
-        source,
-        record_id,
-        occurred_at,
-        units,
-        _,
-        usage,
-        standing,
-        weight_id,
-    ) in lines:
-        since = occurred_at - _EPOCH
+    add = parts.append
+    for line in lines:
+        subscriber_id, source, record_id, occurred_at, units, _, usage, standing, weight_id = line
         name = record_id.encode()
-        cached, written, reasoning = (
-            usage.cached_input_tokens,
-            usage.cache_write_tokens,
-            usage.reasoning_tokens,
-        )
-        parts.append(
+        since = occurred_at - _EPOCH
+        cached = usage.cached_input_tokens
+        written = usage.cache_write_tokens
+        reasoning = usage.reasoning_tokens
+        add(
             pack(
                 17,
                 8, subscriber_id,
                 8, gateway_id,
                 8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,
                 8, batch_id,
-                8, standing.binding_id,
+                8, standing[0],
                 8, weight_id,
                 8, units,
                 4, usage.input_tokens - cached - written,
@@ -100,40 +111,83 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
                 4, written,
                 4, usage.output_tokens - reasoning,
                 4, reasoning,
-                len(name),
+                length(name),
             )
         )  # fmt: skip
-        parts.append(name)
+        add(name)
         shared = (usage.model, source, usage.outcome)
-        tail = tails.get(shared)
-        if tail is None:
+        if shared in tails:
+            add(tails[shared])
+        else:
             texts = (usage.model.encode(), source.encode(), (usage.outcome or "").encode())
-            tail = b"".join(len(text).to_bytes(4, "big") + text for text in texts)
-            tails[shared] = tail
-        parts.append(tail)
-        if usage.attributes is msgspec.UNSET:
-            parts.append(_NULL)
+            tails[shared] = b"".join(length(text).to_bytes(4, "big") + text for text in texts)
+            add(tails[shared])
+        if usage.attributes is unset:
+            add(_NULL)
         else:  # jsonb, version 1
             attributes = bytes(usage.attributes)
-            parts.append((len(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes)
-    parts.append(_TRAILER)
+            add((length(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes)
+    add(_TRAILER)
     return b"".join(parts)
 
 
 def store(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int, batch_id: int) -> None:
-    """COPY lines that are in key order: writers that share records queue, and never deadlock.
-
-    Raises SeenBefore if a key is stored already, PartitionGone; the transaction is then lost.
-    """
+    """COPY lines that are in key order: writers that share records queue, and never deadlock."""
     data = encode(lines, gateway_id=gateway_id, batch_id=batch_id)
-    try:
-        with cursor.copy(COPY_SQL) as copy:
-            copy.write(data)
-    except pg.UniqueViolation as error:
-        raise SeenBefore from error
-    except pg.CheckViolation as error:
-        partitions.forget(RECORDS)
-        raise PartitionGone from error
+    with cursor.copy(COPY_SQL) as copy:
+        copy.write(data)
+
+
+_FEW_SQL = f"""
+SELECT metering_charge_few({", ".join(["%b"] * 31)})
+"""
+# Up to so many records one statement is faster than COPY and what follows it.
+FEW = 64
+
+
+def charge_few(
+    cursor: Cursor, terms: Sequence[Any], draws: Sequence[Int8s], lines: Sequence[Line]
+) -> None:
+    """Send one statement that stores few lines, closes their batch and draws for them.
+
+    `terms` are the function's arguments up to the batch, `draws` subscribers, buckets, units and
+    generations. It answers the subscribers whose bucket runs low, in one array.
+    """
+    usages = [line[6] for line in lines]
+    times = [line[3] for line in lines]
+    classes = [usage.classes() for usage in usages]
+    cursor.execute(
+        _FEW_SQL,
+        [
+            *terms,
+            *draws,
+            min(times),
+            max(times),
+            Int8s([line[0] for line in lines]),
+            Instants([_micros(time) for time in times]),
+            Int8s([line[7].binding_id for line in lines]),
+            Int8s([line[8] for line in lines]),
+            Int8s([line[4] for line in lines]),
+            *[Int8s(column) for column in zip(*classes, strict=True)],
+            Texts([line[2] for line in lines]),
+            Texts([usage.model for usage in usages]),
+            Texts([line[1] for line in lines]),
+            Texts([usage.outcome or "" for usage in usages]),
+            Texts([_attributes(usage).decode() for usage in usages]),
+        ],
+        prepare=True,
+        binary=True,
+    )
+
+
+def _micros(time: dt.datetime) -> int:
+    """Microseconds since PostgreSQL's epoch."""
+    since = time - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def _attributes(usage: Usage) -> bytes:
+    return b"" if usage.attributes is msgspec.UNSET else bytes(usage.attributes)
 
 
 _FIND_SQL = """
@@ -141,11 +195,15 @@ SELECT g.nr, s.subject, r.model, r.uncached_input_tokens, r.cached_input_tokens,
        r.cache_write_tokens, r.output_tokens, r.reasoning_tokens
 FROM unnest(%b::bigint[], %b::text[], %b::text[]) WITH ORDINALITY
      AS g (subscriber_id, source, record_id, nr)
-JOIN metering_usagerecord r
-  ON r.subscriber_id = g.subscriber_id AND r.gateway_id = %b AND r.source = g.source
- AND r.record_id = g.record_id
+CROSS JOIN LATERAL ({looks}) AS r
 JOIN subscriptions_subject s ON s.id = r.subject_id
-WHERE r.occurred_at >= %b AND r.occurred_at < %b
+"""
+_STORED_SQL = """
+SELECT r.subject_id, r.model, r.uncached_input_tokens, r.cached_input_tokens,
+       r.cache_write_tokens, r.output_tokens, r.reasoning_tokens
+FROM {table} r
+WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = %b AND r.source = g.source
+  AND r.record_id = g.record_id
 """
 
 
@@ -154,21 +212,22 @@ def find(
 ) -> dict[int, tuple[Any, ...]]:
     """Of (subscriber, usage) pairs, by index: the content stored under the same id near its day."""
     found: dict[int, tuple[Any, ...]] = {}
-    near = dt.timedelta(days=NEIGHBOUR_DAYS)
     days: dict[dt.date, list[int]] = defaultdict(list)
     for nr, (_, usage) in enumerate(keys):
         days[partitions.day_of(usage.occurred_at)].append(nr)
     for day, members in days.items():
-        midnight = dt.datetime.combine(day, dt.time(), dt.UTC)
+        # Its own day first: of two records under one id, the nearest is the one meant.
+        tables = partitions.names_of(RECORDS, [day, *partitions.neighbours(day, NEIGHBOUR_DAYS)])
+        if not tables:
+            continue
+        looks = " UNION ALL ".join(_STORED_SQL.format(table=table) for table in tables)
         cursor.execute(
-            _FIND_SQL,
+            _FIND_SQL.format(looks=looks),
             [
                 Int8s([keys[nr][0] for nr in members]),
                 Texts([keys[nr][1].source for nr in members]),
                 Texts([keys[nr][1].id for nr in members]),
-                Int8(gateway_id),
-                midnight - near,
-                midnight + near + partitions.DAY,
+                *[Int8(gateway_id)] * len(tables),
             ],
             binary=True,
         )
@@ -183,46 +242,48 @@ def content_of(usage: Usage) -> tuple[Any, ...]:
 
 
 # The keys of one day and source against the partitions around it; an empty one costs nothing.
-_KEYS_SQL = """
-WITH g AS MATERIALIZED (
-    SELECT * FROM unnest(%b::bigint[], %b::text[]) AS g (subscriber_id, record_id)
-), sender AS (SELECT %b::bigint AS gateway_id, %b::text AS source)
-"""
 _NEIGHBOUR_SQL = """
-SELECT FROM sender, g JOIN {table} r
-  ON r.subscriber_id = g.subscriber_id AND r.record_id = g.record_id
-WHERE r.gateway_id = sender.gateway_id AND r.source = sender.source
-  AND (SELECT EXISTS (SELECT FROM {table}))
+SELECT FROM unnest(%b::bigint[], %b::text[]) AS g (subscriber_id, record_id)
+CROSS JOIN LATERAL ({looks}) AS seen
+LIMIT 1
+"""
+_LOOK_SQL = """
+SELECT FROM {table} r
+WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = %b AND r.source = %b
+  AND r.record_id = g.record_id AND (SELECT EXISTS (SELECT FROM {table}))
 """
 
 
-def refuse_neighbours(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int) -> None:
-    """Raise SeenBefore if an id of these lines is stored on one of the days around its own.
+def look_around(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int) -> Callable[[], None]:
+    """Ask whether an id of these lines is stored on one of the days around its own.
 
     To be called with the subscribers' locks held: of two charges that carry one id with other
-    times, the later then sees the earlier's record. Raises PartitionGone.
+    times, the later then sees the earlier's record. Inside a pipeline it only sends; what it
+    answers reads the outcome, and raises SeenBefore.
     """
+    asked: list[Cursor] = []
     for (day, source), near in _by_day_and_source(lines).items():
-        tables = partitions.around(RECORDS, day, NEIGHBOUR_DAYS)
+        tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
         if not tables:
             continue
-        looks = " UNION ALL ".join(_NEIGHBOUR_SQL.format(table=table) for table in tables)
-        try:
-            cursor.execute(
-                f"{_KEYS_SQL} {looks} LIMIT 1",
-                [
-                    Int8s([line[0] for line in near]),
-                    Texts([line[2] for line in near]),
-                    Int8(gateway_id),
-                    source,
-                ],
-                prepare=True,
-            )
-        except pg.UndefinedTable as error:
-            partitions.forget(RECORDS)
-            raise PartitionGone from error
-        if cursor.fetchone() is not None:
+        looks = " UNION ALL ".join(_LOOK_SQL.format(table=table) for table in tables)
+        look = Cursor(cursor.connection)
+        asked.append(look)
+        look.execute(
+            _NEIGHBOUR_SQL.format(looks=looks),
+            [
+                Int8s([line[0] for line in near]),
+                Texts([line[2] for line in near]),
+                *[Int8(gateway_id), source] * len(tables),
+            ],
+            prepare=True,
+        )
+
+    def read() -> None:
+        if any(look.fetchone() is not None for look in asked):
             raise SeenBefore
+
+    return read
 
 
 def _by_day_and_source(lines: Sequence[Line]) -> dict[tuple[dt.date, str], Sequence[Line]]:

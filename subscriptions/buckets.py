@@ -7,6 +7,7 @@ grant key), then bucket rows by (shard, subscriber, bucket). Nothing here waits 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
 import functools
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection
+from psycopg import DatabaseError
 from psycopg.types.numeric import Int8
 
 from subscriptions import partitions
@@ -479,11 +481,16 @@ def allot(
                 due -= take
 
 
-# The first bucket in burn order that could pay, if it covers the whole demand, and until when no
-# other bucket begins that might come before it. Who buys blocks draws no `uncovered` here: only
-# the window way can tell whether another block may be bought first.
+# The first bucket in burn order that could pay, if it covers the whole demand; since when nothing
+# that has ended by now could come before it, and until when nothing begins that might. Who buys
+# blocks draws no `uncovered` here: only the window way can tell whether another block may be bought
+# first.
 _PICK_SQL = """
 SELECT g.nr, p.id, p.generation,
+       greatest(p.valid_from, (
+           SELECT max(e.valid_until) FROM subscriptions_bucket e
+           WHERE e.subscriber_id = g.subscriber_id AND e.valid_until <= %b
+       )),
        least(p.valid_until, (
            SELECT min(n.valid_from) FROM subscriptions_bucket n
            WHERE n.subscriber_id = g.subscriber_id AND n.valid_until > %b AND n.valid_from > %b
@@ -503,51 +510,9 @@ JOIN LATERAL (
 ) p ON p.valid_from <= %b AND p.valid_until > %b
    AND (p.left_over IS NULL OR p.left_over >= g.units)
 """
-# The draw itself. Rows come and are locked in the order of the arrays (the planner is held to a
-# nested loop by the charge's settings). A bucket that no longer covers its draw, or of another
-# generation than expected (-1: locked already), is not touched, and the count tells. Journal and
-# threshold crossings come from the very rows updated. Buckets that run low are named.
-_DRAW_SQL = """
-WITH d AS (
-    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
-        AS d (subscriber_id, bucket_id, units, generation)
-), u AS (
-    UPDATE subscriptions_bucket b SET used = b.used + d.units FROM d
-    WHERE b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
-      AND (b.granted IS NULL OR b.granted >= b.used + b.reserved + d.units)
-      AND (d.generation = -1 OR b.generation = d.generation)
-    RETURNING b.subscriber_id, b.id, b.kind, b.granted, b.used, b.reserved, d.units
-), j AS (
-    INSERT INTO subscriptions_bucketentry
-        (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
-    SELECT subscriber_id, %b, id, 2, units, %b FROM u
-), o AS (
-    INSERT INTO subscriptions_outboxevent (subscriber_id, key, kind, payload, occurred_at)
-    SELECT u.subscriber_id, 'bucket:' || u.id || ':' || t.percent, 'bucket.threshold',
-           jsonb_build_object('bucket', u.id, 'kind', u.kind, 'percent', t.percent,
-                              'granted', u.granted, 'used', u.used), %b
-    FROM u CROSS JOIN LATERAL (
-        VALUES (50, u.granted - u.granted / 2), (80, u.granted - u.granted / 5), (100, u.granted)
-    ) AS t (percent, at_used)
-    WHERE u.granted > 0 AND u.used >= u.granted - u.granted / 2
-      AND u.used >= t.at_used AND u.used - u.units < t.at_used
-    ON CONFLICT DO NOTHING
-)
-SELECT count(*), array_agg(subscriber_id) FILTER (WHERE granted = used AND kind <> 'overage'),
-       array_agg(subscriber_id) FILTER (WHERE granted - used - reserved < 4 * units)
-FROM u
-"""
-_EXHAUSTED_SQL = """
-INSERT INTO subscriptions_outboxevent (subscriber_id, key, kind, payload, occurred_at)
-SELECT s.id, 'exhausted:' || %b, 'bucket.exhausted', '{}', %b
-FROM unnest(%b::bigint[]) AS s (id)
-WHERE NOT EXISTS (
-    SELECT FROM subscriptions_bucket b
-    WHERE b.subscriber_id = s.id AND b.valid_from <= %b AND b.valid_until > %b
-      AND b.kind IN ('rollover', 'gift', 'allowance', 'booster') AND b.granted > b.used
-)
-ON CONFLICT DO NOTHING
-"""
+# The draw itself; what it does, and that it answers who runs low, is said in its migration.
+_DRAW_SQL = "SELECT subscriptions_draw(%b, %b, %b, %b, %b, %b)"
+_RACED = "TB002"
 _LOCK_SQL = """
 SELECT b.subscriber_id, b.id, b.kind, b.priority, b.granted - b.used - b.reserved,
        b.valid_from, b.valid_until, b.grant_key, b.granted, b.generation
@@ -593,44 +558,73 @@ def draw(
     at: dt.datetime,
     grace: dt.timedelta,
     locks_first: bool = False,
-) -> Drawn:
+) -> Callable[[], Drawn]:
     """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
 
     The demands are of one shard. Joins the caller's transaction on `cursor` (settings of
-    PLANNER_SQL); on return the bucket rows drawn are locked. A demand that the first bucket in
-    burn order covers takes one conditional update; the others take the window way: their buckets
-    are locked, then consumed in burn order, overflow as the plan says, the rest uncovered. Raises
-    Raced when a bucket was emptied or overtaken meanwhile: the caller rolls back and calls again
-    without picks, and if that does not help with `locks_first`, again without picks.
+    PLANNER_SQL). A demand that the first bucket in burn order covers takes one conditional update;
+    the others take the window way: their buckets are locked, then consumed in burn order, overflow
+    as the plan says, the rest uncovered. Inside a pipeline the last statement is only sent; what
+    `draw` answers reads its outcome. Both raise Raced when a bucket was emptied or overtaken
+    meanwhile: the caller rolls back and calls again without picks, and if that does not help with
+    `locks_first`, again without picks.
     """
     demands = [demand for demand in demands if demand.units]
     if not demands:
-        return Drawn([], frozenset())
+        return lambda: Drawn([], frozenset())
     demands.sort(key=_demand_order)
-    subscribers = [demand.subscriber_id for demand in demands]
-    _check_picks(demands, subscribers, at=at, grace=grace)
+    _check_picks(demands, at=at, grace=grace)
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
-    picks = [demand.pick for demand in demands if demand.pick is not None]
-    if len(picks) == len(demands):
-        columns = [
-            Int8s(subscribers),
-            Int8s([pick.bucket_id for pick in picks]),
-            Int8s([demand.units for demand in demands]),
-            Int8s([pick.generation for pick in picks]),
-        ]
-    else:
+    columns = _picked(demands)
+    if columns is None:
         burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
         columns = [Int8s(column) for column in zip(*burnt, strict=True)]
         columns.append(Int8s([-1] * len(burnt)))
-    cursor.execute(_DRAW_SQL, [*columns, Int8(batch_id), at, at], binary=True, prepare=True)
-    row = cursor.fetchone()
-    assert row is not None
-    count, emptied, low = row
-    if count != len(columns[0]):
-        raise Raced
-    if emptied:
-        cursor.execute(_EXHAUSTED_SQL, [Int8(batch_id), at, Int8s(emptied), at, at])
-    return Drawn(found, frozenset(low or ()))
+    sent = Cursor(cursor.connection)
+    sent.execute(_DRAW_SQL, [*columns, Int8(batch_id), at], binary=True, prepare=True)
+
+    def read() -> Drawn:
+        row = sent.fetchone()
+        assert row is not None
+        return Drawn(found, frozenset(row[0] or ()))
+
+    return read
+
+
+def remembered(
+    demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta
+) -> list[Int8s] | None:
+    """The draw of demands that all have a pick, for a caller that sends it with other things:
+    subscribers, buckets, units and generations; None where one has no pick. Raises Raced."""
+    demands.sort(key=_demand_order)
+    _check_picks(demands, at=at, grace=grace)
+    return _picked(demands)
+
+
+def _picked(demands: Sequence[Demand]) -> list[Int8s] | None:
+    picks = [demand.pick for demand in demands if demand.pick is not None]
+    if len(picks) < len(demands):
+        return None
+    return [
+        Int8s([demand.subscriber_id for demand in demands]),
+        Int8s([pick[0] for pick in picks]),
+        Int8s([demand.units for demand in demands]),
+        Int8s([pick[1] for pick in picks]),
+    ]
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Raise Raced where that is what the draw's function said; around all statements of a charge.
+
+    In a pipeline a statement's failure comes to light at any later one.
+    """
+    try:
+        yield
+    except DatabaseError as error:
+        if error.sqlstate != _RACED:
+            raise
+        raise Raced from error
 
 
 def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
@@ -639,7 +633,6 @@ def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
 
 def _check_picks(
     demands: Sequence[Demand],
-    subscribers: Sequence[int],
     *,
     at: dt.datetime,
     grace: dt.timedelta,
@@ -650,12 +643,12 @@ def _check_picks(
     but its draw.
     """
     oldest = at - grace
-    doubled = len(set(subscribers)) < len(subscribers)
-    times = Counter(subscribers) if doubled else Counter[int]()
-    for demand in demands:
-        if demand.pick is not None and (
-            demand.pick.until <= oldest or times[demand.subscriber_id] > 1
-        ):
+    picks = [demand for demand in demands if demand.pick is not None]
+    if any(demand.pick is not None and demand.pick[3] <= oldest for demand in picks):
+        raise Raced
+    if len({demand.subscriber_id for demand in demands}) < len(demands):
+        times = Counter([demand.subscriber_id for demand in demands])
+        if any(times[demand.subscriber_id] > 1 for demand in picks):
             raise Raced
 
 
@@ -666,13 +659,12 @@ def _pick(
 
     Two periods of one subscriber, and usage later than its grace, are left to the window way.
     """
-    periods = Counter(demand.subscriber_id for demand in demands if demand.pick is None)
+    unknown = [demand for demand in demands if demand.pick is None]
+    periods = Counter([demand.subscriber_id for demand in unknown])
     open_ones = [
         demand
-        for demand in demands
-        if demand.pick is None
-        and periods[demand.subscriber_id] == 1
-        and at < demand.period.ends_at + grace
+        for demand in unknown
+        if periods[demand.subscriber_id] == 1 and at < demand.period.ends_at + grace
     ]
     if not open_ones:
         return []
@@ -682,6 +674,7 @@ def _pick(
     cursor.execute(
         _PICK_SQL,
         [
+            alive,
             last,
             last,
             Int8s([d.subscriber_id for d in open_ones]),
@@ -696,10 +689,9 @@ def _pick(
         prepare=True,
     )
     found = []
-    for nr, bucket_id, generation, until in cursor.fetchall():
+    for nr, bucket_id, generation, since, until in cursor.fetchall():
         demand = open_ones[nr - 1]
-        # Of the time before nothing is known: a bucket that has ended may have come first then.
-        demand.pick = Pick(bucket_id, generation, first, until)
+        demand.pick = Pick(bucket_id, generation, min(since, first), until)
         found.append(demand)
     return found
 

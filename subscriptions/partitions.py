@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from django.db import OperationalError, connection, transaction
@@ -68,13 +68,17 @@ def forget(table: DayTable) -> None:
 
 def with_neighbours(days: Iterable[dt.date], distance: int) -> list[dt.date]:
     """The days and those up to `distance` days before and after them."""
-    return sorted({day + DAY * n for day in days for n in range(-distance, distance + 1)})
+    return sorted({near for day in days for near in (day, *neighbours(day, distance))})
 
 
-def around(table: DayTable, day: dt.date, days: int) -> list[str]:
-    """The partitions that exist within `days` of a day, but not the day's own."""
-    near = [other for other in with_neighbours([day], days) if other != day]
-    unknown = missing(table, near)
+def neighbours(day: dt.date, distance: int) -> list[dt.date]:
+    """The days up to `distance` days before and after a day, without it."""
+    return [day + DAY * n for n in range(-distance, distance + 1) if n]
+
+
+def names_of(table: DayTable, days: Sequence[dt.date]) -> list[str]:
+    """The partitions of these days, in their order, as far as they exist."""
+    unknown = missing(table, days)
     if unknown:
         with connection.cursor() as cursor:
             cursor.execute(
@@ -83,7 +87,7 @@ def around(table: DayTable, day: dt.date, days: int) -> list[str]:
                 [unknown, [name_of(table, d) for d in unknown]],
             )
             _known.update((table.table, row[0]) for row in cursor.fetchall())
-    return [name_of(table, d) for d in near if (table.table, d) in _known]
+    return [name_of(table, day) for day in days if (table.table, day) in _known]
 
 
 def ensure(table: DayTable, days: Iterable[dt.date]) -> None:

@@ -3,6 +3,7 @@ charge sends thousands of elements a batch."""
 
 from __future__ import annotations
 
+import select
 import struct
 import weakref
 from typing import Any
@@ -19,6 +20,10 @@ class Int8s(list[int]):
     """A bigint[] without nulls."""
 
 
+class Instants(list[int]):
+    """A timestamptz[] without nulls, as microseconds since PostgreSQL's epoch, 2000."""
+
+
 class Texts(list[str]):
     """A text[] without nulls."""
 
@@ -32,12 +37,18 @@ def _header(oid: int, count: int) -> bytes:
 class _Int8sDumper(Dumper):
     format = Format.BINARY
     oid = 1016  # _int8
+    _of = 20
 
     def dump(self, obj: list[int]) -> bytes:
         count = len(obj)
         flat = [8] * (2 * count)
         flat[1::2] = obj
-        return _header(20, count) + struct.pack(f">{'iq' * count}", *flat)
+        return _header(self._of, count) + struct.pack(f">{'iq' * count}", *flat)
+
+
+class _InstantsDumper(_Int8sDumper):
+    oid = 1185  # _timestamptz
+    _of = 1184
 
 
 class _TextsDumper(Dumper):
@@ -58,14 +69,31 @@ _taught: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
 
 def cursor() -> Cursor:
     """A psycopg cursor on Django's connection, in its transaction, that knows these lists."""
-    if connection.connection is not None and connection.connection.closed:
-        # The server went away under a statement that Django did not see; a new one may be there.
-        connection.close()
-    connection.close_if_health_check_failed()
     connection.ensure_connection()
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:
         raw.adapters.register_dumper(Int8s, _Int8sDumper)
+        raw.adapters.register_dumper(Instants, _InstantsDumper)
         raw.adapters.register_dumper(Texts, _TextsDumper)
         _taught.add(raw)
     return psycopg.Cursor(raw)
+
+
+def revive() -> None:
+    """Drop a connection that died while it was idle, so that the next statement opens another.
+
+    Django asks a `SELECT 1` for that; a server that goes away says so on the socket, and an idle
+    one says nothing. To be called before a transaction begins.
+    """
+    if connection.in_atomic_block:
+        return
+    raw: psycopg.Connection[Any] | None = connection.connection
+    if raw is not None and (raw.closed or _has_news(raw)):
+        connection.close()
+    connection.health_check_done = True  # type: ignore[attr-defined]
+
+
+def _has_news(raw: psycopg.Connection[Any]) -> bool:
+    poll = select.poll()
+    poll.register(raw.fileno(), select.POLLIN)
+    return bool(poll.poll(0))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from http import HTTPStatus
 from typing import Any
 
 import msgspec
@@ -36,9 +37,9 @@ class Unauthorized(DomainError):
     cause = "unauthorized"
 
 
-def caller_of(request: HttpRequest) -> Caller:
-    """The gateway whose key the request carries. Raises Unauthorized, WrongRole."""
-    key = bearer_key(request)
+def caller_of(meta: Mapping[str, Any]) -> Caller:
+    """The gateway whose key a request's headers carry. Raises Unauthorized, WrongRole."""
+    key = bearer_key(meta)
     digest = keys.digest_of(key)
     caller = _callers.get(digest)
     if caller is not None:
@@ -61,14 +62,21 @@ def forget_keys() -> None:
 
 
 def body_of(request: HttpRequest) -> bytes:
-    """The unpacked body. Raises Malformed, TooLarge."""
+    """The body as it was sent. Raises Malformed, TooLarge."""
     try:
-        body = request.body
+        return request.body
     except RequestDataTooBig as error:
-        raise TooLarge(f"a body has at most {parsing.MAX_BYTES} bytes; send several") from error
+        raise _too_large() from error
     except UnreadablePostError as error:
-        raise Malformed("the connection ended before the body did") from error
-    return parsing.unpack(body, request.META.get("HTTP_CONTENT_ENCODING", ""))
+        raise _cut_short() from error
+
+
+def _too_large() -> TooLarge:
+    return TooLarge(f"a body has at most {parsing.MAX_BYTES} bytes; send several")
+
+
+def _cut_short() -> Malformed:
+    return Malformed("the connection ended before the body did")
 
 
 def _charge_together(caller: Caller, usages: Sequence[Usage]) -> list[Ingested]:
@@ -114,6 +122,20 @@ def answer(ingested: Ingested) -> dict[str, Any]:
     }
 
 
+def respond(meta: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
+    """The body of the 200 to a POST with these headers and body. Raises what refuses it."""
+    caller = caller_of(meta)
+    parsed = parsing.parse_native(parsing.unpack(read(), meta.get("HTTP_CONTENT_ENCODING", "")))
+    try:
+        ingested = charge(caller, parsed)
+    except KeyRevoked as error:
+        forget_keys()
+        raise Unauthorized("this key was revoked; ask the operator for a new one") from error
+    if parsed.single and ingested.rejected and ingested.rejected[0].cause == "conflict":
+        raise Conflict(ingested.rejected[0].detail)
+    return msgspec.json.encode(answer(ingested))
+
+
 class UsageRecords(APIView):
     """Charge usage records. Sending them again charges nothing twice."""
 
@@ -121,16 +143,8 @@ class UsageRecords(APIView):
 
     @extend_schema(**schema.USAGE_RECORDS)
     def post(self, request: HttpRequest) -> HttpResponse:
-        caller = caller_of(request)
-        parsed = parsing.parse_native(body_of(request))
-        try:
-            ingested = charge(caller, parsed)
-        except KeyRevoked as error:
-            forget_keys()
-            raise Unauthorized("this key was revoked; ask the operator for a new one") from error
-        if parsed.single and ingested.rejected and ingested.rejected[0].cause == "conflict":
-            raise Conflict(ingested.rejected[0].detail)
-        return HttpResponse(msgspec.json.encode(answer(ingested)), content_type="application/json")
+        body = respond(request.META, lambda: body_of(request))
+        return HttpResponse(body, content_type="application/json")
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
         """Without DRF's request, negotiation and renderers: they cost more than the charge."""
@@ -140,3 +154,50 @@ class UsageRecords(APIView):
             return self.post(request)
         except Exception as error:
             return problems.of_exception(error)
+
+
+# --- the same door without Django's request and middleware ----------------------------------------
+
+_OK = "200 OK"
+_Start = Callable[[str, list[tuple[str, str]]], Any]
+
+
+def wsgi(environ: dict[str, Any], start_response: _Start) -> Iterable[bytes]:
+    """The POST as a WSGI application: what Django does around a view costs as much as a charge."""
+    try:
+        body = respond(environ, lambda: _read(environ))
+    except Exception as error:
+        refusal = problems.of_exception(error)
+        status = f"{refusal.status_code} {HTTPStatus(refusal.status_code).phrase}"
+        start_response(status, [*refusal.items(), _length_of(refusal.content)])
+        return [refusal.content]
+    start_response(
+        _OK,
+        [
+            ("Content-Type", "application/json"),
+            ("X-Content-Type-Options", "nosniff"),
+            _length_of(body),
+        ],
+    )
+    return [body]
+
+
+def _length_of(body: bytes) -> tuple[str, str]:
+    return "Content-Length", str(len(body))
+
+
+def _read(environ: dict[str, Any]) -> bytes:
+    """The body, if it is whole and of a size that is taken."""
+    declared = environ.get("CONTENT_LENGTH") or ""
+    if declared.isascii() and declared.isdigit():
+        length = int(declared)
+        if length > parsing.MAX_BYTES:
+            raise _too_large()
+        body: bytes = environ["wsgi.input"].read(length) if length else b""
+        if len(body) < length:
+            raise _cut_short()
+        return body
+    body = environ["wsgi.input"].read(parsing.MAX_BYTES + 1)
+    if len(body) > parsing.MAX_BYTES:
+        raise _too_large()
+    return body

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from django.http import HttpRequest
 from rest_framework import authentication, exceptions, permissions
 from rest_framework.request import Request
 
@@ -21,9 +21,9 @@ class WrongRole(DomainError):
     cause = "wrong_role"
 
 
-def bearer_key(request: HttpRequest | Request) -> str:
-    """The key in `Authorization: Bearer KEY`, or "" where there is none."""
-    scheme, _, key = request.META.get("HTTP_AUTHORIZATION", "").partition(" ")
+def bearer_key(meta: Mapping[str, Any]) -> str:
+    """The key in `Authorization: Bearer KEY`, or "" where there is none; `meta` as in WSGI."""
+    scheme, _, key = meta.get("HTTP_AUTHORIZATION", "").partition(" ")
     return key.strip() if scheme.lower() == "bearer" else ""
 
 
@@ -31,7 +31,7 @@ class _KeyAuthentication(authentication.BaseAuthentication):
     role: str
 
     def authenticate(self, request: Request) -> tuple[ApiKey, None]:
-        key = bearer_key(request)
+        key = bearer_key(request.META)
         found = keys.find(key) if key else None
         if found is None:
             raise exceptions.AuthenticationFailed(
