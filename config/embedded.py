@@ -128,7 +128,6 @@ class Server:
 
     name = ""
     pid_file = ""
-    stop_signal = signal.SIGTERM
     kill_signal = signal.SIGKILL
 
     @property
@@ -146,6 +145,10 @@ class Server:
     def answers(self) -> bool:
         """Whether it takes work now."""
         raise NotImplementedError
+
+    def stop_signal(self) -> signal.Signals:
+        """What it ends in good order at, as it is now."""
+        return signal.SIGTERM
 
     def spawn(self, lock: int, settings: Mapping[str, str]) -> None:
         """Starts its process, which inherits `lock`; does not wait for it."""
@@ -203,7 +206,7 @@ class Server:
     def signal_stop(self) -> None:
         if pid := self.pid():
             with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, self.stop_signal)
+                os.kill(pid, self.stop_signal())
 
     def wait_stopped(self) -> None:
         began = time.monotonic()
@@ -286,12 +289,14 @@ _children: dict[Path, int] = {}
 
 # --- PostgreSQL -----------------------------------------------------------------------------------
 
+_NAMES = f"user\0{ROLE}\0database\0{DATABASE}\0\0".encode()
+_LOGIN = struct.pack("!ii", 8 + len(_NAMES), 3 << 16) + _NAMES  # a StartupMessage of protocol 3.0
+
 
 class Postgres(Server):
     name = "postgres"
     pid_file = "postmaster.pid"
-    stop_signal = signal.SIGINT  # "fast": roll back, disconnect, checkpoint
-    kill_signal = signal.SIGQUIT  # the next start recovers
+    kill_signal = signal.SIGQUIT  # "immediate": the next start recovers
 
     @property
     def socket(self) -> Path:
@@ -304,10 +309,17 @@ class Postgres(Server):
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError, IndexError):
-            # Line 8 of the file is the state; the handshake shows that the process behind it lives.
+            # Line 8 of the file is the state, but it says "ready" all through the recovery from
+            # a killed backend; of that only who asks to log in is told.
             if (self.home / self.pid_file).read_text().splitlines()[7].strip() == "ready":
-                return _ask(self.socket, struct.pack("!ii", 8, 80877103)) in (b"N", b"S")
+                answer = _ask(self.socket, _LOGIN)
+                return answer != b"" and b"\0C57P03\0" not in answer  # cannot_connect_now
         return False
+
+    def stop_signal(self) -> signal.Signals:
+        # "Fast": roll back, disconnect, checkpoint. Asked for while it recovers from a killed
+        # backend, PostgreSQL 18 may wait forever; and who has not recovered has nothing to save.
+        return signal.SIGINT if self.answers() else self.kill_signal
 
     def spawn(self, lock: int, settings: Mapping[str, str]) -> None:
         identity = _identity(self.data, refuses_root=True)
@@ -508,7 +520,7 @@ class Valkey(Server):
 
     def answers(self) -> bool:
         with contextlib.suppress(OSError):
-            return _ask(self.socket, b"PING\r\n") == b"+"
+            return _ask(self.socket, b"PING\r\n").startswith(b"+")
         return False
 
     def spawn(self, lock: int, settings: Mapping[str, str]) -> None:
@@ -743,12 +755,12 @@ def _package(name: str) -> Path | None:
 
 
 def _ask(path: Path, question: bytes) -> bytes:
-    """The first byte a server answers; raises OSError where it does not."""
+    """How a server's answer begins; raises OSError where there is none."""
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(5)
         client.connect(str(path))
         client.sendall(question)
-        return client.recv(1)
+        return client.recv(1024)
 
 
 # --- the command line -----------------------------------------------------------------------------

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
+from django.conf import settings
 from django.core.wsgi import get_wsgi_application
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import InputStream, StartResponse, WSGIEnvironment
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
@@ -16,13 +20,34 @@ _django = get_wsgi_application()
 from metering.api import usage_records  # noqa: E402  # models need the applications to be loaded
 
 _HOT = "/api/v1/usage-records"
+# A body longer than this is left unread where nobody wants it, and its connection is lost.
+_MOST = 4 * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
+_CHUNK = 65536
 
 
-def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-    """The hot address goes to its door at once, all else through Django."""
+def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The hot address to its door at once, all else to Django; no answer leaves before its request
+    is read to the end.
+
+    Some need no body: a key is refused, the database is away. The web server closes a connection
+    on which it answered before all had come, and mostly without saying so: a client that still
+    sends may never see the answer, and one that is done loses its next request.
+    """
+
+    def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
+        if int(environ.get("CONTENT_LENGTH") or 0) <= _MOST:
+            _read_rest(environ["wsgi.input"])
+        return start_response(status, headers, *error)
+
     if environ["PATH_INFO"] == _HOT and environ["REQUEST_METHOD"] == "POST":
-        return usage_records.wsgi(environ, start_response)
-    return _django(environ, start_response)
+        return usage_records.wsgi(environ, start)
+    return _django(environ, start)
+
+
+def _read_rest(body: InputStream) -> None:
+    left = _MOST
+    while left > 0 and (chunk := body.read(_CHUNK)):
+        left -= len(chunk)
 
 
 # A batch makes tens of thousands of short-lived tuples and no cycles: the default thresholds look

@@ -564,10 +564,14 @@ WHERE %(operators)s::bigint[] IS NULL OR c.operator_id = ANY(%(operators)s::bigi
 GROUP BY 1
 """
 _WRONG = """
-SELECT c.operator_id, c.wrong
-FROM ({sql}) AS c (operator_id, wrong)
-WHERE c.wrong IS NOT NULL
-  AND (%(operators)s::bigint[] IS NULL OR c.operator_id = ANY(%(operators)s::bigint[]))
+SELECT operator_id, wrong
+FROM (
+    SELECT c.operator_id, c.wrong, row_number() OVER (PARTITION BY c.operator_id) AS nr
+    FROM ({sql}) AS c (operator_id, wrong)
+    WHERE c.wrong IS NOT NULL
+      AND (%(operators)s::bigint[] IS NULL OR c.operator_id = ANY(%(operators)s::bigint[]))
+) d
+WHERE nr <= %(examples)s
 """
 _LAG = """
 SELECT operator_id, min(stored_at) FROM metering_usagebatch WHERE folded_at IS NULL GROUP BY 1
@@ -615,6 +619,7 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         "operators": list(operators) if operator_code is not None else None,
         "records_since": records_since or _NEVER,
         "journal_since": journal_since or _NEVER,
+        "examples": EXAMPLES,
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
     }
     reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}
@@ -649,27 +654,29 @@ def _since(table: str) -> dt.datetime | None:
 
 def _run(check: Check, results: Results, parameters: dict[str, Any]) -> None:
     """Count, and only where something differs look a second time, for what it is."""
-    wanted = 0
+    differs = False
     with connection.cursor() as cursor:
         cursor.execute(_COUNT.format(sql=check.sql), parameters)
         for operator_id, checked, differences in cursor.fetchall():
             result = _of(results, operator_id)
             result.checked += checked
             result.differences += differences
-            wanted += min(differences, EXAMPLES)
-    if not wanted:
-        return
-    for operator_id, wrong in _stream(_WRONG.format(sql=check.sql), parameters):
-        examples = _of(results, operator_id).examples
-        if len(examples) < EXAMPLES:
-            examples.append(json.loads(wrong))  # Django leaves JSON as it comes
-            wanted -= 1
-        if not wanted:
-            break
+            differs = differs or differences > 0
+        if not differs:
+            return
+        cursor.execute(_WRONG.format(sql=check.sql), parameters)
+        for operator_id, wrong in cursor.fetchall():
+            examples = _of(results, operator_id).examples
+            if len(examples) < EXAMPLES:
+                examples.append(json.loads(wrong))  # Django leaves JSON as it comes
 
 
 def _stream(sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
-    """A statement's rows one by one: a cursor in the server would forbid it parallel workers."""
+    """A statement's rows one by one: a cursor in the server would forbid it parallel workers.
+
+    To be read to the end: left before it, psycopg cancels the statement, and where that comes
+    before the server is done, the transaction is lost with it.
+    """
     with psycopg.Cursor(connection.connection) as cursor:
         yield from cursor.stream(sql, parameters)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import http.client
 import json
 import os
 import signal
@@ -285,6 +286,32 @@ def while_killing(
         answered.release()
         thread.join()
         assert kills[0] >= 2
+
+
+@pytest.mark.parametrize("size", [10, 3_000_000])
+def test_an_answer_that_needs_no_body_waits_for_it_and_keeps_the_connection(
+    platform: Platform, size: int
+) -> None:
+    """Answered earlier, its connection would be closed under the client's next request."""
+    body = json.dumps("x" * size).encode()
+    head = (
+        "PUT /api/v1/subscribers/s-1 HTTP/1.1\r\nHost: localhost\r\n"
+        f"Authorization: Bearer none\r\nContent-Length: {len(body)}\r\n\r\n"
+    ).encode()
+
+    with socket.create_connection(("127.0.0.1", platform.port)) as client:
+        for _ in range(2):
+            client.sendall(head + body[: len(body) // 2])
+            # Long enough to be answered in, if it were; it never fails for want of speed.
+            client.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                client.recv(1)
+            client.settimeout(60)
+            client.sendall(body[len(body) // 2 :])
+            answer = http.client.HTTPResponse(client)
+            answer.begin()
+            assert (answer.status, answer.will_close) == (401, False)
+            assert json.loads(answer.read())["cause"] == "unauthorized"
 
 
 def test_web_workers_killed_in_mid_replay(platform: Platform, carrier: Carrier) -> None:

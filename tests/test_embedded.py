@@ -9,8 +9,10 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import psycopg
@@ -185,6 +187,58 @@ def test_what_died_is_revived(data: Path) -> None:
     # Both are this process's children: still zombies now.
     assert sorted(embedded.revive(data)) == ["postgres", "valkey"]
     assert ask(url, "SELECT 1") == [(1,)]
+    embedded.detach(data)
+
+
+def go_on(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def recovering(url: str) -> Iterator[None]:
+    """PostgreSQL after one of its backends was killed; it recovers half a second from now."""
+    # Recovery begins when the last backend is gone, and one that is stopped does not go.
+    with closing(psycopg.connect(url)) as stuck, closing(psycopg.connect(url)) as killed:
+        stopped = stuck.info.backend_pid
+        os.kill(stopped, signal.SIGSTOP)
+        os.kill(killed.info.backend_pid, signal.SIGKILL)
+        refused = ""
+        while "in recovery mode" not in refused:
+            try:
+                ask(url, "SELECT 1")
+            except psycopg.OperationalError as error:
+                refused = str(error)
+        # PostgreSQL itself waits five seconds for it, and then does without.
+        timer = threading.Timer(0.5, go_on, [stopped])
+        timer.start()
+        yield
+        timer.join()
+
+
+def test_who_comes_during_a_recovery_waits_for_its_end(data: Path) -> None:
+    url = embedded.attach(data).database_url
+
+    with recovering(url):
+        embedded.attach(data)
+
+    assert ask(url, "SELECT 1") == [(1,)]
+    embedded.detach(data)
+    embedded.detach(data)
+
+
+def test_stopped_during_a_recovery_it_recovers_at_the_next_start(data: Path) -> None:
+    url = embedded.attach(data).database_url
+    ask(url, "CREATE TABLE kept AS SELECT 1 AS n")
+
+    with recovering(url):
+        embedded.detach(data)
+
+    assert running(data) == []
+    # Asked to stop in good order in the middle of it, PostgreSQL may wait forever.
+    [log] = (data / "logs").glob("postgres-*.log")
+    assert "received immediate shutdown request" in log.read_text()
+    assert ask(embedded.attach(data).database_url, "SELECT n FROM kept") == [(1,)]
     embedded.detach(data)
 
 

@@ -530,6 +530,25 @@ def test_of_many_differences_it_lists_the_first_and_counts_all() -> None:
     assert len(check["examples"]) == EXAMPLES
 
 
+def test_a_flood_of_differences_leaves_the_other_checks_their_results() -> None:
+    """More than a connection's buffers hold, so that the server is not done when some are seen."""
+    invented = (
+        f"INSERT INTO {HOURLY} SELECT (jsonb_populate_record(t, jsonb_build_object('model', n))).*"
+        f" FROM {HOURLY} t, generate_series(1, 20000) n WHERE {one(HOURLY, 'true')}"
+    )
+    with tampered((HOURLY, invented)):
+        _, printed = reconcile("--json")
+
+    checks = [
+        check
+        for operator in json.loads(printed)["operators"]
+        for check in operator["checks"]
+        if check["differences"]
+    ]
+    assert [(check["name"], check["differences"]) for check in checks] == [("hourly_totals", 20000)]
+    assert len(checks[0]["examples"]) == EXAMPLES
+
+
 def test_a_fault_of_one_operator_is_not_the_others() -> None:
     with tampered(update(RECORD, "units = units + 1", IN_SOUTH)):
         assert reconcile("--operator", "north")[0] == 0
