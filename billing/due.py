@@ -1,4 +1,4 @@
-"""What falls due as an operator's time passes: openings, turnings, and later closes."""
+"""What falls due as an operator's time passes: expiries, openings, turnings, and later closes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import datetime as dt
 
 from metering import rollups
 from metering.records import RECORDS
-from subscriptions import clock, lifecycle, partitions
+from subscriptions import clock, lifecycle, partitions, reservations
 from subscriptions.models import Operator
 
 RECORDS_KEPT = dt.timedelta(days=190)
@@ -26,9 +26,17 @@ def make_partitions(*, at: dt.datetime) -> None:
 def run(operator: Operator, *, at: dt.datetime) -> None:
     """Do all that fell due for one operator up to `at`; answers when it is committed."""
     make_partitions(at=at)
+    # First, so that what is given back rolls over with the rest.
+    expire_reservations(operator, at=at)
     while lifecycle.open_due(operator.pk, at=at):
         pass
     rollups.fold_all(at=at)
+
+
+def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:
+    """Give back what one operator's reservations hold past their time."""
+    while reservations.expire_due(operator.pk, at=at):
+        pass
 
 
 def drop_outlived() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from celery import shared_task
 
 from billing import due
-from subscriptions import clock, lifecycle
+from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
 
@@ -15,6 +15,21 @@ def open_due_periods() -> None:
     at = clock.wall()
     while lifecycle.open_due(None, at=at):
         pass
+
+
+@shared_task
+def expire_reservations() -> None:
+    """Give back what reservations hold past their time, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        due.expire_reservations(operator, at=clock.now(operator))
+
+
+@shared_task
+def forget_reservations() -> None:
+    """Drop reservations that nobody will commit any more, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        while reservations.forget(operator.pk, at=clock.now(operator)):
+            pass
 
 
 @shared_task

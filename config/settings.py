@@ -153,6 +153,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    "expire-reservations": {
+        "task": "billing.tasks.expire_reservations",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }

@@ -51,6 +51,20 @@ class Ingested:
         return sum(units for _, units in self.charged)
 
 
+class Weighed(NamedTuple):
+    """A charge right before its draw: what is to be drawn, and what is known of the rest."""
+
+    cursor: pgarrays.Cursor
+    batch_id: int
+    at: dt.datetime
+    grace: dt.timedelta
+    demands: list[Demand]
+    done: Ingested
+
+
+BeforeDraw = Callable[[Weighed], None]
+
+
 class KeyRevoked(Exception):
     """The key was valid when the request came and is no longer."""
 
@@ -78,6 +92,7 @@ def ingest(
     at: dt.datetime,
     indexes: Sequence[int] | None = None,
     received_at: dt.datetime | None = None,
+    before_draw: BeforeDraw | None = None,
 ) -> Ingested:
     """Charge usage, each record once however often it is sent; never refuses for want of tokens.
 
@@ -85,7 +100,8 @@ def ingest(
     `rejected` are records that the parser could not take: they go to the quarantine beside those
     refused here; `indexes` are the places of `usages` in the request where it had such.
     `received_at` is when a record first came, for one that is charged again: the window is judged
-    by it. Atomic per shard; answers after the last commit. Raises KeyRevoked.
+    by it. `before_draw` is called in each attempt's transaction right before the draw. Atomic per
+    shard; answers after the last commit. Raises KeyRevoked.
     """
     if caller.subject:
         for usage in usages:
@@ -96,7 +112,7 @@ def ingest(
     known = Context(caller, usages, at=at)
     total = Ingested()
     for nr, members in enumerate(_by_shard(usages, known)):
-        request = _Request(caller, usages, indexes, members, () if nr else rejected)
+        request = _Request(caller, usages, indexes, members, () if nr else rejected, before_draw)
         done = _charge(request, known, at=at, received_at=received_at)
         total.batch_id = total.batch_id or done.batch_id
         total.charged += done.charged
@@ -114,6 +130,7 @@ class _Request(NamedTuple):
     indexes: Sequence[int]
     members: Sequence[int]
     rejected: Sequence[Rejected]
+    before_draw: BeforeDraw | None
 
 
 def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
@@ -135,7 +152,9 @@ def _charge(
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
     look_first = locks_first = raced = fresh = False
-    at_once = len(request.members) <= records.FEW and not request.rejected
+    at_once = (
+        len(request.members) <= records.FEW and not request.rejected and request.before_draw is None
+    )
     caller = request.caller
     for _ in range(_ATTEMPTS):
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
@@ -269,6 +288,10 @@ class _Attempt:
         if self.refused:
             done.rejected = quarantine.keep(
                 self.caller.operator_id, gateway_id, self.refused, at=self.at
+            )
+        if self.request.before_draw is not None:
+            self.request.before_draw(
+                Weighed(cursor, done.batch_id, self.at, terms.grace, self.demands, done)
             )
         if lines:
             # One wait for all that is left: a wait costs more than some of these statements.

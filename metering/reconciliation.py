@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import psycopg
 from django.db import connection, transaction
 
-from subscriptions.models import BucketEntry, Operator
+from subscriptions.models import BucketEntry, Operator, Reservation
 
 EXAMPLES = 20
 
@@ -50,12 +50,13 @@ class Result:
 @dataclass(slots=True)
 class OperatorReport:
     """One operator's results. `lag_seconds` is the age of the oldest batch that is not in the
-    hourly totals yet; `reserved_units` are thousandths."""
+    hourly totals yet; `reserved_units` are thousandths held by open reservations."""
 
     code: str
     checks: list[Result]
     lag_seconds: float = 0.0
     quarantine: dict[str, int] = field(default_factory=dict)
+    open_reservations: int = 0
     reserved_units: int = 0
 
 
@@ -153,6 +154,41 @@ SELECT s.operator_id, CASE
                'granted', b.granted, 'used', b.used, 'reserved', b.reserved) END AS wrong
 FROM subscriptions_bucket b
 JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+"""
+
+# A reservation is its own journal: what it holds while it is open, and what it held last.
+_BUCKET_RESERVED = """
+SELECT s.operator_id, CASE WHEN coalesce(b.reserved, 0) <> coalesce(h.units, 0)
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'bucket', bucket_id, 'reserved', b.reserved,
+               'held_by_open_reservations', coalesce(h.units, 0)) END AS wrong
+FROM (
+    SELECT subscriber_id, id AS bucket_id, reserved FROM subscriptions_bucket WHERE reserved <> 0
+) b
+FULL JOIN (
+    SELECT r.subscriber_id, e.key::bigint AS bucket_id, sum(e.value::bigint) AS units
+    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_each_text(r.holds) e
+    WHERE r.state = %(open)s
+    GROUP BY 1, 2
+) h USING (subscriber_id, bucket_id)
+LEFT JOIN subscriptions_subscriber s ON s.id = subscriber_id
+"""
+
+_RESERVATION_HELD = """
+SELECT coalesce(n.operator_id, r.operator_id), CASE
+           WHEN n.name IS NULL OR (n.subscriber_id IS NOT NULL AND r.name IS NULL)
+             OR n.subscriber_id <> r.subscriber_id OR n.operator_id <> r.operator_id
+             OR s.operator_id <> r.operator_id OR g.operator_id <> r.operator_id
+             OR r.held <> coalesce(
+                 (SELECT sum(e.value::bigint) FROM jsonb_each_text(r.holds) e), 0)
+           THEN jsonb_build_object(
+               'gateway', coalesce(n.gateway_id, r.gateway_id), 'name', coalesce(n.name, r.name),
+               'subscriber', r.subscriber_id, 'asked_for', n.subscriber_id, 'held', r.held,
+               'holds', r.holds) END AS wrong
+FROM subscriptions_reservationname n
+FULL JOIN subscriptions_reservation r ON r.gateway_id = n.gateway_id AND r.name = n.name
+LEFT JOIN subscriptions_subscriber s ON s.id = r.subscriber_id
+LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
 """
 
 _ENTRY_BUCKET = """
@@ -522,6 +558,8 @@ CHECKS = (
     Check("subscriber_drawn", "units of records = units drawn, by subscriber", _SUBSCRIBER_DRAWN),
     Check("bucket_balance", "a bucket's granted and used = its journal", _BUCKET_BALANCE),
     Check("bucket_bounds", "0 <= reserved <= remaining", _BUCKET_BOUNDS),
+    Check("bucket_reserved", "reserved = held by open reservations", _BUCKET_RESERVED),
+    Check("reservation_held", "a reservation holds what it says", _RESERVATION_HELD),
     Check("entry_bucket", "every movement belongs to a bucket", _ENTRY_BUCKET),
     Check("entry_batch", "every draw belongs to a batch of usage", _ENTRY_BATCH),
     Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
@@ -580,10 +618,9 @@ _QUARANTINE = """
 SELECT operator_id, cause, count(*) FROM metering_quarantinedrecord
 WHERE resolved_at IS NULL GROUP BY 1, 2 ORDER BY 1, 2
 """
-_RESERVED = """
-SELECT s.operator_id, sum(b.reserved)::bigint
-FROM subscriptions_bucket b JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
-WHERE b.reserved <> 0 GROUP BY 1
+_OPEN = """
+SELECT operator_id, count(*), sum(held)::bigint FROM subscriptions_reservation
+WHERE state = %s GROUP BY 1
 """
 # In the place of a beginning where there is none: everything was dropped, or nothing stored.
 _NEVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
@@ -620,6 +657,7 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         "records_since": records_since or _NEVER,
         "journal_since": journal_since or _NEVER,
         "examples": EXAMPLES,
+        "open": Reservation.State.OPEN.value,
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
     }
     reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}
@@ -682,7 +720,7 @@ def _stream(sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
 
 
 def _observe(reports: dict[int | None, OperatorReport], *, at: dt.datetime) -> None:
-    """What is told though it is no difference: lag, quarantine and reserved units."""
+    """What is told though it is no difference: lag, quarantine and open reservations."""
     with connection.cursor() as cursor:
         cursor.execute(_LAG)
         for operator_id, stored_at in cursor.fetchall():
@@ -693,9 +731,10 @@ def _observe(reports: dict[int | None, OperatorReport], *, at: dt.datetime) -> N
         for operator_id, cause, many in cursor.fetchall():
             if operator_id in reports:
                 reports[operator_id].quarantine[cause] = many
-        cursor.execute(_RESERVED)
-        for operator_id, units in cursor.fetchall():
+        cursor.execute(_OPEN, [Reservation.State.OPEN])
+        for operator_id, many, units in cursor.fetchall():
             if operator_id in reports:
+                reports[operator_id].open_reservations = many
                 reports[operator_id].reserved_units = units
 
 

@@ -1,8 +1,9 @@
 """The token ledger: grant, draw, move and show units. The only writer of buckets, their journal
 and the outbox.
 
-Order of locks, the same everywhere: rows of usage records (by key), new buckets (by subscriber and
-grant key), then bucket rows by (shard, subscriber, bucket). Nothing here waits for the network.
+Order of locks, the same everywhere: rows of usage records (by key), reservations (by key), new
+buckets (by subscriber and grant key), then bucket rows by (shard, subscriber, bucket). Nothing here
+waits for the network.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import dataclasses
 import datetime as dt
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -147,10 +148,7 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
             batch_id=batch_id,
         )
         overtaking = [row for row in made if row[4] != Kind.UNCOVERED]
-        if overtaking:
-            cursor.execute(
-                _OVERTAKE_SQL, [[row[0] for row in overtaking], [row[2] for row in overtaking]]
-            )
+        _overtake([(row[0], row[2]) for row in overtaking])
         rest = [g for g in ordered if (g.subscriber_id, g.grant_key) not in ids]
         if rest:
             cursor.execute(
@@ -158,6 +156,13 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
             )
             ids |= {(subscriber, key): bucket for subscriber, key, bucket in cursor.fetchall()}
     return [ids[g.subscriber_id, g.grant_key] for g in grants]
+
+
+def _overtake(keys: Sequence[tuple[int, int]]) -> None:
+    """Void what is remembered of buckets that these (subscriber, bucket) now burn before."""
+    if keys:
+        with connection.cursor() as cursor:
+            cursor.execute(_OVERTAKE_SQL, [list(column) for column in zip(*keys, strict=True)])
 
 
 def forget(subscriber_ids: Iterable[int]) -> None:
@@ -230,7 +235,7 @@ FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]) WITH ORDINALITY
 JOIN subscriptions_bucket b
   ON b.subscriber_id = m.subscriber_id AND b.subscription_id = m.subscription_id
  AND b.kind = 'allowance' AND b.valid_until = m.to_start
-WHERE b.granted > b.used + b.reserved
+WHERE b.granted > b.used
 ORDER BY b.subscriber_id, b.id
 FOR NO KEY UPDATE OF b
 """
@@ -245,7 +250,9 @@ def roll_over(moves: Sequence[RollOver], *, at: dt.datetime) -> None:
     """Move what the old periods' allowances have left into rollover buckets, by journal pairs.
 
     A rollover bucket is valid from the old period's start, so that late usage of the old period
-    draws it too, and first. Joins the caller's transaction; moving again finds nothing left.
+    draws it too, and first. What reservations hold stays where it is and follows when it is
+    freed; the bucket is made even for these alone. Joins the caller's transaction; moving again
+    finds nothing left.
     """
     assert connection.in_atomic_block
     if not moves:
@@ -415,6 +422,10 @@ class Source:
     def burn_order(self) -> tuple[int, dt.datetime, dt.datetime, int]:
         """Lowest priority number, soonest expiry, oldest."""
         return self.priority, self.valid_until, self.valid_from, self.id
+
+    def less(self, units: int) -> Source:
+        """The same with so much less to give; one without end stays so."""
+        return self if self.left is None else dataclasses.replace(self, left=self.left - units)
 
 
 def may_pay(
@@ -791,11 +802,11 @@ def _lock_order(item: tuple[tuple[int, int], int]) -> tuple[int, int, int]:
 
 def _after(
     source: Source,
-    drawn: dict[tuple[int, int], int],
-    bought: dict[tuple[int, int], int],
+    drawn: Mapping[tuple[int, int], int],
+    bought: Mapping[tuple[int, int], int],
     subscriber_id: int,
 ) -> Source:
-    """A source after what this batch has drawn of it and bought for it so far."""
+    """A source after what this batch has drawn of it and bought for (or given back to) it."""
     key = (subscriber_id, source.id)
     if source.left is None or (key not in drawn and key not in bought):
         return source
@@ -884,11 +895,12 @@ def _open_overflow(
     *,
     at: dt.datetime,
     grace: dt.timedelta,
+    freed: Units | None = None,
 ) -> None:
     """Make the overflow buckets that these demands will need, before any bucket is locked.
 
     Later would be too late: two charges of a subscriber without any bucket would make the same
-    one while holding locks the other waits for.
+    one while holding locks the other waits for. `freed` is what will be given back before.
     """
     subscribers = sorted({d.subscriber_id for d in demands})
     cursor.execute(
@@ -897,13 +909,29 @@ def _open_overflow(
         binary=True,
         prepare=True,
     )
-    held = _sources(cursor)
-    short: list[Grant] = []
+    short = _uncovered_demands(demands, _sources(cursor), freed or {}, at=at, grace=grace)
+    grant([g for demand in short for g in _overflow_of(demand)], at=at)
+
+
+def _overflow_of(demand: Demand) -> list[Grant]:
+    return overflow_grants(demand.subscriber_id, demand.period, suspended=demand.suspended)
+
+
+def _uncovered_demands(
+    demands: Sequence[Demand],
+    held: dict[int, list[Source]],
+    freed: Units,
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> list[Demand]:
+    """The demands that the sources, with what is `freed` of each, do not cover."""
+    short: list[Demand] = []
     drawn: dict[tuple[int, int], int] = defaultdict(int)
     for demand in demands:
         # As in the draw, what one demand of a subscriber takes is not there for the next.
         subscriber_id = demand.subscriber_id
-        sources = [_after(s, drawn, {}, subscriber_id) for s in held[subscriber_id]]
+        sources = [_after(s, drawn, freed, subscriber_id) for s in held[subscriber_id]]
         if _kinds(demand) == _OTHERS:  # there may be one since before the plan, or a suspension
             sources = [source for source in sources if source.kind != Kind.UNCOVERED]
         payable = _payable(demand, at=at, grace=grace)
@@ -912,7 +940,130 @@ def _open_overflow(
             drawn[subscriber_id, source.id] += units
             covered += units
         if covered < demand.units:
-            short += overflow_grants(
-                demand.subscriber_id, demand.period, suspended=demand.suspended
-            )
-    grant(short, at=at)
+            short.append(demand)
+    return short
+
+
+# --- holding: units set aside for usage to come -------------------------------------------------
+
+Units = Mapping[tuple[int, int], int]  # by (subscriber, bucket)
+
+_RESERVE_SQL = """
+UPDATE subscriptions_bucket b SET reserved = b.reserved + h.units
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) AS h (subscriber_id, bucket_id, units)
+WHERE b.subscriber_id = h.subscriber_id AND b.id = h.bucket_id
+"""
+_NEVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
+# Allowances of periods that have been turned, whose rollover bucket still pays.
+_FOLLOW_SQL = """
+SELECT a.subscriber_id, a.id, r.id, least(f.units, a.granted - a.used - a.reserved)
+FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) AS f (subscriber_id, bucket_id, units)
+JOIN subscriptions_bucket a
+  ON a.subscriber_id = f.subscriber_id AND a.id = f.bucket_id AND a.kind = 'allowance'
+JOIN subscriptions_bucket r
+  ON r.subscriber_id = a.subscriber_id AND r.subscription_id = a.subscription_id
+ AND r.kind = 'rollover' AND r.valid_from = a.valid_from AND r.valid_until > %b
+WHERE a.valid_until <= %b
+"""
+
+
+def lock(
+    cursor: Cursor, subscriber_ids: Iterable[int], *, since: dt.datetime, until: dt.datetime
+) -> dict[int, list[Source]]:
+    """Lock these subscribers' buckets that end after `since` and begin by `until`, in order.
+
+    Joins the caller's transaction on `cursor`. The subscribers are of one shard.
+    """
+    subscribers = sorted(set(subscriber_ids))
+    anyone = Int8s([0] * len(subscribers))
+    cursor.execute(_LOCK_SQL, [Int8s(subscribers), anyone, since, until], binary=True, prepare=True)
+    return _sources(cursor)
+
+
+def lock_to_free(
+    cursor: Cursor, subscriber_ids: Iterable[int], *, since: dt.datetime
+) -> dict[int, list[Source]]:
+    """Lock all buckets that end after `since`: what `free` may have to touch."""
+    return lock(cursor, subscriber_ids, since=since, until=_NEVER)
+
+
+def hold(cursor: Cursor, units: Units) -> None:
+    """Reserve units of buckets that the caller has locked, and that have them left."""
+    _reserve(cursor, units, 1)
+
+
+def free(
+    cursor: Cursor, units: Units, held: Mapping[int, Sequence[Source]], *, at: dt.datetime
+) -> None:
+    """Give reserved units back to the buckets that `lock_to_free` has locked.
+
+    What an allowance gets back after its period was turned follows into the rollover bucket. And
+    a bucket that was empty burns before others again: what is remembered of those is void.
+    """
+    if not units:
+        return
+    _reserve(cursor, units, -1)
+    cursor.execute(_FOLLOW_SQL, [*_columns(units), at, at], binary=True, prepare=True)
+    arriving: dict[tuple[int, int], int] = defaultdict(int)
+    leaving = []
+    for subscriber_id, old, new, moved in cursor.fetchall():
+        if moved:
+            leaving.append((subscriber_id, old, moved))
+            arriving[subscriber_id, new] += moved
+    if arriving:
+        partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+        batch_id = next_batch_id()
+        _take(Movement.ROLLOVER, leaving, at=at, batch_id=batch_id)
+        cursor.execute(_ENLARGE_SQL, [*_columns(arriving), Int8(batch_id), at], binary=True)
+    empty = {
+        (subscriber_id, source.id)
+        for subscriber_id, sources in held.items()
+        for source in sources
+        if source.left == 0
+    }
+    _overtake(sorted(empty & (units.keys() | arriving.keys())))
+
+
+def free_and_lock(
+    cursor: Cursor,
+    units: Units,
+    demands: Sequence[Demand],
+    *,
+    since: dt.datetime,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    look_first: bool,
+) -> None:
+    """Give reserved units back right before `draw` is to draw these demands.
+
+    All that the draw may lock is locked here, in order, from `since` on at the latest, and what
+    it may have to open is opened before. Where the demands ask for no more than is freed, that
+    look can be spared; if it was needed after all, Raced: again, with `look_first`.
+    """
+    open_ones = [demand for demand in demands if demand.units and demand.pick is None]
+    if open_ones and look_first:
+        _open_overflow(cursor, open_ones, at=at, grace=grace, freed=units)
+    first = _span(demands, at=at, grace=grace)[0] if demands else at
+    subscribers = {d.subscriber_id for d in demands} | {key[0] for key in units}
+    held = lock_to_free(cursor, subscribers, since=min(since, first))
+    free(cursor, units, held, at=at)
+    for demand in _uncovered_demands(open_ones, held, units, at=at, grace=grace):
+        there = {source.grant_key for source in held[demand.subscriber_id]}
+        if any(overflow.grant_key not in there for overflow in _overflow_of(demand)):
+            raise Raced
+
+
+def _reserve(cursor: Cursor, units: Units, sign: int) -> None:
+    if units:
+        subscribers, buckets, held = _columns(units)
+        signed = Int8s([sign * each for each in held])
+        cursor.execute(_RESERVE_SQL, [subscribers, buckets, signed], binary=True, prepare=True)
+
+
+def _columns(units: Units) -> tuple[Int8s, Int8s, Int8s]:
+    keys = sorted(units)
+    return (
+        Int8s([key[0] for key in keys]),
+        Int8s([key[1] for key in keys]),
+        Int8s([units[key] for key in keys]),
+    )

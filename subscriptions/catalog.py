@@ -79,6 +79,8 @@ class PlanTerms:
     block_price: Money | None = None
     cap: Money | None = None
     cap_units: int | None = None
+    degrade_model: str = ""
+    degrade_tokens_per_minute: int | None = None
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
 
@@ -116,6 +118,8 @@ def publish_plan(
         block_price=terms.block_price,
         cap=terms.cap,
         cap_units=terms.cap_units,
+        degrade_model=terms.degrade_model,
+        degrade_tokens_per_minute=terms.degrade_tokens_per_minute,
         tax_rate=terms.tax_rate,
         created_at=at,
     )
@@ -141,6 +145,9 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
         not terms.block_units or terms.block_price is None
     ):
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
+    degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
+    if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
+        raise Invalid("degrade_to is for on_exhaustion `degrade`")
     if terms.components:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
@@ -170,6 +177,8 @@ def terms_of(plan: Plan) -> PlanTerms:
         block_price=plan.block_price,
         cap=plan.cap,
         cap_units=plan.cap_units,
+        degrade_model=plan.degrade_model,
+        degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
         tax_rate=plan.tax_rate,
         components=tuple(
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)

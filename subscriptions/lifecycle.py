@@ -273,15 +273,20 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
 
 
 @transaction.atomic
-def suspend(subscriber_id: int, *, reason: str, at: dt.datetime) -> None:
-    """From `at` on the subscriber's usage draws no bucket of its own. Again changes nothing."""
+def suspend(subscriber_id: int, *, reason: str, at: dt.datetime, frozen: bool = False) -> None:
+    """From `at` on the subscriber's usage draws no bucket of its own. Again changes nothing.
+
+    `frozen`: to protect the subscriber, not for what it owes.
+    """
     _lock_subscribers([subscriber_id])
     suspensions = Suspension.objects.filter(subscriber_id=subscriber_id)
     if suspensions.filter(ends_at__isnull=True).exists():
         return
     # Where a standing clock lets one end and begin at the same instant, it is one.
-    if not suspensions.filter(starts_at=at).update(ends_at=None, reason=reason):
-        Suspension.objects.create(subscriber_id=subscriber_id, starts_at=at, reason=reason)
+    if not suspensions.filter(starts_at=at).update(ends_at=None, reason=reason, frozen=frozen):
+        Suspension.objects.create(
+            subscriber_id=subscriber_id, starts_at=at, reason=reason, frozen=frozen
+        )
     buckets.forget([subscriber_id])
 
 

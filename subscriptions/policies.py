@@ -18,7 +18,8 @@ class PlanPolicy:
     """One plan version, as the charge needs it; units in thousandths.
 
     `overage_units` is the cap of the overage bucket (None: no cap) where usage is metered,
-    `max_blocks` how many packs a period may buy (None: no limit).
+    `max_blocks` how many packs a period may buy (None: no limit). `degrade_model` and
+    `degrade_tokens_per_minute` are what it degrades to, as far as the plan says.
     """
 
     plan_id: int
@@ -27,6 +28,8 @@ class PlanPolicy:
     overage_units: int | None
     block_units: int
     max_blocks: int | None
+    degrade_model: str = ""
+    degrade_tokens_per_minute: int | None = None
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -49,6 +52,8 @@ def policy_from(plan: Plan) -> PlanPolicy:
             plan.cap_units,
             plan.block_units,
         ),
+        degrade_model=plan.degrade_model,
+        degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
     )
 
 

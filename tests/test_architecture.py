@@ -45,6 +45,7 @@ HOT = (
     "subscriptions_subscription",
     "subscriptions_subscriptionperiod",
     "subscriptions_suspension",
+    "subscriptions_reservation",
     "metering_usagerecord",
     "metering_usagehour",
 )
@@ -54,6 +55,7 @@ ACROSS_SUBSCRIBERS = {
     "subscription_opening_queue",
     "period_turn_queue",
     "outbox_queue",
+    "reservation_expiry_queue",
     f"{partitions.name_of(RECORDS, DAY)}_batch",
 }
 
@@ -129,6 +131,7 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 # A table that is not here is written nowhere.
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry", "outboxevent"},
+    "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {"subscription", "subscriptionperiod", "suspension"},
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {

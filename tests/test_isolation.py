@@ -14,6 +14,7 @@ from metering import rollups
 from metering.models import QuarantinedRecord
 from subscriptions import lifecycle
 from subscriptions.models import Operator
+from tests.asking import reserve
 from tests.factories import (
     NOW,
     client_for,
@@ -25,7 +26,7 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
-from tests.usage import DAY, Gateway, counted, put, record, used
+from tests.usage import DAY, GATEWAYS, Gateway, counted, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -48,6 +49,7 @@ class Theirs:
         lifecycle.give(self.subscriber.pk, units=1000, valid_until=NOW + DAY, reason=SECRET, at=NOW)
         self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
         self.gateway.charge(record(f"{SECRET}-1"), record(f"{SECRET}-2", subject=f"{SECRET}-who"))
+        reserve(self.gateway, "ask-1")
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -120,9 +122,15 @@ OUR_OWN: dict[Door, Any] = {
     ],
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
 }
+RESERVING = {
+    ("POST", "/api/v1/reservations"),
+    ("POST", "/api/v1/reservations/{name}/commit"),
+    ("POST", "/api/v1/reservations/{name}/release"),
+}
 ELSEWHERE = {
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
+    *RESERVING,  # test_another_operators_gateway_reaches_no_reservation_…
 }
 
 
@@ -142,6 +150,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         subscription_id=theirs.subscription.id,
         quarantine_id=theirs.quarantined.pk,
         code=code,
+        name="ask-1",
     )
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
@@ -169,6 +178,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "subscriptions_bucket": by_subscriber,
         "subscriptions_bucketentry": by_subscriber,
         "subscriptions_outboxevent": by_subscriber,
+        "subscriptions_reservation": by_subscriber,
+        "subscriptions_reservationname": by_operator,
         "metering_usagerecord": by_subscriber,
         "metering_usagehour": by_subscriber,
         "metering_usagebatch": by_operator,
@@ -300,6 +311,21 @@ def test_another_operators_gateway_reaches_no_subscriber_of_ours(
     unchanged()
 
 
+def test_another_operators_gateway_reaches_no_reservation_of_ours(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    gateway = Gateway(ours)
+
+    assert reserve(gateway, "ask-2")["cause"] == "unknown_subject"
+    for path, body in (("commit", record("ask-1")), ("release", None)):
+        answer = call(gateway.client, ("POST", ""), f"/api/v1/reservations/ask-1/{path}", body)
+        assert (answer.status_code, answer.json()["cause"]) == (404, "not_found")
+    unchanged()
+    make_subscriber(ours)
+    assert reserve(gateway, "ask-1")["cause"] == "no_plan"
+    unchanged()
+
+
 def test_two_operators_that_use_the_same_names_keep_apart(theirs: Theirs, ours: Operator) -> None:
     """Also where a process remembers subjects, cards and keys."""
     make_rate_card(ours, effective_from=NOW, weights={"*": ("5",) * 5})
@@ -321,7 +347,8 @@ def test_without_any_key_or_with_one_of_the_other_role_every_door_is_shut(
     for door in all_doors():
         path = address(door[1], theirs)
         body = {**NOT_FOUND, **OUR_OWN}.get(door)
-        other_role = theirs.api if door[1] == "/api/v1/usage-records" else theirs.gateway.client
+        gateways = door[1].startswith(GATEWAYS)
+        other_role = theirs.api if gateways else theirs.gateway.client
 
         assert call(APIClient(), door, path, body).status_code == 401, door
         assert call(other_role, door, path, body).status_code == 403, door

@@ -96,12 +96,13 @@ class Pot:
     end: dt.datetime
     granted: int | None
     used: int = 0
+    reserved: int = 0
 
     PRIORITY = ("rollover", "gift", "allowance", "booster", "overage", "uncovered")
 
     @property
     def left(self) -> int | None:
-        return None if self.granted is None else self.granted - self.used
+        return None if self.granted is None else self.granted - self.used - self.reserved
 
     def holds(self, moment: dt.datetime) -> bool:
         return self.start <= moment < self.end
@@ -160,9 +161,10 @@ class Account:
             if self.turned and self.terms.rollover:
                 before = self.periods[self.turned - 1][0]
                 old = next(p for p in self.pots if (p.kind, p.start) == ("allowance", before))
-                if old.left:
-                    self.pots.append(Pot("rollover", before, end, old.left))
-                    old.used += old.left
+                left = old.left or 0
+                if left or old.reserved:
+                    self.pots.append(Pot("rollover", before, end, left))
+                    old.used += left
             self.turned += 1
 
     def wait(self, until: dt.datetime) -> None:

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,8 +18,9 @@ from django.core.management import call_command
 from django.db import connection, connections
 
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
-from subscriptions import clock, lifecycle
+from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
+from tests.asking import asked, commit, release, reserve
 from tests.factories import (
     NOW,
     buckets_of,
@@ -697,3 +699,170 @@ def test_usage_of_now_and_some_minutes_ahead_while_all_of_it_changes(
     assert race.now > local(2026, 7, 1)
     drawn = sum(used(first).values()) + sum(used(second).values())
     assert drawn == units_of(race.answers)
+
+
+# Reservations at once ----------------------------------------------------------------------------
+
+
+def test_two_hundred_reservations_at_once_never_grant_more_than_there_is(
+    operator: Operator, senders: list[Sender]
+) -> None:
+    make_rate_card(operator)
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=1000 * T))
+    # A gateway each: what comes from one at the same moment shares a transaction.
+    gateways = [Gateway(operator, name=f"g-{n}") for n in range(62)]
+
+    def here(nr: int) -> list[Any]:
+        return [reserve(gateways[nr], f"a-{n}", units="30") for n in range(3)]
+
+    def there(nr: int) -> list[Any]:
+        asks = [asked(f"a-{n}", units="30") for n in range(10)]
+        return senders[nr].send(gateways[60 + nr].key, *asks, path="reservations")
+
+    answers = flat(
+        at_once(*(partial(here, n) for n in range(60)), *(partial(there, n) for n in range(2)))
+    )
+
+    assert len(answers) == 200
+    assert sum(float(a["granted"]) for a in answers) == 990
+    assert Counter(a["decision"] for a in answers) == {"allow": 33, "deny": 167}
+    assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"exhausted"}
+    [bucket] = buckets_of(subscriber, "allowance")
+    assert bucket.reserved == 990 * T
+
+
+def test_the_same_ask_from_several_threads_and_processes_is_one(
+    operator: Operator, gateway: Gateway, senders: list[Sender]
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=1000 * T))
+    rotated = Gateway(operator)
+
+    for nr in range(12):
+        name = f"a-{nr}"
+        answers = at_once(
+            *(lambda: [reserve(gateway, name, units="10") for _ in range(2)],) * 3,  # noqa: B023
+            lambda: [reserve(rotated, name, units="10")],  # noqa: B023
+            lambda: senders[0].send(
+                gateway.key,
+                *[asked(name, units="10")] * 2,  # noqa: B023
+                path="reservations",
+            ),
+        )
+        assert len({a["available"] for a in flat(answers)}) == 1
+
+    [bucket] = buckets_of(subscriber, "allowance")
+    assert bucket.reserved == 120 * T
+
+
+def test_of_two_commits_at_once_one_counts(
+    operator: Operator, gateway: Gateway, senders: list[Sender]
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10_000 * T))
+    rotated = Gateway(operator)
+
+    charged = 0
+    for nr in range(12):
+        name = f"a-{nr}"
+        reserve(gateway, name, units="100")
+        same, other = record(name), record(f"{name}-other", input_tokens=7)
+        answers = at_once(
+            *(
+                partial(post, sender.client, f"reservations/{name}/commit", body)
+                for sender in (gateway, rotated)
+                for body in (same, same, other)
+            )
+        )
+        done = [a.json() for a in answers if a.status_code == 200]
+        assert {a.status_code for a in answers} == {200, 409}
+        assert len({a["batch"] for a in done}) == 1
+        charged += round(float(done[0]["units"]))
+
+    assert used(subscriber) == {"allowance": charged}
+
+
+def test_reservations_usage_and_the_sweep_at_once_lose_nothing(
+    operator: Operator, gateway: Gateway, senders: list[Sender]
+) -> None:
+    """Asked, committed with more or less, released, outlived, beside usage that asks nobody."""
+    terms: dict[str, Any] = {
+        "allowance": 3_000 * T,
+        "price_per_million": "1",
+        "block_units": 500 * T,
+        "block_price": yuan("1"),
+        "cap_units": 4_000 * T,
+    }
+    people = {}
+    for policy in ("stop", "meter", "blocks", "none"):
+        for n in range(2):
+            name = f"{policy}-{n}"
+            people[f"user-{name}"] = make_subscriber(operator, name)
+            if policy != "none":
+                plan = make_plan(operator, policy, on_exhaustion=policy, **terms)
+                subscribe(people[f"user-{name}"], plan)
+    names = list(people)
+    gateways = [Gateway(operator, name=f"g-{n}") for n in range(4)]
+    ended = threading.Event()
+
+    def asks(place: int) -> int:
+        """Units that were charged."""
+        choice, total = random.Random(place), 0
+        sender = gateways[place % 4]
+        for nr in range(40):
+            who = {"subject": choice.choice(names)}
+            name = f"{place}-{nr}"
+            ttl = choice.choice((1, 600))
+            reserve(sender, name, units=str(choice.randrange(1, 300)), ttl_seconds=ttl, **who)
+            match choice.randrange(4):
+                case 0:
+                    release(sender, name)
+                case 1:
+                    pass  # forgotten
+                case _:
+                    tokens = choice.randrange(1, 400)
+                    answer = commit(sender, name, input_tokens=tokens, output_tokens=0, **who)
+                    assert float(answer["units"]) == tokens
+                    total += tokens
+        return total
+
+    def uses(place: int) -> int:
+        choice, total = random.Random(-place), 0
+        for nr in range(12):
+            batch = [
+                record(
+                    f"u-{place}-{nr}-{n}",
+                    subject=choice.choice(names),
+                    input_tokens=choice.randrange(1, 60),
+                    output_tokens=0,
+                )
+                for n in range(10)
+            ]
+            answers = (
+                senders[place].send(gateway.key, batch) if place < 2 else [gateway.charge(*batch)]
+            )
+            total += units_of(answers)
+        return total
+
+    def sweeps() -> int:
+        at = NOW
+        while not ended.wait(0.05):
+            # The clock moves only as far as this sweep is concerned.
+            at += MINUTE / 60
+            reservations.expire_due(operator.pk, at=at)
+        return 0
+
+    def all_of_it() -> int:
+        try:
+            return sum(at_once(*work))
+        finally:
+            ended.set()
+
+    work = [*(partial(asks, n) for n in range(8)), *(partial(uses, n) for n in range(4))]
+    total, _ = at_once(all_of_it, sweeps)
+
+    assert total == sum(sum(used(person).values()) for person in people.values())
+    while reservations.expire_due(operator.pk, at=NOW + DAY):
+        pass
+    assert not Bucket.objects.filter(subscriber__operator=operator, reserved__gt=0).exists()

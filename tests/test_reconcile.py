@@ -16,8 +16,9 @@ from django.db import connection
 from metering import rollups
 from metering.reconciliation import CHECKS, EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, lifecycle, partitions
+from subscriptions import catalog, lifecycle, partitions, reservations
 from subscriptions.models import Bucket
+from tests.asking import asked
 from tests.factories import (
     NOW,
     client_for,
@@ -62,6 +63,21 @@ class Carrier:
         answer = self.gateway.post("/api/v1/usage-records", records, format="json")
         assert answer.status_code == 200, answer.content
 
+    def ask(self, name: str, external_id: str, units: int, *, ttl: int = 600) -> None:
+        """Reserve units; what becomes of it depends on what comes next."""
+        body = asked(name, subject=f"user-{external_id}", units=units, ttl_seconds=ttl)
+        answer = self.gateway.post("/api/v1/reservations", body, format="json")
+        assert answer.status_code == 201, answer.content
+
+    def settle(self, name: str, external_id: str, tokens: int = 0) -> None:
+        """Commit it with so many tokens, or release it."""
+        path, body = f"/api/v1/reservations/{name}/release", None
+        if tokens:
+            path = f"/api/v1/reservations/{name}/commit"
+            body = a_record(name, external_id, self.now, tokens)
+        answer = self.gateway.post(path, body, format="json")
+        assert answer.status_code == 200, answer.content
+
     @property
     def now(self) -> dt.datetime:
         assert self.operator.clock_at is not None
@@ -71,6 +87,7 @@ class Carrier:
         set_clock(self.operator, at)
         while lifecycle.open_due(self.operator.pk, at=at):
             pass
+        reservations.expire_due(self.operator.pk, at=at)
 
 
 def a_record(
@@ -161,8 +178,17 @@ def live() -> None:
     lifecycle.restore(subscribers["daily"].pk, at=carrier.now)
     carrier.use(("daily", NOW + 8 * DAY + HOUR, 7_000), ("daily", carrier.now, 7_000))
 
+    # Asked before: committed, released, refused, and one that outlives the month.
+    carrier.ask("ask-1", "rolling", 20_000)
+    carrier.settle("ask-1", "rolling", 15_000)
+    carrier.ask("ask-2", "rolling", 20_000)
+    carrier.settle("ask-2", "rolling")
+    carrier.ask("ask-3", "daily", 10**9)
+    carrier.ask("ask-4", "nobody", 1)
+
     # The month's last hours: what was opened ahead is opened anew under another plan.
     carrier.move(local(2026, 6, 30, 23, 58))
+    carrier.ask("ask-5", "rolling", 30_000)
     carrier.use(("stop", local(2026, 7, 1, 0, 1), 2_000), ("meter", carrier.now, 2_000))
     lifecycle.change(subscribers["stop"].pk, held["stop"].id, plan_code="meter", at=carrier.now)
     carrier.use(*((code, local(2026, 7, 1, 0, 2), 2_000) for code in subscribers))
@@ -183,6 +209,13 @@ def live() -> None:
         subscribe(make_subscriber(other.operator, name), make_plan(other.operator))
         other.use((name, NOW, 1_000), (name, NOW - HOUR / 4, 1_000))
     rollups.fold_all(at=NOW)
+    # Open still.
+    lifecycle.give(
+        subscribers["part"].pk, units=MILLION, valid_until=carrier.now + DAY, reason="x", at=NOW
+    )
+    carrier.ask("ask-6", "part", 1_000)
+    carrier.ask("ask-7", "part", 1_000)
+    other.ask("ask-1", "s-0", 1_000)
     # Not folded in yet.
     carrier.use(*((code, local(2026, 7, 2), 500) for code in subscribers))
     other.use(("s-0", NOW, 1_000))
@@ -196,6 +229,8 @@ TABLES = (
     "subscriptions_bucketentry",
     "subscriptions_subscription",
     "subscriptions_subscriptionperiod",
+    "subscriptions_reservation",
+    "subscriptions_reservationname",
 )
 
 
@@ -258,7 +293,7 @@ def test_books_in_order_show_no_difference() -> None:
     assert {c["name"]: c["checked"] for c in north["checks"] if not c["checked"]} == {}
     assert north["quarantine"] == {"out_of_window": 1, "unknown_subject": 1}
     assert north["lag_seconds"] > 0
-    assert north["reserved_units"] == "0.000"
+    assert (north["open_reservations"], north["reserved_units"]) == (2, "2000.000")
 
 
 def test_the_life_above_has_all_kinds_in_it() -> None:
@@ -291,7 +326,7 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 
 # --- not in order -------------------------------------------------------------------------------
 
-RECORD, BATCH, HOURLY, BUCKET, ENTRY, SUBSCRIPTION, PERIOD = TABLES
+RECORD, BATCH, HOURLY, BUCKET, ENTRY, SUBSCRIPTION, PERIOD, RESERVATION, NAME = TABLES
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -352,6 +387,15 @@ FAULTS: list[tuple[str, Fault]] = [
     ("bucket_bounds", update(BUCKET, "used = granted + 1", "granted > 0")),
     ("bucket_bounds", update(BUCKET, "reserved = -1")),
     ("bucket_bounds", update(BUCKET, "granted = NULL", "kind = 'booster'")),
+    ("bucket_reserved", update(BUCKET, "reserved = reserved - 1", "reserved > 0")),
+    ("bucket_reserved", update(RESERVATION, "state = 3", "state = 1")),
+    ("bucket_reserved", delete(RESERVATION, "state = 1")),
+    ("bucket_reserved", update(RESERVATION, "holds = '{}'", "state = 1")),
+    ("reservation_held", update(RESERVATION, "held = held + 1")),
+    ("reservation_held", update(RESERVATION, "operator_id = -1")),
+    ("reservation_held", delete(RESERVATION)),
+    ("reservation_held", delete(NAME)),
+    ("reservation_held", update(NAME, "subscriber_id = -1", "subscriber_id IS NOT NULL")),
     ("entry_bucket", update(ENTRY, "bucket_id = -1")),
     ("entry_bucket", update(ENTRY, "units = -units", "kind = 2")),
     ("entry_bucket", update(ENTRY, "kind = 9", "kind = 2")),

@@ -17,6 +17,8 @@ from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
 from metering.models import QuarantinedRecord
+from subscriptions.models import Reservation
+from tests.asking import reserve
 from tests.factories import (
     client_for,
     make_gateway_key,
@@ -26,7 +28,7 @@ from tests.factories import (
     make_subscriber,
     subscribe,
 )
-from tests.usage import Gateway, put, record
+from tests.usage import GATEWAYS, Gateway, assert_books_agree, put, record
 
 SCHEMA = "/api/schema/?format=json"
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -76,7 +78,7 @@ def test_every_operation_names_its_key_and_its_refusals(schema: Any) -> None:
     ids = []
     for path, methods in schema["paths"].items():
         for method, said in methods.items():
-            role = "GatewayKey" if path == "/api/v1/usage-records" else "OperatorKey"
+            role = "GatewayKey" if path.startswith(GATEWAYS) else "OperatorKey"
             assert said["security"] == [{role: []}], (method, path)
             assert {"401", "403", "503"} <= said["responses"].keys()
             for status, response in said["responses"].items():
@@ -179,7 +181,8 @@ def test_whatever_an_operator_sends_no_door_breaks(live_server: Any, tmp_path: P
     schemathesis(
         live_server,
         make_key(operator),
-        *("--exclude-path", "/api/v1/usage-records", "--exclude-path", "/api/v1/test-clock"),
+        *("--exclude-path", "/api/v1/test-clock"),
+        *("--exclude-path-regex", "^/api/v1/(usage-records|reservations)"),
         *("--max-examples", "15"),
         config=config,
     )
@@ -208,3 +211,22 @@ def test_whatever_a_gateway_sends_the_door_holds(live_server: Any) -> None:
     )
 
     assert QuarantinedRecord.objects.exists()
+
+
+@pytest.mark.django_db(transaction=True)
+def test_whatever_a_gateway_asks_the_door_holds(live_server: Any, tmp_path: Path) -> None:
+    operator = make_operator()
+    subscribe(make_subscriber(operator, subjects=("0", "user-7")), make_plan(operator))
+    reserve(Gateway(operator), subject="user-7", ttl_seconds=86_400)
+    config = tmp_path / "schemathesis.toml"
+    config.write_text('[parameters]\nname = "a-1"\n')
+
+    schemathesis(
+        live_server,
+        make_gateway_key(operator),
+        *("--include-path-regex", "^/api/v1/reservations", "--max-examples", "60"),
+        config=config,
+    )
+
+    assert Reservation.objects.exists()
+    assert_books_agree()

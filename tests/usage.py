@@ -25,6 +25,8 @@ from tests.factories import (
 )
 
 PATH = "/api/v1/usage-records"
+# What is asked with a gateway's key.
+GATEWAYS = (PATH, "/api/v1/reservations")
 US = dt.timedelta(microseconds=1)
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -57,11 +59,18 @@ class Gateway:
         self.key = key or make_gateway_key(operator, name=name)
         self.client: APIClient = client_for(self.key)
 
-    def send(self, body: Any, content_type: str = "application/json", encoding: str = "") -> Any:
+    def send(
+        self,
+        body: Any,
+        content_type: str = "application/json",
+        encoding: str = "",
+        *,
+        path: str = PATH,
+    ) -> Any:
         """The answer to a POST of `body`: bytes as they are, all else as JSON."""
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         headers = {"Content-Encoding": encoding} if encoding else {}
-        return self.client.generic("POST", PATH, raw, content_type, headers=headers)  # type: ignore[arg-type]
+        return self.client.generic("POST", path, raw, content_type, headers=headers)  # type: ignore[arg-type]
 
     def charge(self, *records: Any) -> Any:
         """The body of the 200 that answers a batch."""

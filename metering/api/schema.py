@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiExample, OpenApiResponse
+from drf_spectacular.utils import OpenApiExample, OpenApiParameter, OpenApiResponse
 
 from subscriptions.api.schema import refusals
 
@@ -28,7 +28,7 @@ _RECORD = {
     },
 }
 _UNITS = {"type": "string", "pattern": r"^-?\d+\.\d{3}$"}
-_ANSWER = {
+_ANSWER: dict[str, Any] = {
     "type": "object",
     "required": ["batch", "accepted", "duplicates", "rejected", "units"],
     "properties": {
@@ -90,3 +90,128 @@ USAGE_RECORDS: dict[str, Any] = {
     ],
 }
 OBJECT = OpenApiTypes.OBJECT
+
+
+# --- reservations -------------------------------------------------------------------------------
+
+_ID = {"type": "string", "minLength": 1, "maxLength": 512}
+RESERVATION_ID = OpenApiParameter(
+    "name",
+    _ID,
+    OpenApiParameter.PATH,
+    description="The id that the gateway gave the reservation.",
+)
+_ASK = {
+    "type": "object",
+    "required": ["id", "subject", "model"],
+    "properties": {
+        "id": {**_ID, "description": "unique for the gateway; sent again, the first answer"},
+        "subject": {"type": "string", "minLength": 1, "maxLength": 256},
+        "model": {"type": "string", "minLength": 1, "maxLength": 256},
+        "input_tokens": {**_COUNT, "description": "left out: 1,024 are assumed"},
+        "max_output_tokens": {**_COUNT, "description": "left out: 1,024 are assumed"},
+        "units": {
+            "anyOf": [
+                {"type": "string", "pattern": r"^[0-9]{1,15}(\.[0-9]{1,3})?$"},
+                {"type": "integer", "minimum": 0, "maximum": 10**15},
+            ],
+            "description": "in place of an estimate from tokens and weights",
+        },
+        "ttl_seconds": {"type": "integer", "minimum": 1, "maximum": 86_400, "default": 600},
+    },
+}
+_DENIALS = [
+    "no_plan",
+    "exhausted",
+    "suspended",
+    "frozen",
+    "capped",
+    "rate_limited",
+    "unknown_subject",
+    "unknown_model",
+]
+_TIME = {"type": "string", "format": "date-time"}
+_DEGRADE_TO = {
+    "type": "object",
+    "description": "what the plan allows instead; both null: the gateway chooses",
+    "required": ["model", "tokens_per_minute"],
+    "properties": {
+        "model": {"type": ["string", "null"]},
+        "tokens_per_minute": {"type": ["integer", "null"]},
+    },
+}
+_ASKED = {
+    "type": "object",
+    "required": ["id", "decision", "granted", "expires_at", "available"],
+    "properties": {
+        "id": {"type": "string"},
+        "decision": {"type": "string", "enum": ["allow", "degrade", "deny"]},
+        "cause": {"type": "string", "enum": _DENIALS},
+        "granted": {**_UNITS, "description": "held for this request"},
+        "expires_at": {**_TIME, "type": ["string", "null"]},
+        "available": {**_UNITS, "description": "what the prepaid buckets have left beside"},
+        "final": {"type": "boolean", "description": "less than was wanted: there is no more"},
+        "degrade_to": _DEGRADE_TO,
+    },
+}
+RESERVE: dict[str, Any] = {
+    "operation_id": "reserve",
+    "summary": "Hold units for a request that is about to be made",
+    "request": {"application/json": _ASK},
+    "responses": {
+        201: OpenApiResponse(_ASKED, description="Decided, and held; a denial is an answer too."),
+        **refusals(409, 413, 422),
+    },
+    "examples": [
+        OpenApiExample(
+            "a request",
+            {
+                "id": "ask-1",
+                "subject": "user-7",
+                "model": "deepseek/deepseek-chat",
+                "input_tokens": 1200,
+                "max_output_tokens": 800,
+            },
+            request_only=True,
+        )
+    ],
+}
+_STATE = {"type": "string", "enum": ["open", "committed", "released", "expired", "denied"]}
+_COMMITTED = {
+    "type": "object",
+    "required": ["id", "state", "late", "released", *_ANSWER["required"]],
+    "properties": {
+        "id": {"type": "string"},
+        "state": _STATE,
+        "late": {"type": "boolean", "description": "the hold had ended before"},
+        "released": {**_UNITS, "description": "held and not used"},
+        **_ANSWER["properties"],
+    },
+}
+COMMIT: dict[str, Any] = {
+    "operation_id": "commit_reservation",
+    "summary": "Charge what a reserved request has used",
+    "parameters": [RESERVATION_ID],
+    "request": {"application/json": _RECORD},
+    "responses": {
+        200: OpenApiResponse(_COMMITTED, description="Charged, or quarantined; committed."),
+        **refusals(404, 409, 413),
+    },
+}
+RELEASE: dict[str, Any] = {
+    "operation_id": "release_reservation",
+    "summary": "Free what is held for a request that was not made",
+    "parameters": [RESERVATION_ID],
+    "request": None,
+    "responses": {
+        200: OpenApiResponse(
+            {
+                "type": "object",
+                "required": ["id", "state", "released"],
+                "properties": {"id": {"type": "string"}, "state": _STATE, "released": _UNITS},
+            },
+            description="As it stands now; one that was settled otherwise stays so.",
+        ),
+        **refusals(404),
+    },
+}

@@ -2,11 +2,14 @@
 
 from django.urls import path
 
-from metering.api import quarantine, rate_cards, reports, usage_records
+from metering.api import quarantine, rate_cards, reports, reservations, usage_records
 
 urlpatterns = [
     path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
     path("usage-records", usage_records.UsageRecords.as_view()),
+    path("reservations", reservations.ReservationsDoor.as_view()),
+    path("reservations/<path:name>/commit", reservations.CommitDoor.as_view()),
+    path("reservations/<path:name>/release", reservations.ReleaseDoor.as_view()),
     path("subscribers/<str:external_id>/usage", reports.UsageDoor.as_view()),
     path("subscribers/<str:external_id>/usage-records", reports.UsageRecordsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),

@@ -37,8 +37,12 @@ class Unauthorized(DomainError):
     cause = "unauthorized"
 
 
-def caller_of(meta: Mapping[str, Any]) -> Caller:
-    """The gateway whose key a request's headers carry. Raises Unauthorized, WrongRole."""
+def caller_of(request: HttpRequest) -> Caller:
+    """The gateway whose key the request carries. Raises Unauthorized, WrongRole."""
+    return _caller(request.META)
+
+
+def _caller(meta: Mapping[str, Any]) -> Caller:
     key = bearer_key(meta)
     digest = keys.digest_of(key)
     caller = _callers.get(digest)
@@ -62,7 +66,11 @@ def forget_keys() -> None:
 
 
 def body_of(request: HttpRequest) -> bytes:
-    """The body as it was sent. Raises Malformed, TooLarge."""
+    """The unpacked body. Raises Malformed, TooLarge."""
+    return parsing.unpack(_sent(request), request.META.get("HTTP_CONTENT_ENCODING", ""))
+
+
+def _sent(request: HttpRequest) -> bytes:
     try:
         return request.body
     except RequestDataTooBig as error:
@@ -124,7 +132,7 @@ def answer(ingested: Ingested) -> dict[str, Any]:
 
 def respond(meta: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
     """The body of the 200 to a POST with these headers and body. Raises what refuses it."""
-    caller = caller_of(meta)
+    caller = _caller(meta)
     parsed = parsing.parse_native(parsing.unpack(read(), meta.get("HTTP_CONTENT_ENCODING", "")))
     try:
         ingested = charge(caller, parsed)
@@ -143,7 +151,7 @@ class UsageRecords(APIView):
 
     @extend_schema(**schema.USAGE_RECORDS)
     def post(self, request: HttpRequest) -> HttpResponse:
-        body = respond(request.META, lambda: body_of(request))
+        body = respond(request.META, lambda: _sent(request))
         return HttpResponse(body, content_type="application/json")
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:

@@ -49,6 +49,13 @@ class OverageBody(serializers.Serializer[Any]):
     cap_units = Units(required=False, allow_null=True)
 
 
+class DegradeBody(serializers.Serializer[Any]):
+    """What the plan allows once its units are used up: named to gateways that ask."""
+
+    model = Text(max_length=256, required=False, allow_null=True)
+    tokens_per_minute = Count(min_value=1, max_value=10**12, required=False, allow_null=True)
+
+
 class ComponentBody(serializers.Serializer[Any]):
     name = Text(max_length=200)
     price = Price()
@@ -70,6 +77,7 @@ class PlanBody(serializers.Serializer[Any]):
     rollover = _choice(Plan.Rollover.values)
     on_exhaustion = _choice(Plan.OnExhaustion.values)
     overage = OverageBody(required=False, allow_null=True)
+    degrade_to = DegradeBody(required=False, allow_null=True)
     tax_rate = TaxRate(default=Decimal("0.06"))
     components = serializers.ListField(
         child=ComponentBody(), required=False, allow_null=True, max_length=20
@@ -81,6 +89,7 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     """The body's terms as the catalogue knows them."""
     overage = said.pop("overage", None) or {}
     block = overage.get("block") or {}
+    degrade_to = said.pop("degrade_to", None) or {}
     components = said.pop("components", None) or []
     return catalog.PlanTerms(
         **said,
@@ -89,6 +98,8 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
         block_price=block.get("price"),
         cap=overage.get("cap"),
         cap_units=overage.get("cap_units"),
+        degrade_model=degrade_to.get("model") or "",
+        degrade_tokens_per_minute=degrade_to.get("tokens_per_minute"),
         components=tuple(catalog.Component(**component) for component in components),
     )
 
@@ -119,6 +130,10 @@ def show_plan(plan: Plan) -> dict[str, Any]:
                 "block": block,
                 "cap": plan.cap,
                 "cap_units": plan.cap_units,
+            },
+            "degrade_to": {
+                "model": plan.degrade_model or None,
+                "tokens_per_minute": plan.degrade_tokens_per_minute,
             },
             "components": [
                 {"name": c.name, "price": c.price, "tax_rate": c.tax_rate} for c in components

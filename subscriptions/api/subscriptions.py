@@ -12,7 +12,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from subscriptions import balances, clock, lifecycle, registry
+from subscriptions import balances, clock, lifecycle, registry, reservations
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Code, Count, Flag, Instant, Text, Units
@@ -319,6 +319,7 @@ class BalanceDoor(OperatorDoor):
             raise pagination.BadQuery("all is 0 or 1")
         subscriber = registry.find(operator, external_id)
         lifecycle.ensure_open([subscriber.pk], at=at, until=at)
+        reservations.expire_due_of([subscriber.pk], at=at)
         balance = balances.balance_of(
             subscriber.pk, as_of=at, grace=operator.late_grace, everything=everything == "1"
         )

@@ -3,6 +3,7 @@
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.offerings import Booster, Plan, PlanComponent, RateCard, RateCardWeight
 from subscriptions.models.operators import ApiKey, Gateway, IdempotentRequest, Operator
+from subscriptions.models.reservations import Reservation, ReservationName
 from subscriptions.models.subscribers import (
     Subject,
     Subscriber,
@@ -24,6 +25,8 @@ __all__ = [
     "PlanComponent",
     "RateCard",
     "RateCardWeight",
+    "Reservation",
+    "ReservationName",
     "Subject",
     "Subscriber",
     "Subscription",

@@ -127,6 +127,9 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     block_price = money_field(null=True, blank=True, default_currency=None)
     cap = money_field(null=True, blank=True, default_currency=None)
     cap_units = units_field(null=True, blank=True)
+    # What a gateway that asks is told when the units are used up, where the plan degrades.
+    degrade_model = models.CharField(max_length=256, blank=True, default="")
+    degrade_tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )

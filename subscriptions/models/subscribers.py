@@ -211,7 +211,11 @@ class SubscriptionPeriod(models.Model):
 
 
 class Suspension(models.Model):
-    """A time in which a subscriber's usage draws no bucket of its own: all of it is uncovered."""
+    """A time in which a subscriber's usage draws no bucket of its own: all of it is uncovered.
+
+    `frozen` only tells gateways why: a line is suspended for what it owes, frozen to protect it
+    (a lost device, usage out of all proportion).
+    """
 
     pk = models.CompositePrimaryKey("subscriber_id", "starts_at")
     subscriber = models.ForeignKey(
@@ -220,6 +224,7 @@ class Suspension(models.Model):
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
     reason = models.CharField(max_length=200)
+    frozen = models.BooleanField(default=False)
 
     objects: models.Manager[Suspension]
 

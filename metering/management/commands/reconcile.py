@@ -64,7 +64,8 @@ def _observed(operator: OperatorReport) -> str:
     waiting = ", ".join(f"{cause} {many:,}" for cause, many in operator.quarantine.items())
     return (
         f"hourly totals {operator.lag_seconds:.1f} s behind; quarantine: {waiting or 'empty'};"
-        f" reserved: {to_wire(operator.reserved_units)} units"
+        f" open reservations: {operator.open_reservations:,}, which hold"
+        f" {to_wire(operator.reserved_units)} units"
     )
 
 
@@ -80,6 +81,7 @@ def _as_json(report: Report) -> dict[str, Any]:
                 "checks": [asdict(check) for check in operator.checks],
                 "lag_seconds": operator.lag_seconds,
                 "quarantine": operator.quarantine,
+                "open_reservations": operator.open_reservations,
                 "reserved_units": to_wire(operator.reserved_units),
             }
             for operator in report.operators

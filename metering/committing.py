@@ -1,0 +1,257 @@
+"""After the tokens are spent: usage that was reserved for is charged, and its hold is freed.
+
+It is the charge that charges all usage, with a hook: in its transaction, right before the draw,
+the reservation is settled and its units are free for that draw. Nothing is refused for having come
+late or for having used more than was held.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from metering.context import Caller
+from metering.ingest import Ingested, KeyRevoked, Weighed, ingest
+from metering.parsing import Malformed, Rejected, Usage, parse_native
+from metering.quarantine import Rejection
+from subscriptions import accounts, buckets, reservations
+from subscriptions.errors import Conflict, DomainError, NotFound
+from subscriptions.models import Reservation
+from subscriptions.reservations import Commit, Found, Settled
+from subscriptions.units import to_wire
+
+State = Reservation.State
+_ATTEMPTS = 20
+
+
+class Order(NamedTuple):
+    """A commit as it was sent: the reservation's id, and its record (or why that is none)."""
+
+    name: str
+    record: Usage | Rejected
+
+
+class WrongSubscriber(Conflict):
+    cause = "wrong_subscriber"
+
+
+def parse(name: str, body: bytes) -> Order:
+    """The body of a commit: one native record. Raises Malformed, TooLarge."""
+    parsed = parse_native(body)
+    if not parsed.single:
+        raise Malformed("a commit is one usage record, a JSON object")
+    return Order(name, parsed.usages[0] if parsed.usages else parsed.rejected[0])
+
+
+Answer = dict[str, Any] | DomainError
+
+
+def commit(caller: Caller, orders: Sequence[Order], *, wall: dt.datetime) -> list[Answer]:
+    """Charge what was used under reservations, each once; a commit sent again is answered again.
+
+    One that says something else than the first, or was charged otherwise, is answered by a
+    Conflict; an id that was never asked for by NotFound. A record that cannot be charged goes to
+    the quarantine, and the reservation stays as it is. Raises KeyRevoked.
+    """
+    if caller.subject:
+        for order in orders:
+            if isinstance(order.record, Usage):
+                order.record.subject = caller.subject
+    answers: dict[int, Answer] = {}
+    for _ in range(_ATTEMPTS):
+        todo = _answer_known(caller, orders, answers)
+        if not todo:
+            break
+        try:
+            _charge(caller, orders, todo, answers, wall=wall)
+        except Settled:
+            continue
+        except _Misplaced as misplaced:
+            answers[misplaced.nr] = WrongSubscriber(
+                "the record is of another subscriber than the reservation; send it as usage"
+            )
+    return [answers[nr] for nr in range(len(orders))]
+
+
+def release(caller: Caller, name: str, *, wall: dt.datetime) -> dict[str, Any]:
+    """Free what is held for what was not used after all. Raises NotFound, KeyRevoked."""
+    at = accounts.now(caller.operator_id, caller.key_id, wall=wall)
+    if at is None:
+        raise KeyRevoked
+    state, freed = reservations.release(caller.gateway_id, name, at=at)
+    return {"id": name, "state": State(state).name.lower(), "released": to_wire(freed)}
+
+
+def _answer_known(
+    caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]
+) -> dict[int, Found]:
+    """Answer what is settled or unknown; the others, of each reservation the first."""
+    waiting = [nr for nr in range(len(orders)) if nr not in answers]
+    found = reservations.find(caller.gateway_id, sorted({orders[nr].name for nr in waiting}))
+    todo: dict[int, Found] = {}
+    names: set[str] = set()
+    for nr in waiting:
+        name, record = orders[nr]
+        known = found.get(name)
+        if known is None:
+            answers[nr] = NotFound("this gateway has no such reservation; send the record as usage")
+        elif known.answer is not None:
+            same = isinstance(record, Usage) and _fingerprint(record) == known.commit_fingerprint
+            answers[nr] = (
+                known.answer if same else Conflict(f"{name!r} was committed with another record")
+            )
+        elif name not in names:
+            names.add(name)
+            todo[nr] = known
+    return todo
+
+
+def _fingerprint(usage: Usage) -> str:
+    """What makes two commits the same: the record's id and content, as for usage."""
+    said = (usage.id, usage.source, usage.subject, usage.model, *usage.classes())
+    return hashlib.sha256(msgspec.json.encode(said)).hexdigest()
+
+
+class _Misplaced(Exception):
+    def __init__(self, nr: int) -> None:
+        self.nr = nr
+
+
+def _charge(
+    caller: Caller,
+    orders: Sequence[Order],
+    todo: dict[int, Found],
+    answers: dict[int, Answer],
+    *,
+    wall: dt.datetime,
+) -> None:
+    """One charge for all that is to do; fills in the answers."""
+    usages: list[Usage] = []
+    indexes: list[int] = []
+    refused: list[Rejected] = []
+    for nr in todo:
+        record = orders[nr].record
+        if isinstance(record, Usage):
+            usages.append(record)
+            indexes.append(nr)
+        else:
+            refused.append(msgspec.structs.replace(record, index=nr))
+    settlement = _Settlement(caller, orders, todo, indexes)
+    done = ingest(caller, usages, refused, at=wall, indexes=indexes, before_draw=settlement.settle)
+    answers |= settlement.answers
+    for rejection in done.rejected:
+        answers[rejection.index] = _refusal(orders[rejection.index], todo, rejection, done)
+    for nr, (units, duplicate) in settlement.unsettled.items():
+        answers[nr] = _body(
+            orders[nr].name, done.batch_id, units, duplicate, late=False, released=0
+        )
+
+
+def _body(
+    name: str, batch_id: int, units: int, duplicate: bool, late: bool, released: int
+) -> dict[str, Any]:
+    return {
+        "id": name,
+        "state": "committed",
+        "late": late,
+        "released": to_wire(released),
+        "batch": str(batch_id),
+        "accepted": 0 if duplicate else 1,
+        "duplicates": 1 if duplicate else 0,
+        "rejected": [],
+        "units": to_wire(units),
+    }
+
+
+def _refusal(order: Order, todo: dict[int, Found], rejection: Rejection, done: Ingested) -> Answer:
+    if rejection.cause == "conflict":
+        return Conflict(rejection.detail)
+    state = todo[rejection.index].state
+    return {
+        "id": order.name,
+        "state": State(state or State.DENIED).name.lower(),
+        "late": False,
+        "released": to_wire(0),
+        "batch": str(done.batch_id),
+        "accepted": 0,
+        "duplicates": 0,
+        "rejected": [
+            {
+                "index": 0,
+                "id": rejection.id,
+                "cause": rejection.cause,
+                "detail": rejection.detail,
+                "quarantine_id": str(rejection.quarantine_id),
+            }
+        ],
+        "units": to_wire(0),
+    }
+
+
+class _Settlement:
+    """The hook of one charge. `unsettled` are those charged whose subject was nobody's when it
+    asked: there is nothing to settle."""
+
+    def __init__(
+        self,
+        caller: Caller,
+        orders: Sequence[Order],
+        todo: dict[int, Found],
+        indexes: Sequence[int],
+    ) -> None:
+        self._caller = caller
+        self._orders = orders
+        self._todo = todo
+        self._indexes = indexes
+        self._look_first = False
+        self.answers: dict[int, Answer] = {}
+        self.unsettled: dict[int, tuple[int, bool]] = {}
+
+    def settle(self, weighed: Weighed) -> None:
+        charged: dict[int, int] = {}
+        for demand in weighed.demands:
+            for use in demand.uses:
+                nr = self._indexes[use[5]]
+                charged[nr] = use[4]
+                expected = self._todo[nr].subscriber_id
+                if expected is not None and expected != demand.subscriber_id:
+                    raise _Misplaced(nr)
+        used = charged | dict.fromkeys(weighed.done.duplicates, 0)
+        commits: list[Commit] = []
+        numbers: list[int] = []
+        for nr, units in used.items():
+            subscriber_id = self._todo[nr].subscriber_id
+            if subscriber_id is None:
+                self.unsettled[nr] = (units, nr not in charged)
+                continue
+            name, record = self._orders[nr]
+            assert isinstance(record, Usage)
+            commits.append(
+                Commit(
+                    (subscriber_id, self._caller.gateway_id, name),
+                    _fingerprint(record),
+                    units,
+                    functools.partial(_body, name, weighed.batch_id, units, nr not in charged),
+                )
+            )
+            numbers.append(nr)
+        if not commits:
+            return
+        try:
+            answers = reservations.commit(
+                weighed.cursor,
+                commits,
+                weighed.demands,
+                at=weighed.at,
+                grace=weighed.grace,
+                look_first=self._look_first,
+            )
+        except buckets.Raced:
+            self._look_first = True
+            raise
+        self.answers |= zip(numbers, answers, strict=True)

@@ -1,0 +1,164 @@
+"""What a subject is worth right now: whose it is, under which plan, and whether it may use any.
+
+For those who ask before the tokens are spent. (The charge asks for other times too, and remembers:
+metering/context.py.) Only reads, but for what is due to be opened.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from psycopg.types.numeric import Int8
+
+from subscriptions import lifecycle, periods, pgarrays
+from subscriptions.buckets import Period, Source
+from subscriptions.pgarrays import Texts
+from subscriptions.policies import policy_of
+
+
+class Terms(NamedTuple):
+    """The operator's; `at` is its now. `card_stamp` is the newest rate card version's id."""
+
+    at: dt.datetime
+    grace: dt.timedelta
+    zone: ZoneInfo
+    default_card: str
+    card_stamp: int
+
+
+class Account(NamedTuple):
+    """A subscriber as it stands now. `blocked` is why it may use nothing: suspended, frozen or "".
+
+    `outlived`: it has open reservations past their time, which the sweep has not met yet.
+    `sources` are its live buckets, unlocked, where they were asked for.
+    """
+
+    subscriber_id: int
+    period: Period
+    blocked: str
+    outlived: bool
+    sources: list[Source]
+
+
+class Present(NamedTuple):
+    """The answer: an account for each subject asked about, None where it is nobody's."""
+
+    terms: Terms
+    accounts: list[Account | None]
+
+
+_SQL = """
+SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card,
+       coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
+       q.nr, s.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, p.plan_id,
+       CASE WHEN x.frozen THEN 'frozen' WHEN x.starts_at IS NOT NULL THEN 'suspended' ELSE '' END,
+       CASE WHEN p.plan_id IS NOT NULL THEN p.turned_at IS NULL ELSE EXISTS (
+           SELECT FROM subscriptions_subscription u
+           WHERE u.subscriber_id = s.subscriber_id AND u.opened_until <= t.now
+             AND (u.ends_at IS NULL OR u.ends_at > u.opened_until)
+       ) END,
+       EXISTS (
+           SELECT FROM subscriptions_reservation r
+           WHERE r.subscriber_id = s.subscriber_id AND r.state = 1 AND r.expires_at <= t.now
+       ){columns}
+FROM subscriptions_operator o
+JOIN subscriptions_apikey k ON k.operator_id = o.id
+CROSS JOIN LATERAL (SELECT coalesce(o.clock_at, %b) AS now) t
+CROSS JOIN unnest(%b::text[]) WITH ORDINALITY AS q (subject, nr)
+LEFT JOIN subscriptions_subject s
+       ON s.operator_id = o.id AND s.subject = q.subject
+      AND (s.valid_from IS NULL OR s.valid_from <= t.now)
+      AND (s.valid_until IS NULL OR s.valid_until > t.now)
+LEFT JOIN subscriptions_subscriptionperiod p
+       ON p.subscriber_id = s.subscriber_id AND p.starts_at <= t.now AND p.ends_at > t.now
+LEFT JOIN subscriptions_suspension x
+       ON x.subscriber_id = s.subscriber_id AND x.starts_at <= t.now
+      AND (x.ends_at IS NULL OR x.ends_at > t.now){joins}
+WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
+"""
+_ACCOUNTS_SQL = _SQL.format(columns="", joins="")
+_WITH_SOURCES_SQL = _SQL.format(
+    columns=(
+        ", b.id, b.kind, b.priority, b.granted - b.used - b.reserved, b.valid_from,"
+        " b.valid_until, b.grant_key, b.granted, b.generation"
+    ),
+    joins=(
+        " LEFT JOIN subscriptions_bucket b ON b.subscriber_id = s.subscriber_id"
+        " AND b.valid_until > t.now AND b.valid_from <= t.now"
+    ),
+)
+_COLUMNS = 14
+
+
+def read(
+    operator_id: int,
+    key_id: int,
+    subjects: Sequence[str],
+    *,
+    wall: dt.datetime,
+    with_sources: bool = False,
+) -> Present | None:
+    """The accounts of these subjects at the operator's now; None where the key was revoked.
+
+    `wall` is the machine's time; a test operator's clock takes its place. Opens and turns periods
+    that are due. No locks: what is bought or used meanwhile may be missing.
+    """
+    present, behind = _read(operator_id, key_id, subjects, wall, with_sources)
+    if behind and present is not None:
+        lifecycle.ensure_open(behind, at=present.terms.at, until=present.terms.at)
+        present, _ = _read(operator_id, key_id, subjects, wall, with_sources)
+    return present
+
+
+def _read(
+    operator_id: int, key_id: int, subjects: Sequence[str], wall: dt.datetime, with_sources: bool
+) -> tuple[Present | None, list[int]]:
+    cursor = pgarrays.cursor()
+    cursor.execute(
+        _WITH_SOURCES_SQL if with_sources else _ACCOUNTS_SQL,
+        [wall, Texts(subjects), Int8(operator_id), Int8(key_id)],
+        binary=True,
+        prepare=True,
+    )
+    rows = cursor.fetchall()
+    if not rows:
+        return None, []
+    at, grace, zone_name, card, stamp = rows[0][:5]
+    zone = ZoneInfo(zone_name)
+    accounts: list[Account | None] = [None] * len(subjects)
+    behind: list[int] = []
+    for row in rows:
+        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[5:11]
+        if subscriber_id is None:
+            continue
+        account = accounts[nr - 1]
+        if account is None:
+            if plan_id is not None:
+                period = Period(starts_at, ends_at, subscription_id, policy_of(plan_id))
+            else:
+                month = periods.month_start(at, zone)
+                period = Period(month, periods.end_of("calendar_month", month, 1, zone))
+            account = accounts[nr - 1] = Account(subscriber_id, period, row[11], row[13], [])
+            if row[12]:
+                behind.append(subscriber_id)
+        if with_sources and row[_COLUMNS] is not None:
+            account.sources.append(Source(*row[_COLUMNS:]))
+    return Present(Terms(at, grace, zone, card, stamp), accounts), behind
+
+
+_NOW_SQL = """
+SELECT coalesce(o.clock_at, %b) FROM subscriptions_operator o
+JOIN subscriptions_apikey k ON k.operator_id = o.id
+WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
+"""
+
+
+def now(operator_id: int, key_id: int, *, wall: dt.datetime) -> dt.datetime | None:
+    """The operator's now; None where the key was revoked."""
+    cursor = pgarrays.cursor()
+    cursor.execute(_NOW_SQL, [wall, Int8(operator_id), Int8(key_id)], binary=True, prepare=True)
+    row = cursor.fetchone()
+    return row[0] if row is not None else None

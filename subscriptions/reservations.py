@@ -1,0 +1,593 @@
+"""Units held before they are used: asked for, committed, released, expired. The only writer of
+Reservation and ReservationName.
+
+A reservation takes units of the buckets that would pay now, in burn order, in one transaction. It
+is settled once: by its commit, by a release, or by the sweep when its time is over; then its units
+are free again in the same transaction. Locks go in the order that buckets.py states: reservations
+by key, then buckets. New rows are written last, when nothing is waited for any more.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import functools
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import msgspec
+from django.db import transaction
+from psycopg.types.numeric import Int8
+
+from subscriptions import buckets, pgarrays
+from subscriptions.buckets import PREPAID, Demand, Kind, Period, Source
+from subscriptions.errors import NotFound
+from subscriptions.models import Reservation
+from subscriptions.pgarrays import Cursor, Int8s, Texts
+from subscriptions.sharding import shard_of
+
+State = Reservation.State
+# First key of the advisory lock of who may buy packs: there may be no bucket yet to lock.
+_LOCK = 7005
+# As long as usage may be sent for: a commit is known again, however late it comes.
+KEPT = dt.timedelta(days=35)
+
+
+class NameTaken(Exception):
+    """Another request with one of these ids was faster: look up its answer."""
+
+
+class Settled(Exception):
+    """Another commit of one of these reservations was faster: look up its answer."""
+
+
+# --- deciding -----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a gateway asks for, under an id of its own. Units in thousandths.
+
+    `units` are wanted, `least` is what has to be there: less is refused. `cheaper` is what the
+    same would take under the model that the plan degrades to. `refused` is a cause that is known
+    already. `subscriber_id` is None where the subject is nobody's: that is such a cause.
+    """
+
+    name: str
+    fingerprint: str  # SHA-256 in hexadecimal
+    ttl: int  # seconds
+    subscriber_id: int | None = None
+    period: Period | None = None
+    units: int = 0
+    least: int = 0
+    cheaper: int | None = None
+    slice_units: int | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the books say to an ask; `holds` maps buckets to units, `promised` are packs' units.
+
+    `final`: less was granted than wanted, for that is all there is.
+    """
+
+    decision: str  # allow, degrade, deny
+    cause: str = ""
+    holds: Mapping[int, int] = field(default_factory=dict)
+    promised: int = 0
+    available: int = 0
+    final: bool = False
+
+    @property
+    def held(self) -> int:
+        return sum(self.holds.values())
+
+    @property
+    def granted(self) -> int:
+        return self.held + self.promised
+
+
+ALLOW, DEGRADE, DENY = "allow", "degrade", "deny"
+
+
+def decide(
+    ask: Ask, sources: Sequence[Source], *, at: dt.datetime, promised: Callable[[], int]
+) -> Verdict:
+    """What the live buckets and the plan allow. Pure; `promised` says what packs are spoken for.
+
+    All that is wanted is held, or as much as there is if that is enough for the ask. Beyond the
+    prepaid buckets the plan decides: metered usage holds its overage bucket, packs are promised
+    as far as the caps let them be bought, a plan that degrades allows what it names instead.
+    """
+    assert ask.period is not None
+    policy = ask.period.policy
+    holds = _take(sources, ask.units, at=at, period=ask.period)
+    held = sum(holds.values())
+    packs = 0
+    if held < ask.units and policy is not None and policy.on_exhaustion == "blocks":
+        room = _room_for_packs(sources, ask.period)
+        short = ask.units - held
+        packs = short if room is None else max(0, min(short, room - promised()))
+    if held + packs >= ask.least:
+        final = held + packs < ask.units
+        return Verdict(ALLOW, holds=holds, promised=packs, final=final)
+    if policy is not None and policy.on_exhaustion == "degrade":
+        if ask.cheaper is not None:
+            holds = _take(sources, min(ask.units, ask.cheaper), at=at, period=ask.period)
+        return Verdict(DEGRADE, "exhausted", holds=holds)
+    if policy is None:
+        return Verdict(DENY, "no_plan")
+    return Verdict(DENY, "exhausted" if policy.on_exhaustion == "stop" else "capped")
+
+
+def _take(
+    sources: Sequence[Source], units: int, *, at: dt.datetime, period: Period
+) -> dict[int, int]:
+    """Up to so many units of the buckets that would pay now, in burn order."""
+    payable = functools.partial(
+        buckets.may_pay, period=period, suspended=False, at=at, grace=dt.timedelta(0)
+    )
+    able = [source for source in sources if source.kind != Kind.UNCOVERED]
+    taken = buckets.allot([(at, units)], able, payable)
+    return {source.id: part for _, source, part in taken}
+
+
+def _room_for_packs(sources: Sequence[Source], period: Period) -> int | None:
+    """Units that may still be bought for the period; None without a limit."""
+    policy = period.policy
+    assert policy is not None
+    if policy.max_blocks is None:
+        return None
+    key = buckets.overflow_key("blocks", period)
+    bought = sum((source.granted or 0) for source in sources if source.grant_key == key)
+    return max(0, policy.max_blocks - bought // policy.block_units) * policy.block_units
+
+
+def available(sources: Iterable[Source]) -> int:
+    """What live prepaid buckets still hold and nobody has reserved."""
+    return sum(source.left or 0 for source in sources if source.kind in PREPAID)
+
+
+# --- reserving ----------------------------------------------------------------------------------
+
+Render = Callable[[Ask, Verdict], dict[str, Any]]
+
+_NAMES_SQL = """
+SELECT n.name, encode(n.fingerprint, 'hex'), n.answer
+FROM unnest(%b::text[]) AS g (name)
+JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
+"""
+_PROMISED_SQL = """
+SELECT coalesce(sum(promised), 0)::bigint FROM subscriptions_reservation
+WHERE subscriber_id = %b AND state = 1
+"""
+_INSERT_SQL = """
+WITH g AS (
+    SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
+                         %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[])
+        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, ttl,
+              answer)
+), o AS (
+    SELECT %b::bigint AS gateway_id, %b::bigint AS operator_id, %b::timestamptz AS at
+), n AS (
+    INSERT INTO subscriptions_reservationname
+        (gateway_id, name, operator_id, subscriber_id, fingerprint, answer, created_at)
+    SELECT o.gateway_id, g.name, o.operator_id, nullif(g.subscriber_id, 0),
+           decode(g.fingerprint, 'hex'), g.answer::jsonb, o.at
+    FROM o, g ORDER BY g.name
+    ON CONFLICT DO NOTHING
+    RETURNING 1
+), r AS (
+    INSERT INTO subscriptions_reservation
+        (subscriber_id, gateway_id, name, operator_id, state, holds, held, promised, slice_units,
+         ttl_seconds, created_at, expires_at, late)
+    SELECT g.subscriber_id, o.gateway_id, g.name, o.operator_id, g.state, g.holds::jsonb, g.held,
+           g.promised, nullif(g.slice_units, 0), g.ttl, o.at, o.at + g.ttl * interval '1 second',
+           false
+    FROM o, g WHERE g.subscriber_id <> 0 ORDER BY g.subscriber_id, g.name
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM n
+"""
+
+
+def first_answers(gateway_id: int, names: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """(fingerprint, answer) of those of these ids that were asked before."""
+    cursor = pgarrays.cursor()
+    cursor.execute(_NAMES_SQL, [Texts(names), Int8(gateway_id)], binary=True, prepare=True)
+    return {name: (fingerprint, answer) for name, fingerprint, answer in cursor.fetchall()}
+
+
+def reserve(
+    asks: Sequence[Ask],
+    *,
+    operator_id: int,
+    gateway_id: int,
+    at: dt.datetime,
+    render: Render,
+) -> dict[str, dict[str, Any]]:
+    """Decide asks of different ids, hold what they get, and keep each answer; by id.
+
+    `render` makes the answer that a retry will get too. One transaction a shard. Raises NameTaken,
+    after which some of the asks may be answered and some not.
+    """
+    answers: dict[str, dict[str, Any]] = {}
+    ordered = sorted(asks, key=lambda ask: shard_of(ask.subscriber_id or 0))
+    for _, group in groupby(ordered, key=lambda ask: shard_of(ask.subscriber_id or 0)):
+        with transaction.atomic():
+            answers |= _reserve(list(group), operator_id, gateway_id, at, render)
+    return answers
+
+
+def _reserve(
+    asks: list[Ask], operator_id: int, gateway_id: int, at: dt.datetime, render: Render
+) -> dict[str, dict[str, Any]]:
+    cursor = pgarrays.cursor()
+    books = _Books(cursor, asks, at)
+    judged = [(ask, books.judge(ask)) for ask in asks]
+    buckets.hold(cursor, books.taken)
+    answers = {ask.name: render(ask, verdict) for ask, verdict in judged}
+    cursor.execute(
+        _INSERT_SQL,
+        [
+            Texts(ask.name for ask, _ in judged),
+            Texts(ask.fingerprint for ask, _ in judged),
+            Int8s(ask.subscriber_id or 0 for ask, _ in judged),
+            Int8s(State.DENIED if v.decision == DENY else State.OPEN for _, v in judged),
+            Texts(_json(verdict.holds) for _, verdict in judged),
+            Int8s(verdict.held for _, verdict in judged),
+            Int8s(verdict.promised for _, verdict in judged),
+            Int8s(ask.slice_units or 0 for ask, _ in judged),
+            Int8s(ask.ttl for ask, _ in judged),
+            Texts(_json(answers[ask.name]) for ask, _ in judged),
+            Int8(gateway_id),
+            Int8(operator_id),
+            at,
+        ],
+        binary=True,
+        prepare=True,
+    )
+    row = cursor.fetchone()
+    if row is None or row[0] != len(judged):
+        raise NameTaken
+    return answers
+
+
+def _json(value: Any) -> str:
+    return msgspec.json.encode(value).decode()
+
+
+class _Books:
+    """The locked buckets of a batch of asks, as one ask after the other takes from them."""
+
+    def __init__(self, cursor: Cursor, asks: Sequence[Ask], at: dt.datetime) -> None:
+        self.taken: dict[tuple[int, int], int] = defaultdict(int)
+        self._cursor = cursor
+        self._at = at
+        self._sources: dict[int, list[Source]] = {}
+        self._promised: dict[int, int] = {}
+        subscribers = {ask.subscriber_id for ask in asks if ask.subscriber_id is not None}
+        buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
+        if buyers:
+            cursor.execute(
+                "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
+                " FROM unnest(%b::bigint[]) AS g (id)",
+                [_LOCK, Int8s(buyers)],
+            )
+        if subscribers:
+            self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
+
+    def judge(self, ask: Ask) -> Verdict:
+        """Decide one ask, and take what it gets."""
+        subscriber_id = ask.subscriber_id or 0
+        sources = self._sources.get(subscriber_id, [])
+        if ask.refused:
+            return Verdict(DENY, ask.refused, available=available(sources))
+        promised = functools.partial(self._promised_to, subscriber_id)
+        verdict = decide(ask, sources, at=self._at, promised=promised)
+        for bucket_id, units in verdict.holds.items():
+            self.taken[subscriber_id, bucket_id] += units
+        if verdict.promised:
+            self._promised[subscriber_id] = promised() + verdict.promised
+        self._sources[subscriber_id] = left = list(_without(sources, verdict.holds))
+        return Verdict(
+            verdict.decision,
+            verdict.cause,
+            verdict.holds,
+            verdict.promised,
+            available(left),
+            verdict.final,
+        )
+
+    def _promised_to(self, subscriber_id: int) -> int:
+        if subscriber_id not in self._promised:
+            self._cursor.execute(_PROMISED_SQL, [Int8(subscriber_id)], binary=True, prepare=True)
+            row = self._cursor.fetchone()
+            assert row is not None
+            self._promised[subscriber_id] = row[0]
+        return self._promised[subscriber_id]
+
+
+def _buys_packs(ask: Ask) -> bool:
+    policy = ask.period.policy if ask.period is not None else None
+    return policy is not None and policy.on_exhaustion == "blocks"
+
+
+def _without(sources: Iterable[Source], holds: Mapping[int, int]) -> Iterator[Source]:
+    """The sources after these units of theirs are held."""
+    for source in sources:
+        units = holds.get(source.id, 0)
+        yield source.less(units) if units else source
+
+
+# --- settling -----------------------------------------------------------------------------------
+
+Key = tuple[int, int, str]  # (subscriber, gateway, name)
+
+
+class Held(NamedTuple):
+    """A reservation under lock."""
+
+    subscriber_id: int
+    gateway_id: int
+    name: str
+    state: int
+    holds: dict[str, int]
+    held: int
+    created_at: dt.datetime
+    expires_at: dt.datetime
+
+    def units(self) -> dict[tuple[int, int], int]:
+        """What it holds of which bucket; nothing once it is settled."""
+        if self.state != State.OPEN:
+            return {}
+        return {(self.subscriber_id, int(bucket)): units for bucket, units in self.holds.items()}
+
+    def is_late(self, at: dt.datetime) -> bool:
+        """Whether a commit at that time comes after the hold's; one that never held is not."""
+        if self.state == State.OPEN:
+            return self.expires_at <= at
+        return self.state in (State.RELEASED, State.EXPIRED)
+
+
+_FIND_SQL = """
+SELECT n.name, n.subscriber_id, r.state, encode(r.commit_fingerprint, 'hex'), r.answer
+FROM unnest(%b::text[]) AS g (name)
+JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
+LEFT JOIN subscriptions_reservation r
+       ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
+"""
+_LOCK_SQL = """
+SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.created_at, r.expires_at
+FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
+JOIN subscriptions_reservation r
+  ON r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
+ORDER BY r.subscriber_id, r.gateway_id, r.name
+FOR NO KEY UPDATE OF r
+"""
+_SETTLE_SQL = """
+UPDATE subscriptions_reservation r SET state = %b, settled_at = %b
+FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
+WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
+"""
+_COMMIT_SQL = """
+UPDATE subscriptions_reservation r
+SET state = 2, settled_at = %b, commit_fingerprint = decode(g.fingerprint, 'hex'),
+    late = g.late = 1, answer = g.answer::jsonb
+FROM unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::bigint[], %b::text[])
+     AS g (subscriber_id, gateway_id, name, fingerprint, late, answer)
+WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
+"""
+_DUE_SQL = """
+SELECT subscriber_id, gateway_id, name FROM subscriptions_reservation
+WHERE state = 1 AND expires_at <= %b AND operator_id = %b
+ORDER BY expires_at LIMIT %b
+"""
+_DUE_OF_SQL = """
+SELECT subscriber_id, gateway_id, name FROM subscriptions_reservation
+WHERE state = 1 AND expires_at <= %b AND subscriber_id = ANY(%b::bigint[])
+"""
+
+
+class Found(NamedTuple):
+    """A reservation by the gateway's id of it; `answer` is that of its commit, if it had one.
+
+    Where the subject was nobody's there is no subscriber, and nothing to settle.
+    """
+
+    subscriber_id: int | None
+    state: int | None
+    commit_fingerprint: str | None
+    answer: dict[str, Any] | None
+
+
+def find(gateway_id: int, names: Sequence[str]) -> dict[str, Found]:
+    """The reservations of these ids that there are. No locks."""
+    cursor = pgarrays.cursor()
+    cursor.execute(_FIND_SQL, [Texts(names), Int8(gateway_id)], binary=True, prepare=True)
+    return {name: Found(*columns) for name, *columns in cursor.fetchall()}
+
+
+def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int]:
+    """Give back what a reservation holds; answers its state then and what was given back.
+
+    Again it is the same answer. One that is settled otherwise stays so, and gives back nothing.
+    Raises NotFound.
+    """
+    found = find(gateway_id, [name]).get(name)
+    if found is None:
+        raise NotFound("this gateway has no such reservation")
+    if found.subscriber_id is None:
+        return State.DENIED, 0
+    with transaction.atomic():
+        cursor = pgarrays.cursor()
+        [held] = lock(cursor, [(found.subscriber_id, gateway_id, name)])
+        if held.state == State.OPEN:
+            _give_back(cursor, [held], State.RELEASED, at=at)
+            return State.RELEASED, held.held
+    return held.state, held.held if held.state == State.RELEASED else 0
+
+
+def expire_due(operator_id: int, *, at: dt.datetime, limit: int = 1000) -> int:
+    """Give back what reservations hold past their time, one chunk; answers how many it settled.
+
+    `at` is the operator's own time. Call it until it answers 0.
+    """
+    cursor = pgarrays.cursor()
+    cursor.execute(_DUE_SQL, [at, Int8(operator_id), Int8(limit)], binary=True, prepare=True)
+    return _expire(cursor.fetchall(), at=at)
+
+
+def expire_due_of(subscriber_ids: Sequence[int], *, at: dt.datetime) -> int:
+    """The same for some subscribers, who cannot wait for the sweep. Cheap where nothing is due."""
+    cursor = pgarrays.cursor()
+    cursor.execute(_DUE_OF_SQL, [at, Int8s(subscriber_ids)], binary=True, prepare=True)
+    return _expire(cursor.fetchall(), at=at)
+
+
+def _expire(keys: Iterable[Key], *, at: dt.datetime) -> int:
+    expired = 0
+    ordered = sorted(keys, key=lambda key: (shard_of(key[0]), key))
+    for _, group in groupby(ordered, key=lambda key: shard_of(key[0])):
+        with transaction.atomic():
+            cursor = pgarrays.cursor()
+            held = lock(cursor, list(group))
+            # A commit or renewal may have been faster.
+            due = [one for one in held if one.state == State.OPEN and one.expires_at <= at]
+            _give_back(cursor, due, State.EXPIRED, at=at)
+            expired += len(due)
+    return expired
+
+
+def lock(cursor: Cursor, keys: Sequence[Key]) -> list[Held]:
+    """Lock these reservations in the order of their keys. Joins the caller's transaction."""
+    cursor.execute(_LOCK_SQL, _columns(keys), binary=True, prepare=True)
+    return [Held(*row) for row in cursor.fetchall()]
+
+
+def _give_back(cursor: Cursor, held: Sequence[Held], state: int, *, at: dt.datetime) -> None:
+    """Free the units of locked reservations, which are settled so."""
+    if not held:
+        return
+    units = _sum_of(held)
+    since = min(one.created_at for one in held)
+    locked = buckets.lock_to_free(cursor, {key[0] for key in units}, since=since)
+    buckets.free(cursor, units, locked, at=at)
+    keys = [one[:3] for one in held]
+    cursor.execute(_SETTLE_SQL, [Int8(state), at, *_columns(keys)], binary=True, prepare=True)
+
+
+def _sum_of(held: Iterable[Held]) -> dict[tuple[int, int], int]:
+    total: dict[tuple[int, int], int] = defaultdict(int)
+    for one in held:
+        for key, units in one.units().items():
+            total[key] += units
+    return total
+
+
+def _columns(keys: Sequence[Key]) -> tuple[Int8s, Int8s, Texts]:
+    return (
+        Int8s(key[0] for key in keys),
+        Int8s(key[1] for key in keys),
+        Texts(key[2] for key in keys),
+    )
+
+
+class Commit(NamedTuple):
+    """Usage that a reservation was made for; `units` were charged now. `render(late, released)`
+    makes the answer, which the same commit will get again."""
+
+    key: Key
+    fingerprint: str
+    units: int
+    render: Callable[[bool, int], dict[str, Any]]
+
+
+def commit(
+    cursor: Cursor,
+    commits: Sequence[Commit],
+    demands: Sequence[Demand],
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    look_first: bool,
+) -> list[dict[str, Any]]:
+    """Settle reservations inside a charge, right before it draws `demands`; see free_and_lock.
+
+    Answers what each commit is answered. Raises Settled where one was committed meanwhile, Raced:
+    then it is to be called with `look_first` in the next attempt.
+    """
+    held = lock(cursor, sorted(commit.key for commit in commits))
+    if any(one.state == State.COMMITTED for one in held):
+        raise Settled
+    by_key = {one[:3]: one for one in held}
+    late = [by_key[commit.key].is_late(at) for commit in commits]
+    answers = []
+    for commit, is_late in zip(commits, late, strict=True):
+        free = sum(by_key[commit.key].units().values())
+        answers.append(commit.render(is_late, max(0, free - commit.units)))
+    units = _sum_of(held)
+    if units:
+        beyond: dict[int, int] = defaultdict(int)
+        for (subscriber_id, _), freed in units.items():
+            beyond[subscriber_id] -= freed
+        for demand in demands:
+            beyond[demand.subscriber_id] += demand.units
+        buckets.free_and_lock(
+            cursor,
+            units,
+            demands,
+            since=min(one.created_at for one in held),
+            at=at,
+            grace=grace,
+            look_first=look_first or max(beyond.values()) > 0,
+        )
+    cursor.execute(
+        _COMMIT_SQL,
+        [
+            at,
+            *_columns([commit.key for commit in commits]),
+            Texts(commit.fingerprint for commit in commits),
+            Int8s(late),
+            Texts(_json(answer) for answer in answers),
+        ],
+        binary=True,
+        prepare=True,
+    )
+    return answers
+
+
+# --- forgetting ---------------------------------------------------------------------------------
+
+_FORGET_SQL = """
+WITH old AS (
+    SELECT n.gateway_id, n.name, n.subscriber_id FROM subscriptions_reservationname n
+    LEFT JOIN subscriptions_reservation r
+           ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
+    WHERE n.created_at < %b AND n.operator_id = %b
+      AND (r.state IS NULL OR r.state = 5 OR r.settled_at < %b)
+    LIMIT %b
+), r AS (
+    DELETE FROM subscriptions_reservation r USING old
+    WHERE r.subscriber_id = old.subscriber_id AND r.gateway_id = old.gateway_id
+      AND r.name = old.name
+), n AS (
+    DELETE FROM subscriptions_reservationname n USING old
+    WHERE n.gateway_id = old.gateway_id AND n.name = old.name
+    RETURNING 1
+)
+SELECT count(*) FROM n
+"""
+
+
+def forget(operator_id: int, *, at: dt.datetime, limit: int = 5000) -> int:
+    """Drop reservations that were settled KEPT ago, one chunk; answers how many."""
+    cursor = pgarrays.cursor()
+    oldest = at - KEPT
+    cursor.execute(_FORGET_SQL, [oldest, Int8(operator_id), oldest, Int8(limit)], binary=True)
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
