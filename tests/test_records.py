@@ -1,0 +1,69 @@
+"""How stored records are known again: by a day's key, whatever the planner knows of the day."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import connection
+
+from metering import records
+from metering.records import RECORDS
+from subscriptions import partitions, pgarrays
+from subscriptions.pgarrays import Int8s, Texts
+from tests.factories import NOW
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+DAY = NOW.date()
+
+
+def fill(day: dt.date) -> str:
+    """A day on which most subscribers have one record and one has most; answers its partition."""
+    name = partitions.name_of(RECORDS, day)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"INSERT INTO {name} SELECT CASE WHEN n %% 2 = 0 THEN 7 ELSE n END, 1, %s, 1, 1, 1, 1,"
+            " 1, 0, 0, 0, 0, 'r-' || n, 'm', '', '', NULL FROM generate_series(1, 4000) AS n",
+            [dt.datetime.combine(day, dt.time(12), dt.UTC)],
+        )
+        cursor.execute(f"ANALYZE {name}")
+    return name
+
+
+def plan_of(sql: str, parameters: list[Any]) -> str:
+    cursor = pgarrays.cursor()
+    cursor.execute(f"EXPLAIN {sql}", parameters)
+    return "\n".join(row[0] for row in cursor.fetchall())
+
+
+def test_the_look_at_a_day_around_reads_its_key_and_not_a_busy_subscribers_whole_day() -> None:
+    name = fill(DAY)
+    sql = records._NEIGHBOUR_SQL.format(looks=records._LOOK_SQL.format(table=name))
+
+    plan = plan_of(sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+
+    assert f"{name}_key" in plan
+    assert f"{name}_time" not in plan
+
+
+def test_a_record_that_may_be_a_duplicate_is_found_by_its_key() -> None:
+    name = fill(DAY)
+    sql = records._FIND_SQL.format(looks=records._STORED_SQL.format(table=name))
+
+    plan = plan_of(sql, [Int8s([7]), Texts([""]), Texts(["r-2"]), 1])
+
+    assert f"{name}_key" in plan
+    assert f"{name}_time" not in plan
+
+
+def test_a_report_of_some_hours_reads_the_index_by_time() -> None:
+    name = fill(DAY)
+
+    plan = plan_of(
+        "SELECT units FROM metering_usagerecord WHERE subscriber_id = %s"
+        " AND occurred_at >= %s AND occurred_at < %s",
+        [9, NOW, NOW + dt.timedelta(hours=1)],
+    )
+
+    assert f"{name}_time" in plan
