@@ -48,8 +48,8 @@ class UsageRecord(models.Model):
 class UsageBatch(models.Model):
     """One accepted POST (or the part of it in one shard): committed with its records or not at all.
 
-    `folded_at` is null until its records are in the hourly totals; the oldest such batch is the
-    rollup watermark that month close waits for.
+    `folded_at` is null until its records are in the hourly totals; the oldest such batch, by
+    `stored_at`, is the rollup watermark that month close waits for.
     """
 
     id = models.BigIntegerField(primary_key=True)  # from the sequence subscriptions_batch_id

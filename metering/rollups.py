@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
+from django.db.models import Min
 
 from metering.models import UsageBatch
 from subscriptions import periods
@@ -203,10 +204,7 @@ def usage(
 
 def watermark(*, at: dt.datetime) -> dt.datetime:
     """Everything stored before this instant (the wall's) is in the hourly totals."""
-    oldest = (
-        UsageBatch.objects.filter(folded_at__isnull=True)
-        .order_by("id")
-        .values_list("stored_at", flat=True)
-        .first()
-    )
+    waiting = UsageBatch.objects.filter(folded_at__isnull=True)
+    # Not that of the lowest number: processes hand out numbers of their own ahead of time.
+    oldest: dt.datetime | None = waiting.aggregate(oldest=Min("stored_at"))["oldest"]
     return oldest or at

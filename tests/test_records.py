@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from metering import records
+from metering import records, rollups
+from metering.models import UsageBatch
 from metering.records import RECORDS
 from subscriptions import partitions, pgarrays
+from subscriptions.models import Gateway
 from subscriptions.pgarrays import Int8s, Texts
-from tests.factories import NOW
+from tests.factories import NOW, make_operator
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 DAY = NOW.date()
@@ -67,3 +69,22 @@ def test_a_report_of_some_hours_reads_the_index_by_time() -> None:
     )
 
     assert f"{name}_time" in plan
+
+
+def test_the_watermark_is_when_the_oldest_batch_came_whatever_its_number() -> None:
+    gateway = Gateway.objects.create(operator=make_operator(), name="edge", created_at=NOW)
+    hour = dt.timedelta(hours=1)
+    for nr, stored_at in ((10, NOW), (20, NOW - hour)):
+        UsageBatch.objects.create(
+            id=nr,
+            operator=gateway.operator,
+            gateway=gateway,
+            charged_at=NOW,
+            stored_at=stored_at,
+            records=1,
+            units=1,
+            occurred_from=NOW,
+            occurred_to=NOW,
+        )
+
+    assert rollups.watermark(at=NOW + hour) == NOW - hour
