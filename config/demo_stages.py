@@ -21,11 +21,12 @@ from typing import Any, Self
 
 import httpx
 
-from metering import posting, traces
-from metering.posting import Poster
+from metering import traces
 from metering.traces import CHAT, LONG_CONTEXT, ControlTotals, Model, Record, Tally, Workload
 from subscriptions import clock, keys, seeding
 from subscriptions.models import ApiKey, Operator
+from token_billing_client import Poster
+from token_billing_client.wire import connect, said
 
 BATCH = 1000
 THREADS = 4  # for what the API takes one at a time
@@ -65,7 +66,7 @@ class Api:
         self.url = url
         self.key = key
         # A clock's move answers when all that fell due is done: that may take a while.
-        self._http = posting.client(url, timeout=300.0, headers={"Authorization": f"Bearer {key}"})
+        self._http = connect(url, timeout=300.0, headers={"Authorization": f"Bearer {key}"})
 
     def call(self, method: str, path: str, body: Any = None) -> Any:
         """The answer's JSON. Raises DemoError where the request is refused or not answered."""
@@ -74,7 +75,7 @@ class Api:
         except httpx.TransportError as error:
             raise DemoError(f"{method} {path}: {error or type(error).__name__}") from error
         if response.is_error:
-            raise DemoError(f"{method} {path}: {response.status_code} {posting.said(response)}")
+            raise DemoError(f"{method} {path}: {response.status_code} {said(response)}")
         return response.json()
 
     def close(self) -> None:

@@ -168,7 +168,11 @@ LOGGING = {
     "disable_existing_loggers": False,
     "formatters": {"line": {"format": "%(asctime)s %(levelname)s %(name)s %(message)s"}},
     "handlers": {"console": {"class": "logging.StreamHandler", "formatter": "line"}},
-    # It warns of each pipeline that ends in an error, which is raised as well.
-    "loggers": {"psycopg": {"level": "ERROR"}},
     "root": {"handlers": ["console"], "level": env.str("LOG_LEVEL", default="INFO")},
+    "loggers": {
+        # It would log a line for each request of a replay.
+        "httpx": {"level": "WARNING"},
+        # It warns of each pipeline that ends in an error, which is raised as well.
+        "psycopg": {"level": "ERROR"},
+    },
 }

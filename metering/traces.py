@@ -21,6 +21,8 @@ from typing import IO, Any, NamedTuple
 
 import msgspec
 
+from token_billing_client import Batch
+
 Record = dict[str, Any]  # a native usage record
 
 # What a trace calls a field, where that is not the native name.
@@ -85,13 +87,6 @@ class ControlTotals:
 def _count_of(record: Record, name: str) -> int:
     value = record.get(name)
     return value if isinstance(value, int) else 0
-
-
-class Batch(NamedTuple):
-    """A request to be: `body` is a JSON array of `records` native usage records."""
-
-    body: bytes
-    records: int
 
 
 # --- reading --------------------------------------------------------------------------------------

@@ -26,9 +26,8 @@ import pytest
 
 from config import embedded
 from config.serve import Child, Platform
-from metering.posting import Posted, Poster
-from metering.traces import Batch
 from tests.usage import DAY, HOUR, record
+from token_billing_client import Batch, Posted, Poster
 
 # One platform for all: they would take each other's cores, and kill each other's parts.
 pytestmark = pytest.mark.xdist_group("crashes")
@@ -191,9 +190,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def all_keys(platform: Platform) -> dict[str, dict[str, str]]:
-    """The keys of five operators, from one process: starting it takes longer than all else."""
+    """The keys of six operators, from one process: starting it takes longer than all else."""
     found: dict[str, dict[str, str]] = json.loads(
-        manage(platform, ISSUE_KEYS, *(f"op-{n}" for n in range(5)), program="-c")
+        manage(platform, ISSUE_KEYS, *(f"op-{n}" for n in range(6)), program="-c")
     )
     return found
 
@@ -340,6 +339,61 @@ def test_postgresql_killed_in_mid_replay(platform: Platform, carrier: Carrier) -
     assert posted.accepted + posted.duplicates == 60 * BATCH
     assert (posted.rejected, posted.retries > 0) == (0, True)
     carrier.assert_charged_once(sent)
+
+
+# The busiest of people, from one number on; each is said once it is recorded.
+GATEWAY = """
+import datetime as dt, sys
+from token_billing_client import Client, Usage
+
+url, key, spool, first, count, people = sys.argv[1:]
+client = Client(url, key, spool=spool, batch_records=50, flush_seconds=0.02, close_seconds=60)
+at = dt.datetime(2026, 6, 10, 3, tzinfo=dt.UTC)
+for nr in range(int(first), int(first) + int(count)):
+    client.record(Usage(
+        id=f"g-{nr}", subject=f"user-{nr * nr % int(people)}", model="deepseek/chat",
+        occurred_at=at, input_tokens=100 + nr % 97, output_tokens=20,
+    ))
+    print(nr, flush=True)
+"""
+
+
+def test_a_gateway_killed_with_the_platform_it_sends_to(
+    platform: Platform, carrier: Carrier, tmp_path: Path
+) -> None:
+    def gateway(first: int, count: int) -> subprocess.Popen[str]:
+        to = (platform.url, carrier.gateway_key, str(tmp_path))
+        return subprocess.Popen(
+            [sys.executable, "-c", GATEWAY, *to, str(first), str(count), str(PEOPLE)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+
+    first = 0
+    for nr in range(6):
+        with gateway(first, 100_000) as process:
+            assert process.stdout
+            for line in process.stdout:
+                if int(line) == first + 600:
+                    process.kill()
+                    kill(web_workers(platform) if nr % 2 else postgres_processes(platform))
+                last = int(line)
+        first = last + 1
+    with gateway(first, 100) as process:
+        process.communicate()
+        assert process.returncode == 0
+
+    sent = [
+        record(
+            f"g-{nr}",
+            subject=f"user-{nr * nr % PEOPLE}",
+            occurred_at=NOW - HOUR,
+            input_tokens=100 + nr % 97,
+        )
+        for nr in range(first + 100)
+    ]
+    carrier.assert_charged_once([sent[n : n + BATCH] for n in range(0, len(sent), BATCH)])
+    assert [path.name for path in tmp_path.iterdir()] == ["lock"]
 
 
 def test_the_web_server_itself_killed_with_postgresql(platform: Platform, carrier: Carrier) -> None:

@@ -1,16 +1,12 @@
-"""Replaying a trace over HTTP: in full, again, through an outage, and when it is refused."""
+"""Replaying a trace over HTTP: in full, again, and when it is refused."""
 
 from __future__ import annotations
 
 import csv
 import io
 import json
-import socket
-from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import msgspec
@@ -20,8 +16,6 @@ from django.db.models import Count, F, Sum
 
 from metering import traces
 from metering.models import UsageRecord
-from metering.posting import GaveUp, Poster, PostingError, Refused
-from metering.traces import Batch
 from subscriptions import registry
 from subscriptions.models import Bucket, Operator, Subject
 from subscriptions.units import THOUSANDTHS
@@ -203,130 +197,14 @@ def test_a_url_that_is_none_is_told_at_once(tmp_path: Path, url: str):
     assert "is not a URL" in complaint
 
 
-# Outages -----------------------------------------------------------------------------------------
-
-TAKEN = {"accepted": 1, "duplicates": 0, "rejected": [], "units": "1.500"}
-BROKEN = 0  # in the place of a status: the connection breaks without an answer
-
-
-class StandIn(ThreadingHTTPServer):
-    """Answers with these statuses, one a request, and then takes everything."""
-
-    def __init__(self, *statuses: int) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.statuses = list(statuses)
-        self.received: list[bytes] = []
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class Answers(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: StandIn
-
-    def do_POST(self) -> None:
-        self.server.received.append(self.rfile.read(int(self.headers["Content-Length"])))
-        status = self.server.statuses.pop(0) if self.server.statuses else 200
-        if status == BROKEN:
-            self.close_connection = True
-            return
-        body = msgspec.json.encode(
-            TAKEN if status == 200 else {"cause": "some_cause", "detail": "why"}
-        )
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture
-def stand_in() -> Iterator[Callable[..., StandIn]]:
-    servers = []
-
-    def start(*statuses: int) -> StandIn:
-        server = StandIn(*statuses)
-        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
-        servers.append(server)
-        return server
-
-    yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def batches(many: int) -> list[Batch]:
-    return [Batch(b"[%d]" % nr, 1) for nr in range(many)]
-
-
-@pytest.mark.parametrize("trouble", [503, 500, 429, BROKEN])
-def test_a_batch_without_an_answer_is_sent_again_as_it_was(stand_in, trouble: int):
-    server = stand_in(trouble, trouble)
-
-    with Poster(server.url, "tbg_key", concurrency=1) as poster:
-        poster.post(batches(3))
-
-    assert server.received == [b"[0]", b"[0]", b"[0]", b"[1]", b"[2]"]
-    assert (poster.posted.accepted, poster.posted.retries) == (3, 2)
-    assert str(poster.posted.units) == "4.500"
-
-
-def test_it_gives_up_where_nobody_answers():
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        with (
-            Poster(url, "tbg_key", patience=0.3) as poster,
-            pytest.raises(GaveUp, match=r"for 0\.3 s"),
-        ):
-            poster.post(batches(3))
-
-    assert poster.posted.records == 0
-    assert poster.posted.retries
-
-
-def test_every_batch_is_posted_once_by_several_posters(stand_in):
-    server = stand_in()
-    done: list[int] = []
-
-    with Poster(server.url, "tbg_key", concurrency=4, progress=done.append) as poster:
-        poster.post(iter(batches(50)))
-        poster.post(iter(batches(10)))
-
-    assert sorted(server.received) == sorted(b.body for b in [*batches(50), *batches(10)])
-    assert poster.posted.records == sum(done) == 60
-
-
-def test_a_refusal_is_not_tried_again(stand_in):
-    server = stand_in(403)
-
-    with (
-        Poster(server.url, "tbg_key", concurrency=1) as poster,
-        pytest.raises(Refused, match="403 some_cause: why"),
-    ):
-        poster.post(batches(3))
-
-    assert server.received == [b"[0]"]
-
-
-def test_an_error_while_batches_are_made_ends_the_posting(stand_in):
-    def broken() -> Iterator[Batch]:
-        yield from batches(2)
-        raise PostingError("no more")
-
-    with Poster(stand_in().url, "tbg_key") as poster, pytest.raises(PostingError, match="no more"):
-        poster.post(broken())
-
-    assert poster.posted.records == 2
-
-
-def test_a_trace_that_breaks_off_is_told_after_what_was_posted(tmp_path: Path, stand_in):
+@database
+def test_a_trace_that_breaks_off_is_told_after_what_was_posted(tmp_path: Path, live_server):
+    operator = make_operator()
+    subscribe(make_subscriber(operator, subjects=("user-1",)), make_plan(operator))
     path = write_trace(tmp_path / "t.ndjson", "user-1", "user-1")
     path.write_bytes(path.read_bytes() + b"\n{broken")
 
-    said, complaint = replay(path, stand_in().url, "tbg_key", batch=1)
+    said, complaint = replay(path, live_server.url, make_gateway_key(operator), batch=1)
 
     assert said["accepted"] == 2
     assert "line 3 is not a JSON object" in complaint

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from metering import parsing, traces
-from metering.posting import Posted, Poster, PostingError
+from token_billing_client import ClientError, Posted, Poster
 
 
 class Command(BaseCommand):
@@ -47,12 +47,12 @@ class Command(BaseCommand):
                     concurrency=options["concurrency"],
                     progress=lambda records: progress.advance(bar, records),
                 )
-            except PostingError as error:
+            except ClientError as error:
                 raise CommandError(str(error)) from error
             try:
                 with poster:
                     poster.post(batches)
-            except (PostingError, traces.TraceError) as error:
+            except (ClientError, traces.TraceError) as error:
                 problem = f"{error}. Run it again: what was charged is not charged twice."
         posted = poster.posted
         self.stdout.write(json.dumps(_totals(posted, control), ensure_ascii=False))

@@ -1,0 +1,73 @@
+"""The Python client against the platform itself. Its own tests are in clients/python."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from metering.models import QuarantinedRecord, UsageRecord
+from tests.factories import (
+    NOW,
+    make_gateway_key,
+    make_operator,
+    make_plan,
+    make_subscriber,
+    subscribe,
+)
+from tests.usage import assert_books_agree, used
+from token_billing_client import Charged, Client, Usage
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+def usage(nr: int, subject: str = "user-s-1", **said: Any) -> Usage:
+    return Usage(
+        id=f"r-{nr}",
+        subject=subject,
+        model="deepseek/chat",
+        occurred_at=NOW - timedelta(seconds=nr),
+        input_tokens=100,
+        cached_input_tokens=30,
+        output_tokens=20,
+        **said,
+    )
+
+
+def test_what_gateways_record_is_charged_once_and_told(tmp_path: Path, live_server: Any) -> None:
+    operator = make_operator()
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator), starts_at=NOW - timedelta(days=1))
+    told: list[Charged] = []
+
+    def client() -> Client:
+        return Client(
+            live_server.url,
+            make_gateway_key(operator),
+            spool=tmp_path,
+            batch_records=40,
+            flush_seconds=0.05,
+            on_answer=told.append,
+        )
+
+    with client() as first:
+        for nr in range(100):
+            first.record(usage(nr, reasoning_tokens=5, outcome="complete"))
+        assert first.flush(seconds=30)
+    with client() as again:
+        for nr in range(90, 110):
+            again.record(usage(nr, reasoning_tokens=5, outcome="complete"))
+        again.record(usage(200, subject="nobody"))
+        again.record(usage(95, attributes={"region": "east"}, reasoning_tokens=6))
+
+    assert sum(one.accepted for one in told) == 110
+    assert sum(one.duplicates for one in told) == 10
+    assert sum(one.units for one in told) == 110 * 120
+    rejected = [(r.id, r.cause) for one in told for r in one.rejected]
+    assert rejected == [("r-200", "unknown_subject"), ("r-95", "conflict")]
+    assert UsageRecord.objects.count() == 110
+    assert QuarantinedRecord.objects.count() == 2
+    assert used(subscriber) == {"allowance": 110 * 120}
+    assert_books_agree()
