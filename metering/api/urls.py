@@ -2,13 +2,16 @@
 
 from django.urls import path
 
-from metering.api import quarantine, rate_cards, reports, usage_records
+from metering.api import events, quarantine, rate_cards, repeats, reports, usage_records
 
 urlpatterns = [
     path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
     path("usage-records", usage_records.UsageRecords.as_view()),
+    path("events", events.Events.as_view()),
+    path("events/batch", events.EventBatches.as_view()),
     path("subscribers/<str:external_id>/usage", reports.UsageDoor.as_view()),
     path("subscribers/<str:external_id>/usage-records", reports.UsageRecordsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
+    path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),
 ]

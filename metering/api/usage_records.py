@@ -88,10 +88,19 @@ _singles: Combiner[Caller, Usage, Ingested] = Combiner(_charge_together)
 
 
 def charge(caller: Caller, parsed: Parsed) -> Ingested:
-    """Charge what a request holds; single records of one moment share a transaction."""
-    if len(parsed.usages) == 1 and not parsed.rejected:
-        return _singles.submit(caller, parsed.usages[0])
-    return ingest(caller, parsed.usages, parsed.rejected, at=clock.wall(), indexes=parsed.indexes)
+    """Charge what a request holds; single records of one moment share a transaction.
+
+    Raises Unauthorized where the key was revoked meanwhile.
+    """
+    try:
+        if len(parsed.usages) == 1 and not parsed.rejected:
+            return _singles.submit(caller, parsed.usages[0])
+        return ingest(
+            caller, parsed.usages, parsed.rejected, at=clock.wall(), indexes=parsed.indexes
+        )
+    except KeyRevoked as error:
+        forget_keys()
+        raise Unauthorized("this key was revoked; ask the operator for a new one") from error
 
 
 def answer(ingested: Ingested) -> dict[str, Any]:
@@ -114,29 +123,32 @@ def answer(ingested: Ingested) -> dict[str, Any]:
     }
 
 
-class UsageRecords(APIView):
-    """Charge usage records. Sending them again charges nothing twice."""
+class UsageDoor(APIView):
+    """A door for usage: without DRF's request, negotiation and renderers, which cost more than
+    the charge."""
 
     authentication_classes = (GatewayKey,)
 
-    @extend_schema(**schema.USAGE_RECORDS)
     def post(self, request: HttpRequest) -> HttpResponse:
-        caller = caller_of(request)
-        parsed = parsing.parse_native(body_of(request))
-        try:
-            ingested = charge(caller, parsed)
-        except KeyRevoked as error:
-            forget_keys()
-            raise Unauthorized("this key was revoked; ask the operator for a new one") from error
-        if parsed.single and ingested.rejected and ingested.rejected[0].cause == "conflict":
-            raise Conflict(ingested.rejected[0].detail)
-        return HttpResponse(msgspec.json.encode(answer(ingested)), content_type="application/json")
+        raise NotImplementedError
 
     def dispatch(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Without DRF's request, negotiation and renderers: they cost more than the charge."""
         if request.method != "POST":
             return problems.method_not_allowed(("POST",))
         try:
             return self.post(request)
         except Exception as error:
             return problems.of_exception(error)
+
+
+class UsageRecords(UsageDoor):
+    """Charge usage records. Sending them again charges nothing twice."""
+
+    @extend_schema(**schema.USAGE_RECORDS)
+    def post(self, request: HttpRequest) -> HttpResponse:
+        caller = caller_of(request)
+        parsed = parsing.parse_native(body_of(request))
+        ingested = charge(caller, parsed)
+        if parsed.single and ingested.rejected and ingested.rejected[0].cause == "conflict":
+            raise Conflict(ingested.rejected[0].detail)
+        return HttpResponse(msgspec.json.encode(answer(ingested)), content_type="application/json")
