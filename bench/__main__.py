@@ -23,7 +23,10 @@ from bench.report import Row
 from bench.senders import SendingError
 from config.serve import PlatformError
 
-NAMES = ("skewed", "spread", "single", "stored", "memory", "balance", "folding", "opening")
+NAMES = (
+    *("skewed", "spread", "openmeter", "single", "stored"),
+    *("memory", "balance", "folding", "opening"),
+)
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
 
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from statistics import mean
+
+import msgspec
 
 from bench.population import Population
 from metering import records, traces
@@ -204,6 +206,34 @@ def _units(usage: Usage, weight: Weight) -> int:
         + written * weight.cache_write
         + output * weight.output
         + reasoning * weight.reasoning
+    )
+
+
+def as_cloud_events(material: Material) -> Material:
+    """The same batches as LiteLLM's `openmeter` callback tells them."""
+    return replace(material, bodies=[_cloud_events(body) for body in material.bodies], copies=[])
+
+
+def _cloud_events(body: bytes) -> bytes:
+    return msgspec.json.encode(
+        [
+            {
+                "specversion": "1.0",
+                "type": "litellm_tokens",
+                "id": usage.id,
+                "time": usage.occurred_at,
+                "subject": usage.subject,
+                "source": "litellm-proxy",
+                "data": {
+                    "model": usage.model,
+                    "cost": 0.001,
+                    "prompt_tokens": usage.input_tokens,
+                    "completion_tokens": usage.output_tokens,
+                    "total_tokens": usage.input_tokens + usage.output_tokens,
+                },
+            }
+            for usage in msgspec.json.decode(body, type=list[Usage])
+        ]
     )
 
 

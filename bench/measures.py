@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from django.db import connection
+from django.db.models import Sum
 
 from bench import load, population, preload, senders
 from bench.lab import Lab, Web
@@ -222,6 +223,66 @@ def _row_against_copy(
             "subjects_per_batch": round(material.subjects_per_batch, 1),
         },
     )
+
+
+# --- other senders' formats -----------------------------------------------------------------------
+
+
+def openmeter(lab: Lab) -> list[Row]:
+    """Batches of 1,000 as OpenMeter's clients send them, against the same as native records."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        preload.fill(lab, database, people, lab.effort.of(MILLION))
+        material = _make(lab, people, load.skewed, with_copies=False)
+        events = load.as_cloud_events(material)
+        with lab.platform(database) as web:
+            count = _count(lab, _warm(lab, web, people, material), material)
+            _post_events(lab, web, people, events.marked_bodies(marks.new()))
+            pairs = []
+            for _ in range(lab.effort.rounds):
+                native = _post(lab, web, people, material.marked_bodies(marks.new(), count))
+                bodies = events.marked_bodies(marks.new(), count)
+                pairs.append((_post_events(lab, web, people, bodies), native))
+    theirs, ours = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    ratio = middle(a.sent.rate / b.sent.rate for a, b in pairs)
+    return [
+        Row(
+            "openmeter",
+            "batches of 1,000 OpenMeter events over HTTP",
+            "≥ 0.80 of native records",
+            f"{middle(r.sent.rate for r in theirs):,.0f} events/s; native"
+            f" {middle(r.sent.rate for r in ours):,.0f}. {_costs(theirs, ours)}."
+            f" {_shares(theirs)}",
+            ratio,
+            at_least(ratio, 0.80, 0.70),
+            {
+                "ratios": [round(a.sent.rate / b.sent.rate, 3) for a, b in pairs],
+                "cpu_ratio": round(middle(b.cost / a.cost for a, b in pairs), 3),
+                "openmeter": [r.figures() for r in theirs],
+                "native": [r.figures() for r in ours],
+            },
+        )
+    ]
+
+
+def _post_events(lab: Lab, web: Web, people: Population, bodies: list[bytes]) -> Round:
+    """As `_post`; that all were charged is seen in the database, for the answers have no body."""
+    before = _charged()
+    team = senders.post(
+        web.port,
+        people.gateway_key,
+        bodies,
+        batch=BATCH,
+        posters=POSTERS,
+        door=senders.OPENMETER,
+    )
+    done = _measured(team, web.roots(lab))
+    assert _charged() - before == done.sent.records, "not all events were charged"
+    return done
+
+
+def _charged() -> int:
+    return UsageBatch.objects.aggregate(records=Sum("records"))["records"] or 0
 
 
 # --- one record a request -------------------------------------------------------------------------
@@ -637,6 +698,7 @@ def opening(lab: Lab) -> list[Row]:
 ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "skewed": skewed,
     "spread": spread,
+    "openmeter": openmeter,
     "single": single,
     "stored": stored,
     "memory": memory,

@@ -12,6 +12,7 @@ urlpatterns = [
     path("api/v1/", include("metering.api.urls")),
     path("api/v1/", include("subscriptions.api.urls")),
     path("api/v1/", include("billing.api.urls")),
+    path("", include("metering.api.vendor_urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from django.db import models
-from django.db.models import Q
+from django.db.models import F, Q
 
 from subscriptions.fields import units_field
 from subscriptions.models import Gateway, Operator
@@ -145,3 +145,39 @@ class QuarantinedRecord(models.Model):
 
     def __str__(self) -> str:
         return f"{self.cause} {self.record_id}"
+
+
+class SuspectedRepeat(models.Model):
+    """A charged record that may be an earlier one told again under a made-up id.
+
+    Both stay charged until somebody decides. Written by metering/repeats.py only.
+    """
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="+")
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="+")
+    source = models.CharField(max_length=256)
+    record_id = models.CharField(max_length=512)
+    first_record_id = models.CharField(max_length=512)
+    subject = models.CharField(max_length=256)
+    model = models.CharField(max_length=256)
+    occurred_at = models.DateTimeField()
+    units = units_field()  # of this record: what is too much if it is a repeat
+    flagged_at = models.DateTimeField()
+
+    objects: models.Manager[SuspectedRepeat]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["operator", "id"], name="repeat_list"),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway", "source", "record_id"], name="repeat_flagged_once"
+            ),
+            models.CheckConstraint(
+                name="repeat_of_another_record", condition=~Q(record_id=F("first_record_id"))
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.record_id} like {self.first_record_id}"

@@ -224,7 +224,7 @@ def _parse_unreadable(text: bytes, error: Exception) -> Parsed:
     """What begins like an object and is not one to msgspec: lines, or one with half a character."""
     if isinstance(error, msgspec.ValidationError):
         raise Malformed(f"the body is not JSON: {error}") from error
-    whole = _read_halves(text)
+    whole = read_halves(text)
     if isinstance(whole, dict):
         if "records" in whole:
             return _one_by_one(_split_list(whole["records"]))
@@ -260,14 +260,14 @@ def _split_array(text: bytes) -> list[bytes]:
     except msgspec.ValidationError as error:
         raise Malformed('"records" must be an array of objects') from error
     except (msgspec.DecodeError, RecursionError) as error:
-        whole = _read_halves(text)
+        whole = read_halves(text)
         if whole is None:
             raise Malformed(f"the body is not JSON: {error}") from error
         return _split_list(whole)
 
 
 def _split_list(whole: Any) -> list[bytes]:
-    """The records of an array that `_read_halves` has read, each as JSON again."""
+    """The records of an array that `read_halves` has read, each as JSON again."""
     if not isinstance(whole, list):
         raise Malformed('"records" must be an array of objects')
     return [json.dumps(item).encode() for item in whole]
@@ -276,7 +276,7 @@ def _split_list(whole: Any) -> list[bytes]:
 _HALF = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
-def _read_halves(text: bytes) -> Any:
+def read_halves(text: bytes) -> Any:
     """JSON that msgspec refuses for a string with half of a surrogate pair; None if it is none."""
     if not _HALF.search(text):
         return None
@@ -311,24 +311,27 @@ def _one_by_one(raws: list[bytes], *, single: bool = False) -> Parsed:
     return Parsed(usages, indexes, rejected, single)
 
 
-def parse_one(index: int, raw: bytes) -> Usage | Rejected:
-    """One native record as usage, or the reason why not. Raises Malformed where it is no JSON."""
+def parse_one(index: int, raw: bytes, *, empty: bool = False) -> Usage | Rejected:
+    """One native record as usage, or the reason why not. Raises Malformed where it is no JSON.
+
+    `empty`: it may hold no tokens.
+    """
     try:
         usage = _usage.decode(raw)
     except msgspec.ValidationError as error:
         return reject(index, raw, cause_of(raw), str(error))
     except (msgspec.DecodeError, RecursionError) as error:
-        if _read_halves(raw) is None:
+        if read_halves(raw) is None:
             raise Malformed(f"record {index} is not JSON: {error}") from error
         return reject(index, raw, "invalid_record", "a string holds half of a surrogate pair")
-    problem = check(usage)
+    problem = check(usage, empty=empty)
     return usage if problem is None else reject(index, raw, *problem)
 
 
-def check(usage: Usage, *, nul: bool = True) -> tuple[str, str] | None:
+def check(usage: Usage, *, nul: bool = True, empty: bool = False) -> tuple[str, str] | None:
     """Why a typed record cannot be taken, as (cause, detail), or None. Cleans its attributes.
 
-    `nul` False: the caller knows that there is no NUL character.
+    `nul` False: the caller knows that there is no NUL character. `empty`: it may hold no tokens.
     """
     if usage.cached_input_tokens + usage.cache_write_tokens > usage.input_tokens:
         return (
@@ -339,7 +342,7 @@ def check(usage: Usage, *, nul: bool = True) -> tuple[str, str] | None:
         return "invalid_record", "reasoning_tokens exceed output_tokens, which holds them"
     if not EARLIEST <= usage.occurred_at < LATEST:
         return "out_of_window", "occurred_at lies outside of every clock's window"
-    if not usage.input_tokens and not usage.output_tokens:
+    if not empty and not usage.input_tokens and not usage.output_tokens:
         return "no_usage", "all token counts are zero"
     if nul and any(
         "\0" in text for text in (usage.id, usage.subject, usage.model, usage.outcome or "")

@@ -150,6 +150,7 @@ WRITERS = {
     "metering/ingest.py": {"usagebatch"},
     "metering/rollups.py": {"usagehour", "usagebatch"},
     "metering/quarantine.py": {"quarantinedrecord"},
+    "metering/repeats.py": {"suspectedrepeat"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

@@ -215,3 +215,133 @@ RELEASE: dict[str, Any] = {
         **refusals(404),
     },
 }
+
+
+# Other senders' formats: theirs to describe, so only loosely here ---------------------------------
+
+_EVENT = {"type": "object", "additionalProperties": True}
+_EVENTS = {"type": "array", "items": _EVENT}
+# Which events were not charged, by index and cause; not sent where all were.
+_REJECTED = OpenApiParameter(
+    "Usage-Rejected",
+    str,
+    OpenApiParameter.HEADER,
+    description="Events that went to the quarantine: `3=unknown_subject, 7=no_usage`.",
+    response=[200, 204],
+)
+_LAGO_422 = {
+    "type": "object",
+    "required": ["status", "error", "code", "error_details"],
+    "properties": {
+        "status": {"type": "integer"},
+        "error": {"type": "string"},
+        "code": {"type": "string"},
+        "error_details": {"type": "object"},
+    },
+}
+_CLOUD_EVENT = {
+    "specversion": "1.0",
+    "type": "litellm_tokens",
+    "id": "chatcmpl-123",
+    "time": "2026-06-10T04:00:00Z",
+    "subject": "user-7",
+    "source": "litellm-proxy",
+    "data": {"model": "deepseek/deepseek-chat", "prompt_tokens": 58, "completion_tokens": 20},
+}
+_LAGO_EVENT = {
+    "event": {
+        "transaction_id": "7ff3e0a2-5b8f-4f4e-8f0e-6a4f4d1f0c11",
+        "external_subscription_id": "user-7",
+        "code": "llm",
+        "properties": {"model": "gpt-4o", "prompt_tokens": 58, "completion_tokens": 20},
+    }
+}
+
+
+def events(operation_id: str) -> dict[str, Any]:
+    """Of /events and /events/batch, which take the same."""
+    body = {"oneOf": [_EVENT, _EVENTS]}
+    return {
+        "operation_id": operation_id,
+        "summary": "Usage from OpenMeter, Lago and LiteLLM clients",
+        "description": "The format is told by Content-Type and top-level keys, and never guessed.",
+        "parameters": [_REJECTED],
+        "request": {
+            "application/json": body,
+            "application/cloudevents+json": _EVENT,
+            "application/cloudevents-batch+json": _EVENTS,
+            "application/x-ndjson": body,
+        },
+        "responses": {
+            200: OpenApiResponse(_EVENT, description="Lago's events, or as of usage-records."),
+            204: OpenApiResponse(description="OpenMeter's events are committed."),
+            (422, "application/json"): OpenApiResponse(
+                _LAGO_422, description="Lago's ids that were charged before; the rest is charged."
+            ),
+            **refusals(413, 415),
+        },
+        "examples": [
+            OpenApiExample("OpenMeter", _CLOUD_EVENT, request_only=True),
+            OpenApiExample("Lago", _LAGO_EVENT, request_only=True),
+        ],
+    }
+
+
+def _one_format(
+    operation_id: str, summary: str, request: dict[str, Any], answer: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "operation_id": operation_id,
+        "summary": summary,
+        "parameters": [_REJECTED],
+        "request": request,
+        "responses": {
+            200: OpenApiResponse(answer, description="Committed."),
+            **refusals(413, 415),
+        },
+    }
+
+
+STRIPE_V1 = _one_format(
+    "send_stripe_meter_event",
+    "A meter event of Stripe's v1 API",
+    {"application/x-www-form-urlencoded": _EVENT},
+    _EVENT,
+)
+STRIPE_V2 = _one_format(
+    "send_stripe_meter_event_v2",
+    "A meter event of Stripe's v2 API",
+    {"application/json": _EVENT},
+    _EVENT,
+)
+POLAR = _one_format(
+    "send_polar_events",
+    "Events of Polar clients",
+    {
+        "application/json": {
+            "type": "object",
+            "required": ["events"],
+            "properties": {"events": _EVENTS},
+        }
+    },
+    {
+        "type": "object",
+        "required": ["inserted", "duplicates"],
+        "properties": {"inserted": {"type": "integer"}, "duplicates": {"type": "integer"}},
+    },
+)
+AUTUMN = _one_format(
+    "track_autumn_usage", "Usage of Autumn clients", {"application/json": _EVENT}, _EVENT
+)
+TRACES = _one_format(
+    "send_otlp_traces",
+    "OpenTelemetry spans with GenAI attributes",
+    {"application/json": _EVENT},
+    _EVENT,
+)
+LOGS = _one_format(
+    "send_otlp_logs",
+    "OpenTelemetry log records with GenAI attributes",
+    {"application/json": _EVENT},
+    _EVENT,
+)

@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from metering.api import quarantine, rate_cards, reports, reservations, usage_records
+from metering.api import (
+    events,
+    quarantine,
+    rate_cards,
+    repeats,
+    reports,
+    reservations,
+    usage_records,
+)
 
 urlpatterns = [
     path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
@@ -10,8 +18,11 @@ urlpatterns = [
     path("reservations", reservations.ReservationsDoor.as_view()),
     path("reservations/<path:name>/commit", reservations.CommitDoor.as_view()),
     path("reservations/<path:name>/release", reservations.ReleaseDoor.as_view()),
+    path("events", events.Events.as_view()),
+    path("events/batch", events.EventBatches.as_view()),
     path("subscribers/<str:external_id>/usage", reports.UsageDoor.as_view()),
     path("subscribers/<str:external_id>/usage-records", reports.UsageRecordsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
+    path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),
 ]

@@ -104,10 +104,19 @@ _singles: Combiner[Caller, Usage, Ingested] = Combiner(_charge_together)
 
 
 def charge(caller: Caller, parsed: Parsed) -> Ingested:
-    """Charge what a request holds; single records of one moment share a transaction."""
-    if len(parsed.usages) == 1 and not parsed.rejected:
-        return _singles.submit(caller, parsed.usages[0])
-    return ingest(caller, parsed.usages, parsed.rejected, at=clock.wall(), indexes=parsed.indexes)
+    """Charge what a request holds; single records of one moment share a transaction.
+
+    Raises Unauthorized where the key was revoked meanwhile.
+    """
+    try:
+        if len(parsed.usages) == 1 and not parsed.rejected:
+            return _singles.submit(caller, parsed.usages[0])
+        return ingest(
+            caller, parsed.usages, parsed.rejected, at=clock.wall(), indexes=parsed.indexes
+        )
+    except KeyRevoked as error:
+        forget_keys()
+        raise Unauthorized("this key was revoked; ask the operator for a new one") from error
 
 
 def answer(ingested: Ingested) -> dict[str, Any]:
@@ -134,11 +143,7 @@ def respond(meta: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
     """The body of the 200 to a POST with these headers and body. Raises what refuses it."""
     caller = _caller(meta)
     parsed = parsing.parse_native(parsing.unpack(read(), meta.get("HTTP_CONTENT_ENCODING", "")))
-    try:
-        ingested = charge(caller, parsed)
-    except KeyRevoked as error:
-        forget_keys()
-        raise Unauthorized("this key was revoked; ask the operator for a new one") from error
+    ingested = charge(caller, parsed)
     if parsed.single and ingested.rejected and ingested.rejected[0].cause == "conflict":
         raise Conflict(ingested.rejected[0].detail)
     return msgspec.json.encode(answer(ingested))
