@@ -25,7 +25,7 @@ from typing import Self
 from config import embedded
 
 BASE = Path(__file__).resolve().parent.parent
-READY_TIMEOUT = 60.0
+READY_TIMEOUT = 180.0
 # How long a child may take to finish what it is doing.
 STOP_TIMEOUT = 10.0
 LONGEST_PAUSE = 30.0
@@ -110,7 +110,7 @@ class Platform:
     def __post_init__(self) -> None:
         self.data = self.data.resolve()
         self._stopping = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._keepers: list[threading.Thread] = []
         self._lock = -1
         self._attached = False
 
@@ -157,8 +157,12 @@ class Platform:
             for child in self.children:
                 follower = (child.name, child.log, child.log.stat().st_size)
                 threading.Thread(target=self._follow, args=follower, daemon=True).start()
-        self._keeper = threading.Thread(target=self._keep, name="keeper")
-        self._keeper.start()
+        # Apart: a recovery may take minutes, in which the web server has to answer.
+        self._keepers = [threading.Thread(target=self._keep, name="keeper")]
+        if self._attached:
+            self._keepers.append(threading.Thread(target=self._keep_services, name="services"))
+        for keeper in self._keepers:
+            keeper.start()
 
     def wait_ready(self, timeout: float = READY_TIMEOUT) -> None:
         """Returns when the web server answers. Raises PlatformError where it does not."""
@@ -187,9 +191,9 @@ class Platform:
     def stop(self) -> None:
         """Stops web, beat and worker in this order, then leaves the services. Once is enough."""
         self._stopping.set()
-        if self._keeper:
-            self._keeper.join()
-            self._keeper = None
+        for keeper in self._keepers:
+            keeper.join()
+        self._keepers = []
         if self._attached:
             embedded.detach(self.data)
             self._attached = False
@@ -231,7 +235,7 @@ class Platform:
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while any(_lives(pid) for pid in left) and time.monotonic() < deadline:
             time.sleep(0.02)
 
@@ -329,8 +333,6 @@ class Platform:
             while not self._stopping.wait(0.2):
                 for child in self.children:
                     self._tend(child)
-                if self._attached:
-                    self._tend_services()
         finally:
             for child in self.children:
                 child.stop()
@@ -352,12 +354,13 @@ class Platform:
             child.pause = min(child.pause * 2, LONGEST_PAUSE)
             child.start(self.environment)
 
-    def _tend_services(self) -> None:
-        try:
-            for name in embedded.revive(self.data):
-                _say(f"{name} had ended and was started again")
-        except (embedded.EmbeddedError, OSError) as error:
-            _say(f"{error}")
+    def _keep_services(self) -> None:
+        while not self._stopping.wait(0.2):
+            try:
+                for name in embedded.revive(self.data):
+                    _say(f"{name} had ended and was started again")
+            except (embedded.EmbeddedError, OSError) as error:
+                _say(f"{error}")
 
     def _answers(self) -> bool:
         connection = http.client.HTTPConnection(self._reached.strip("[]"), self.port, timeout=10)

@@ -36,7 +36,7 @@ class Sender:
         assert self.process.stdin
         assert self.process.stdout
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(200)
         self.process.stdout.close()
 
     def send(self, key: str, *bodies: Any, path: str = "usage-records") -> list[Any]:

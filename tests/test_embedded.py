@@ -55,7 +55,7 @@ def url_of(process: subprocess.Popen[str]) -> str:
 
 
 def leave(process: subprocess.Popen[str]) -> None:
-    process.communicate(timeout=60)
+    process.communicate(timeout=200)
     assert process.returncode == 0
 
 
@@ -102,7 +102,7 @@ def test_both_work_and_come_back_with_their_data(data: Path) -> None:
     services = embedded.attach(data)
     assert ask(services.database_url, "SELECT count(*) FROM pg_extension") == [(3,)]
     with Connection(services.broker_url) as connection:
-        assert connection.SimpleQueue("kept").get(timeout=5).payload == {"n": 1}
+        assert connection.SimpleQueue("kept").get(timeout=100).payload == {"n": 1}
     embedded.detach(data)
 
 

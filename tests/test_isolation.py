@@ -14,6 +14,7 @@ from metering import rollups
 from metering.models import QuarantinedRecord
 from subscriptions import lifecycle
 from subscriptions.models import Operator
+from tests import adapter_fixtures as sent
 from tests.asking import reserve
 from tests.factories import (
     NOW,
@@ -127,8 +128,20 @@ RESERVING = {
     ("POST", "/api/v1/reservations/{name}/commit"),
     ("POST", "/api/v1/reservations/{name}/release"),
 }
+EVENTS = {
+    ("POST", "/api/v1/events"),
+    ("POST", "/api/v1/events/batch"),
+    ("POST", "/v1/billing/meter_events"),
+    ("POST", "/v2/billing/meter_events"),
+    ("POST", "/v1/events/ingest"),
+    ("POST", "/v1/track"),
+    ("POST", "/v1/traces"),
+    ("POST", "/v1/logs"),
+}
 ELSEWHERE = {
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
+    ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
+    *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
     *RESERVING,  # test_another_operators_gateway_reaches_no_reservation_…
 }
@@ -324,6 +337,37 @@ def test_another_operators_gateway_reaches_no_reservation_of_ours(
     make_subscriber(ours)
     assert reserve(gateway, "ask-1")["cause"] == "no_plan"
     unchanged()
+
+
+def lago_event(name: str) -> dict[str, Any]:
+    return {
+        "event": sent.lago(name, external_subscription_id="user-s-1", timestamp=NOW.timestamp())
+    }
+
+
+def test_another_operators_gateway_charges_nobody_here_in_another_senders_format(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    gateway = Gateway(ours, name="ours")
+
+    answer = call(gateway.client, ("POST", ""), "/api/v1/events", lago_event("t-1"))
+
+    assert answer.status_code == 200
+    assert answer["Usage-Rejected"] == "0=unknown_subject"
+    unchanged()
+
+
+def test_another_operators_suspected_repeats_are_not_listed(theirs: Theirs, ours: Operator) -> None:
+    for name in ("t-1", "t-2"):
+        event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
+        call(theirs.gateway.client, ("POST", ""), "/api/v1/events", event)
+
+    listed = [
+        len(api.get("/api/v1/suspected-repeats").json()["items"])
+        for api in (theirs.api, client_for(make_key(ours)))
+    ]
+
+    assert listed == [1, 0]
 
 
 def test_two_operators_that_use_the_same_names_keep_apart(theirs: Theirs, ours: Operator) -> None:

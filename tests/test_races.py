@@ -118,7 +118,7 @@ def at_once(*calls: Callable[[], Result]) -> list[Result]:
     def run(call: Callable[[], Result]) -> Result:
         try:
             connection.ensure_connection()
-            gate.wait(30)
+            gate.wait(200)
             return call()
         finally:
             connections.close_all()
@@ -401,8 +401,9 @@ def test_single_records_of_sixteen_threads_each_get_their_own_answer(
 class Race:
     """Usage of one subject, sent by this and another process until the change has happened often.
 
-    Only times that the clock had passed when they were sent, unless `ahead` says otherwise: then
-    all is settled that can matter to them.
+    Changes go on only as usage is answered: whoever is faster, they meet. Usage is only of times
+    that the clock had passed when it was sent, unless `ahead` says otherwise: then all is settled
+    that can matter to it.
     """
 
     ahead = dt.timedelta(0)
@@ -414,6 +415,7 @@ class Race:
         self.ended = threading.Event()
         self._numbers = itertools.count(1)
         self._guard = threading.Lock()
+        self._answered = threading.Event()
         self.now = clock.now(operator)
 
     def move_clock(self, by: dt.timedelta = MINUTE) -> None:
@@ -442,7 +444,9 @@ class Race:
         def changes() -> None:
             try:
                 for nr in range(rounds):
+                    self._answered.clear()
                     change(nr)
+                    assert self._answered.wait(200), "usage ended before the changes"
             finally:
                 self.ended.set()
 
@@ -467,6 +471,7 @@ class Race:
     def _keep(self, answers: list[Any]) -> None:
         with self._guard:
             self.answers += answers
+        self._answered.set()
 
 
 @pytest.fixture
@@ -590,7 +595,7 @@ def test_usage_while_the_clock_passes_the_months_end_and_the_grace(
     race: Race, operator: Operator
 ) -> None:
     subscriber = make_subscriber(operator)
-    subscribe(subscriber, make_plan(operator, allowance=3000 * T, rollover="one_cycle"))
+    subscribe(subscriber, make_plan(operator, allowance=100_000 * T, rollover="one_cycle"))
     race.move_clock(local(2026, 6, 30, 20) - race.now)
 
     def change(nr: int) -> None:

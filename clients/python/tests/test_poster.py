@@ -39,7 +39,7 @@ def test_a_batch_whose_answer_was_lost_counts_as_duplicates() -> None:
 
 def test_it_gives_up_where_nobody_answers() -> None:
     url = f"http://127.0.0.1:{port_of_nobody()}"
-    with Poster(url, "tbg_key", patience=0.3) as poster, pytest.raises(Unavailable, match=url):
+    with Poster(url, "tbg_key", patience=2) as poster, pytest.raises(Unavailable, match=url):
         poster.post(batches(3))
 
     assert poster.posted.records == 0
