@@ -114,8 +114,6 @@ def open_letter(body: bytes, content_type: str) -> Letter:
     text = text_of(body)
     if not text.startswith((b"{", b"[")):
         raise Malformed("send a JSON object, an array of them, or one a line (NDJSON)")
-    if cloud_event and text.startswith(b"[") and not any(sign in text for sign in _DOUBTS):
-        return Letter(openmeter.FORMAT, text)
     return reading(text, lambda text: _open(text, cloud_event=cloud_event))
 
 
@@ -184,19 +182,6 @@ def _dump(whole: object) -> bytes:
 
 # Top-level keys -----------------------------------------------------------------------------------
 
-# A batch of CloudEvents with none of these in it has no other format's keys: nobody need look.
-_DOUBTS = (
-    *(
-        b'"call_type"',
-        b'"event"',
-        b'"events"',
-        b'"ai"',
-        b'"ai_log"',
-        b'"llm_summary"',
-        b'"response"',
-    ),
-    b"\\u",  # a letter of a key may be written so
-)
 Maybe = msgspec.Raw | msgspec.UnsetType
 
 

@@ -50,8 +50,6 @@ def read_array(format: Format, text: bytes, arrival: Arrival) -> Parsed:
                 return Parsed(usages, range(len(usages)), [])
         except (msgspec.ValidationError, Unfit):
             pass  # Rare: what was sent is wanted then, and the array is taken apart for it.
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise Malformed(f"the body is not JSON: {error}") from error
     return read(format, split(text), arrival)
 
 
