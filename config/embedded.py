@@ -399,7 +399,7 @@ class Postgres(Server):
             "unix_socket_directories": f'"{self.sockets}"',
             "unix_socket_permissions": "0700",
             "max_connections": "200",
-            "shared_buffers": f"{min(max(_memory() // 8, GIB // 8), 2 * GIB) // 1024**2}MB",
+            "shared_buffers": f"{min(max(_memory() // 4, GIB // 8), 4 * GIB) // 1024**2}MB",
             "max_locks_per_transaction": "256",
             "jit": "off",
             "random_page_cost": "1.1",
