@@ -15,6 +15,7 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
+from metering import windows
 from metering.context import Caller
 from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
@@ -22,7 +23,7 @@ from metering.weighing import Cards, Weight, cards_of
 from subscriptions import accounts, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
 from subscriptions.errors import Conflict, DomainError, Invalid
-from subscriptions.reservations import Ask, NameTaken, Verdict
+from subscriptions.reservations import Ask, NameTaken, Room, Rooms, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
 
 # What a request is taken to use where the gateway does not say: about the middle of real traffic.
@@ -134,8 +135,13 @@ def _reserve(
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
         at=terms.at,
+        rooms=_rooms(caller, terms),
         render=_Renderer(terms.at),
     )
+
+
+def _rooms(caller: Caller, terms: Terms) -> Rooms:
+    return functools.partial(windows.room_of, caller.operator_id, at=terms.at, zone=terms.zone)
 
 
 def present(
@@ -240,9 +246,21 @@ class _Renderer:
             answer["cause"] = verdict.cause
         if verdict.final:
             answer["final"] = True
+        if verdict.limit is not None:
+            answer["limit"] = wire_limit(verdict.limit)
         if verdict.decision == reservations.DEGRADE:
             answer["degrade_to"] = _degrade_to(ask)
         return answer
+
+
+def wire_limit(room: Room) -> dict[str, Any]:
+    """The window that refused, as it travels."""
+    return {
+        "per": room.per,
+        "kind": "sliding" if room.sliding else "fixed",
+        "left": to_wire(max(0, room.left)),
+        "resets_at": None if room.resets_at is None else wire_time(room.resets_at),
+    }
 
 
 def _degrade_to(ask: Ask) -> dict[str, Any]:
@@ -272,6 +290,8 @@ class Permission(NamedTuple):
     available: int
     top_up_url: str
     degrade_to: dict[str, Any] | None = None
+    limit: Room | None = None
+    retry_after: int | None = None  # seconds
 
     @property
     def status(self) -> int:
@@ -305,8 +325,16 @@ def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Pe
         account.sources,
         at=terms.at,
         promised=lambda: reservations.promised_to(pgarrays.cursor(), account.subscriber_id),
+        room=_rooms(caller, terms)(account.subscriber_id, account.period),
     )
     if verdict.decision == reservations.DENY:
-        return refuse(cause=verdict.cause)
+        limit = verdict.limit
+        wait = _seconds(limit.resets_at - terms.at) if limit and limit.resets_at else None
+        return refuse(cause=verdict.cause, limit=limit, retry_after=wait)
     degrade_to = _degrade_to(ask) if verdict.decision == reservations.DEGRADE else None
     return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, degrade_to)
+
+
+def _seconds(wait: dt.timedelta) -> int:
+    """Whole seconds, rounded up."""
+    return -(-wait // dt.timedelta(seconds=1))

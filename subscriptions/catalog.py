@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from django.db import transaction
@@ -21,9 +21,11 @@ from subscriptions.models import (
     Operator,
     Plan,
     PlanComponent,
+    PlanWindow,
     RateCard,
     RateCardWeight,
 )
+from subscriptions.policies import Window, windows_of
 
 
 class UnknownPlan(Invalid):
@@ -83,6 +85,7 @@ class PlanTerms:
     degrade_tokens_per_minute: int | None = None
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @transaction.atomic
@@ -96,6 +99,7 @@ def publish_plan(
     _check_terms(operator, terms)
     _lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
+    terms = replace(terms, windows=tuple(sorted(terms.windows)))
     if newest is not None and terms_of(newest) == terms:
         return newest, False
     if not RateCard.objects.filter(operator=operator, code=terms.rate_card).exists():
@@ -133,6 +137,10 @@ def publish_plan(
         )
         for position, component in enumerate(terms.components)
     )
+    PlanWindow.objects.bulk_create(
+        PlanWindow(plan=plan, per=window.per, sliding=window.sliding, units=window.units)
+        for window in terms.windows
+    )
     return plan, True
 
 
@@ -148,6 +156,10 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
+    if len({(window.per, window.sliding) for window in terms.windows}) < len(terms.windows):
+        raise Invalid("a window of a kind stands in `windows` more than once")
+    if any(window.sliding and window.per != PlanWindow.Per.FIVE_HOURS for window in terms.windows):
+        raise Invalid("only a window of 5h may slide")
     if terms.components:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
@@ -184,6 +196,7 @@ def terms_of(plan: Plan) -> PlanTerms:
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)
             for c in sorted(plan.components.all(), key=lambda c: c.position)
         ),
+        windows=windows_of(plan),
     )
 
 
@@ -193,7 +206,7 @@ def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
         Plan.objects.filter(operator_id=operator_id, code__in=set(codes))
         .order_by("code", "-version")
         .distinct("code")
-        .prefetch_related("components")
+        .prefetch_related("components", "windows")
     )
     return {plan.code: plan for plan in plans}
 

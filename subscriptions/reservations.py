@@ -13,7 +13,7 @@ import datetime as dt
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -67,11 +67,26 @@ class Ask:
     refused: str = ""
 
 
+class Room(NamedTuple):
+    """What the fullest window of a plan has left (below nothing where usage went past it), and
+    when that begins anew; one that slides never does at once."""
+
+    left: int
+    per: str
+    sliding: bool
+    resets_at: dt.datetime | None
+
+
+# Of a subscriber in a period; None without windows. To be asked under its locks, or for a guess.
+Rooms = Callable[[int, Period], Room | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the books say to an ask; `holds` maps buckets to units, `promised` are packs' units.
 
-    `final`: less was granted than wanted, for that is all there is.
+    `final`: less was granted than wanted, for that is all there is. `limit` is the window that
+    refused it.
     """
 
     decision: str  # allow, degrade, deny
@@ -80,6 +95,7 @@ class Verdict:
     promised: int = 0
     available: int = 0
     final: bool = False
+    limit: Room | None = None
 
     @property
     def held(self) -> int:
@@ -94,29 +110,38 @@ ALLOW, DEGRADE, DENY = "allow", "degrade", "deny"
 
 
 def decide(
-    ask: Ask, sources: Sequence[Source], *, at: dt.datetime, promised: Callable[[], int]
+    ask: Ask,
+    sources: Sequence[Source],
+    *,
+    at: dt.datetime,
+    promised: Callable[[], int],
+    room: Room | None,
 ) -> Verdict:
     """What the live buckets and the plan allow. Pure; `promised` says what packs are spoken for.
 
-    All that is wanted is held, or as much as there is if that is enough for the ask. Beyond the
-    prepaid buckets the plan decides: metered usage holds its overage bucket, packs are promised
-    as far as the caps let them be bought, a plan that degrades allows what it names instead.
+    All that is wanted is held, or as much as there is if that is enough for the ask, and as the
+    plan's windows have `room` for. Beyond the prepaid buckets the plan decides: metered usage
+    holds its overage bucket, packs are promised as far as the caps let them be bought, a plan that
+    degrades allows what it names instead.
     """
     assert ask.period is not None
     policy = ask.period.policy
-    holds = _take(sources, ask.units, at=at, period=ask.period)
+    most = ask.units if room is None else min(ask.units, max(0, room.left))
+    if most < ask.least:
+        return Verdict(DENY, "rate_limited", limit=room)
+    holds = _take(sources, most, at=at, period=ask.period)
     held = sum(holds.values())
     packs = 0
-    if held < ask.units and policy is not None and policy.on_exhaustion == "blocks":
-        room = _room_for_packs(sources, ask.period)
-        short = ask.units - held
-        packs = short if room is None else max(0, min(short, room - promised()))
+    if held < most and policy is not None and policy.on_exhaustion == "blocks":
+        packs_left = _room_for_packs(sources, ask.period)
+        short = most - held
+        packs = short if packs_left is None else max(0, min(short, packs_left - promised()))
     if held + packs >= ask.least:
         final = held + packs < ask.units
         return Verdict(ALLOW, holds=holds, promised=packs, final=final)
     if policy is not None and policy.on_exhaustion == "degrade":
         if ask.cheaper is not None:
-            holds = _take(sources, min(ask.units, ask.cheaper), at=at, period=ask.period)
+            holds = _take(sources, min(most, ask.cheaper), at=at, period=ask.period)
         return Verdict(DEGRADE, "exhausted", holds=holds)
     if policy is None:
         return Verdict(DENY, "no_plan")
@@ -215,26 +240,33 @@ def reserve(
     operator_id: int,
     gateway_id: int,
     at: dt.datetime,
+    rooms: Rooms,
     render: Render,
 ) -> dict[str, dict[str, Any]]:
     """Decide asks of different ids, hold what they get, and keep each answer; by id.
 
-    `render` makes the answer that a retry will get too. One transaction a shard. Raises NameTaken,
-    after which some of the asks may be answered and some not.
+    `rooms` is asked under the locks for what the plan's windows have left, `render` makes the
+    answer that a retry will get too. One transaction a shard. Raises NameTaken, after which some
+    of the asks may be answered and some not.
     """
     answers: dict[str, dict[str, Any]] = {}
     ordered = sorted(asks, key=lambda ask: shard_of(ask.subscriber_id or 0))
     for _, group in groupby(ordered, key=lambda ask: shard_of(ask.subscriber_id or 0)):
         with transaction.atomic():
-            answers |= _reserve(list(group), operator_id, gateway_id, at, render)
+            answers |= _reserve(list(group), operator_id, gateway_id, at, rooms, render)
     return answers
 
 
 def _reserve(
-    asks: list[Ask], operator_id: int, gateway_id: int, at: dt.datetime, render: Render
+    asks: list[Ask],
+    operator_id: int,
+    gateway_id: int,
+    at: dt.datetime,
+    rooms: Rooms,
+    render: Render,
 ) -> dict[str, dict[str, Any]]:
     cursor = pgarrays.cursor()
-    books = _Books(cursor, asks, at)
+    books = Books(cursor, asks, at, rooms)
     judged = [(ask, books.judge(ask)) for ask in asks]
     answers = {ask.name: render(ask, verdict) for ask, verdict in judged}
     cursor.execute(
@@ -268,15 +300,17 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-class _Books:
+class Books:
     """The locked buckets of a batch of asks, as one ask after the other takes from them."""
 
-    def __init__(self, cursor: Cursor, asks: Sequence[Ask], at: dt.datetime) -> None:
+    def __init__(self, cursor: Cursor, asks: Sequence[Ask], at: dt.datetime, rooms: Rooms) -> None:
         self.taken: dict[tuple[int, int], int] = defaultdict(int)
         self._cursor = cursor
         self._at = at
+        self._rooms = rooms
         self._sources: dict[int, list[Source]] = {}
         self._promised: dict[int, int] = {}
+        self._granted: dict[int, int] = defaultdict(int)
         subscribers = {ask.subscriber_id for ask in asks if ask.subscriber_id is not None}
         buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
         if buyers:
@@ -292,23 +326,20 @@ class _Books:
         """Decide one ask, and take what it gets."""
         subscriber_id = ask.subscriber_id or 0
         sources = self._sources.get(subscriber_id, [])
-        if ask.refused:
+        if ask.refused or ask.period is None:
             return Verdict(DENY, ask.refused, available=available(sources))
         promised = functools.partial(self._promised_to, subscriber_id)
-        verdict = decide(ask, sources, at=self._at, promised=promised)
+        room = self._rooms(subscriber_id, ask.period)
+        if room is not None:
+            room = room._replace(left=room.left - self._granted[subscriber_id])
+        verdict = decide(ask, sources, at=self._at, promised=promised, room=room)
         for bucket_id, units in verdict.holds.items():
             self.taken[subscriber_id, bucket_id] += units
         if verdict.promised:
             self._promised[subscriber_id] = promised() + verdict.promised
+        self._granted[subscriber_id] += verdict.granted
         self._sources[subscriber_id] = left = list(_without(sources, verdict.holds))
-        return Verdict(
-            verdict.decision,
-            verdict.cause,
-            verdict.holds,
-            verdict.promised,
-            available(left),
-            verdict.final,
-        )
+        return replace(verdict, available=available(left))
 
     def _promised_to(self, subscriber_id: int) -> int:
         if subscriber_id not in self._promised:

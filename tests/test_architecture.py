@@ -137,6 +137,7 @@ WRITERS = {
     "subscriptions/catalog.py": {
         "plan",
         "plancomponent",
+        "planwindow",
         "booster",
         "ratecard",
         "ratecardweight",

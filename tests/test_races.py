@@ -20,6 +20,7 @@ from django.db import connection, connections
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
+from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
 from tests.factories import (
     NOW,
@@ -735,6 +736,33 @@ def test_two_hundred_reservations_at_once_never_grant_more_than_there_is(
     assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"exhausted"}
     [bucket] = buckets_of(subscriber, "allowance")
     assert bucket.reserved == 990 * T
+
+
+def test_reservations_at_once_never_grant_more_than_a_window_has_left(
+    operator: Operator, senders: list[Sender]
+) -> None:
+    make_rate_card(operator)
+    limits = (Window("day", 1000 * T), Window("5h", 2000 * T, sliding=True))
+    subscribe(make_subscriber(operator), make_plan(operator, windows=limits))
+    gateways = [Gateway(operator, name=f"g-{n}") for n in range(22)]
+
+    def here(nr: int) -> list[Any]:
+        made = [reserve(gateways[nr], f"a-{n}", units="30") for n in range(3)]
+        for n, answer in enumerate(made):
+            if answer["decision"] == "allow":
+                commit(gateways[nr], f"a-{n}", input_tokens=30, output_tokens=0)
+        return made
+
+    def there(nr: int) -> list[Any]:
+        asks = [asked(f"a-{n}", units="30") for n in range(10)]
+        return senders[nr].send(gateways[20 + nr].key, *asks, path="reservations")
+
+    answers = flat(
+        at_once(*(partial(here, n) for n in range(20)), *(partial(there, n) for n in range(2)))
+    )
+
+    assert sum(float(a["granted"]) for a in answers) == 990
+    assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"rate_limited"}
 
 
 def test_the_same_ask_from_several_threads_and_processes_is_one(

@@ -34,6 +34,7 @@ _SAYS = {
     "capped": "the plan's cap on overage is reached; top up, or wait for the next period",
     "suspended": "the line is suspended; settle what is owed",
     "frozen": "the line is frozen to protect it; ask the operator",
+    "rate_limited": "a limit of the plan is reached for now; wait, or ask for less",
     "unknown_subject": "no subscriber is called that; name it in X-Subject",
     "unknown_model": "the plan's rate card has no weight for this model",
 }
@@ -123,5 +124,9 @@ def _refusal(permission: Permission, status: int) -> HttpResponse:
     more: dict[str, Any] = {"available": to_wire(permission.available)}
     if permission.top_up_url:
         more["top_up_url"] = headers["X-Top-Up-Url"] = permission.top_up_url
+    if permission.limit is not None:
+        more["limit"] = asking.wire_limit(permission.limit)
+    if permission.retry_after is not None:
+        headers["Retry-After"] = str(permission.retry_after)
     detail = _SAYS[permission.cause]
     return Problem(status, permission.cause, detail, headers=headers, more=more).response()

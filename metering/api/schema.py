@@ -140,6 +140,17 @@ _DEGRADE_TO = {
         "tokens_per_minute": {"type": ["integer", "null"]},
     },
 }
+_LIMIT = {
+    "type": "object",
+    "description": "the window of the plan that refused",
+    "required": ["per", "kind", "left", "resets_at"],
+    "properties": {
+        "per": {"type": "string", "enum": ["5h", "day", "week", "month"]},
+        "kind": {"type": "string", "enum": ["fixed", "sliding"]},
+        "left": _UNITS,
+        "resets_at": {**_TIME, "type": ["string", "null"]},
+    },
+}
 _ASKED = {
     "type": "object",
     "required": ["id", "decision", "granted", "expires_at", "available"],
@@ -152,6 +163,7 @@ _ASKED = {
         "available": {**_UNITS, "description": "what the prepaid buckets have left beside"},
         "final": {"type": "boolean", "description": "less than was wanted: there is no more"},
         "degrade_to": _DEGRADE_TO,
+        "limit": _LIMIT,
     },
 }
 RESERVE: dict[str, Any] = {

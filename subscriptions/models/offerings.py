@@ -193,6 +193,41 @@ class PlanComponent(models.Model):
         return self.name
 
 
+class PlanWindow(models.Model):
+    """At most so many units in each stretch of time: asked beside the balance, all at once.
+
+    `5h` runs from the period's start on, or `sliding`, over the five hours up to now; a day, a week
+    (from Monday) and a month are those of the operator's zone.
+    """
+
+    class Per(models.TextChoices):
+        FIVE_HOURS = "5h"
+        DAY = "day"
+        WEEK = "week"
+        MONTH = "month"
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="windows")
+    per = models.CharField(max_length=5, choices=Per.choices)
+    sliding = models.BooleanField(default=False)
+    units = units_field()
+
+    objects: models.Manager[PlanWindow]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["plan", "per", "sliding"], name="plan_window_of_a_kind_once"
+            ),
+            models.CheckConstraint(
+                name="plan_window_sane",
+                condition=Q(units__gte=0) & (Q(sliding=False) | Q(per="5h")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.per
+
+
 class Booster(models.Model):
     """One version of a top-up of units: bought once, burnt after the allowance."""
 
