@@ -165,6 +165,10 @@ CELERY_BEAT_SCHEDULE = {
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
 
+# Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
+RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
+RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
+
 LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,

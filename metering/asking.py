@@ -10,12 +10,13 @@ import datetime as dt
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from metering import windows
+from metering import rate_limits, windows
 from metering.context import Caller
 from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
@@ -131,12 +132,46 @@ def _reserve(
         for (request, fingerprint), account in zip(requests, found, strict=True)
     ]
     return reservations.reserve(
-        asks,
+        _within_rates(asks, [_tokens(request) for request, _ in requests], terms.at),
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
         at=terms.at,
         rooms=_rooms(caller, terms),
         render=_Renderer(terms.at),
+    )
+
+
+def _within_rates(asks: Sequence[Ask], tokens: Sequence[int], at: dt.datetime) -> list[Ask]:
+    """The asks, counted by their plans' rate limits, refused where one is reached."""
+    limited = [
+        (nr, rate_limits.Ask(ask.subscriber_id, ask.period.policy, tokens[nr]))
+        for nr, ask in enumerate(asks)
+        if not ask.refused
+        and ask.subscriber_id is not None
+        and ask.period is not None
+        and ask.period.policy is not None
+        and rate_limits.applies(ask.period.policy)
+    ]
+    counted = list(asks)
+    refusals = rate_limits.take([rated for _, rated in limited], at=at)
+    for (nr, rated), refusal in zip(limited, refusals, strict=True):
+        if refusal is not None:
+            room = _rate_room(refusal, at)
+            counted[nr] = replace(asks[nr], refused="rate_limited", limit=room)
+        elif rated.policy.tokens_per_minute is not None:
+            counted[nr] = replace(asks[nr], rated_tokens=rated.tokens)
+    return counted
+
+
+def _rate_room(refusal: rate_limits.Refusal, at: dt.datetime) -> Room:
+    return Room(0, "minute", refusal.what, at + dt.timedelta(seconds=refusal.seconds))
+
+
+def _tokens(request: Request) -> int:
+    """What a request is taken to use, in tokens of any class."""
+    given, most = request.input_tokens, request.max_output_tokens
+    return (DEFAULT_INPUT_TOKENS if given is None else given) + (
+        DEFAULT_OUTPUT_TOKENS if most is None else most
     )
 
 
@@ -254,10 +289,10 @@ class _Renderer:
 
 
 def wire_limit(room: Room) -> dict[str, Any]:
-    """The window that refused, as it travels."""
+    """The limit that refused, as it travels."""
     return {
         "per": room.per,
-        "kind": "sliding" if room.sliding else "fixed",
+        "kind": room.kind,
         "left": to_wire(max(0, room.left)),
         "resets_at": None if room.resets_at is None else wire_time(room.resets_at),
     }
@@ -319,6 +354,13 @@ def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Pe
         if weight is None:
             return refuse(cause="unknown_model")
         least = min(1, sum(weight[1:]))
+    policy = account.period.policy
+    if policy is not None and rate_limits.applies(policy):
+        rated = rate_limits.Ask(account.subscriber_id, policy, 0)
+        [refusal] = rate_limits.take([rated], at=terms.at)
+        if refusal is not None:
+            room = _rate_room(refusal, terms.at)
+            return refuse(cause="rate_limited", limit=room, retry_after=refusal.seconds)
     ask = Ask("", "", 0, account.subscriber_id, account.period, least, least)
     verdict = reservations.decide(
         ask,

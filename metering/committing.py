@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from metering import rate_limits
 from metering.context import Caller
 from metering.ingest import Ingested, KeyRevoked, Weighed, ingest
 from metering.parsing import Malformed, Rejected, Usage, parse_native
@@ -22,7 +23,7 @@ from metering.quarantine import Rejection
 from subscriptions import accounts, buckets, reservations
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Reservation
-from subscriptions.reservations import Commit, Settled
+from subscriptions.reservations import Commit, Held, Settled
 from subscriptions.units import to_wire
 
 State = Reservation.State
@@ -87,8 +88,15 @@ def release(caller: Caller, name: str, *, wall: dt.datetime) -> dict[str, Any]:
     at = accounts.now(caller.operator_id, caller.key_id, wall=wall)
     if at is None:
         raise KeyRevoked
-    state, freed = reservations.release(caller.gateway_id, name, at=at)
+    state, freed, held = reservations.release(caller.gateway_id, name, at=at)
+    if held is not None and held.rated_tokens:
+        rate_limits.correct([_correction(held, 0)])
     return {"id": name, "state": State(state).name.lower(), "released": to_wire(freed)}
+
+
+def _correction(held: Held, tokens: int) -> rate_limits.Correction:
+    more = tokens - held.rated_tokens
+    return rate_limits.Correction(held.subscriber_id, held.created_at, more)
 
 
 def _answer_known(caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]) -> list[int]:
@@ -144,6 +152,7 @@ def _charge(
     settlement = _Settlement(caller, orders, indexes)
     done = ingest(caller, usages, refused, at=wall, indexes=indexes, before_draw=settlement.settle)
     answers |= settlement.answers
+    rate_limits.correct(settlement.corrections)
     for rejection in done.rejected:
         answers[rejection.index] = _refusal(
             orders[rejection.index].name, settlement.states, rejection, done
@@ -189,7 +198,7 @@ class _Settlement:
     """The hook of one charge; called again where it is attempted again.
 
     `answers` are those of what was charged, by place among the orders; `states` the reservations'
-    before that.
+    before that; `corrections` what their rate limits counted wrong.
     """
 
     def __init__(self, caller: Caller, orders: Sequence[Order], indexes: Sequence[int]) -> None:
@@ -199,6 +208,11 @@ class _Settlement:
         self._look_first = False
         self.answers: dict[int, Answer] = {}
         self.states: dict[str, int] = {}
+        self._corrections: dict[int, rate_limits.Correction] = {}
+
+    @property
+    def corrections(self) -> list[rate_limits.Correction]:
+        return list(self._corrections.values())
 
     def settle(self, weighed: Weighed) -> None:
         """Free what is held for what is about to be drawn. Raises Settled, _Misplaced, Raced."""
@@ -227,6 +241,9 @@ class _Settlement:
                 self.answers[nr] = render(False, 0)
             else:
                 commits[nr] = Commit(one[:3], _fingerprint(record), units, render)
+                if one.rated_tokens and one.state == State.OPEN:
+                    tokens = record.input_tokens + record.output_tokens
+                    self._corrections[nr] = _correction(one, tokens)
         if not commits:
             return
         try:

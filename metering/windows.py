@@ -66,7 +66,7 @@ def room_of(
         operator_id, subscriber_id, [(since, until or _NEVER) for since, until in spans], zone
     )
     rooms = [
-        Room(window.units - units, window.per, window.sliding, until)
+        Room(window.units - units, window.per, "sliding" if window.sliding else "fixed", until)
         for window, units, (_, until) in zip(policy.windows, used, spans, strict=True)
     ]
     return min(rooms, key=lambda room: room.left)

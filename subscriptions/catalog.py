@@ -83,6 +83,9 @@ class PlanTerms:
     cap_units: int | None = None
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    limits_fail_closed: bool = False
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
@@ -124,6 +127,9 @@ def publish_plan(
         cap_units=terms.cap_units,
         degrade_model=terms.degrade_model,
         degrade_tokens_per_minute=terms.degrade_tokens_per_minute,
+        requests_per_minute=terms.requests_per_minute,
+        tokens_per_minute=terms.tokens_per_minute,
+        limits_fail_closed=terms.limits_fail_closed,
         tax_rate=terms.tax_rate,
         created_at=at,
     )
@@ -191,6 +197,9 @@ def terms_of(plan: Plan) -> PlanTerms:
         cap_units=plan.cap_units,
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
+        requests_per_minute=plan.requests_per_minute,
+        tokens_per_minute=plan.tokens_per_minute,
+        limits_fail_closed=plan.limits_fail_closed,
         tax_rate=plan.tax_rate,
         components=tuple(
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)

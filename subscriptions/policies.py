@@ -40,6 +40,9 @@ class PlanPolicy:
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
     windows: tuple[Window, ...] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    limits_fail_closed: bool = False
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -65,6 +68,9 @@ def policy_from(plan: Plan) -> PlanPolicy:
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
         windows=windows_of(plan),
+        requests_per_minute=plan.requests_per_minute,
+        tokens_per_minute=plan.tokens_per_minute,
+        limits_fail_closed=plan.limits_fail_closed,
     )
 
 

@@ -52,7 +52,8 @@ class Ask:
 
     `units` are wanted, `least` is what has to be there: less is refused. `cheaper` is what the
     same would take under the model that the plan degrades to. `refused` is a cause that is known
-    already. `subscriber_id` is None where the subject is nobody's: that is such a cause.
+    already, with the `limit` that is reached. `subscriber_id` is None where the subject is
+    nobody's: that is such a cause. `rated_tokens` were counted by the plan's rate limit.
     """
 
     name: str
@@ -64,16 +65,21 @@ class Ask:
     least: int = 0
     cheaper: int | None = None
     slice_units: int | None = None
+    rated_tokens: int = 0
     refused: str = ""
+    limit: Room | None = None
 
 
 class Room(NamedTuple):
-    """What the fullest window of a plan has left (below nothing where usage went past it), and
-    when that begins anew; one that slides never does at once."""
+    """What the fullest limit of a plan has left (below nothing where usage went past it), and when
+    that begins anew; a window that slides never does at once.
+
+    `kind` is `fixed` or `sliding` for a window, `requests` or `tokens` for a rate.
+    """
 
     left: int
     per: str
-    sliding: bool
+    kind: str
     resets_at: dt.datetime | None
 
 
@@ -192,9 +198,10 @@ WHERE subscriber_id = %b AND state = 1
 _INSERT_SQL = f"""
 WITH g AS (
     SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
-                         %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[])
-        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, ttl,
-              answer)
+                         %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[],
+                         %b::text[])
+        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, rated,
+              ttl, answer)
 ), o AS (
     SELECT %b::bigint AS gateway_id, %b::bigint AS operator_id, %b::timestamptz AS at
 ), n AS (
@@ -208,10 +215,10 @@ WITH g AS (
 ), r AS (
     INSERT INTO subscriptions_reservation
         (subscriber_id, gateway_id, name, operator_id, state, holds, held, promised, slice_units,
-         ttl_seconds, created_at, expires_at, late)
+         rated_tokens, ttl_seconds, created_at, expires_at, late)
     SELECT g.subscriber_id, o.gateway_id, g.name, o.operator_id, g.state, g.holds::jsonb, g.held,
-           g.promised, nullif(g.slice_units, 0), g.ttl, o.at, o.at + g.ttl * interval '1 second',
-           false
+           g.promised, nullif(g.slice_units, 0), g.rated, g.ttl, o.at,
+           o.at + g.ttl * interval '1 second', false
     FROM o, g WHERE g.subscriber_id <> 0 ORDER BY g.subscriber_id, g.name
     ON CONFLICT DO NOTHING
 ), b AS ({buckets.RESERVE_SQL})
@@ -280,6 +287,7 @@ def _reserve(
             Int8s(verdict.held for _, verdict in judged),
             Int8s(verdict.promised for _, verdict in judged),
             Int8s(ask.slice_units or 0 for ask, _ in judged),
+            Int8s(ask.rated_tokens for ask, _ in judged),
             Int8s(ask.ttl for ask, _ in judged),
             Texts(_json(answers[ask.name]) for ask, _ in judged),
             Int8(gateway_id),
@@ -327,7 +335,7 @@ class Books:
         subscriber_id = ask.subscriber_id or 0
         sources = self._sources.get(subscriber_id, [])
         if ask.refused or ask.period is None:
-            return Verdict(DENY, ask.refused, available=available(sources))
+            return Verdict(DENY, ask.refused, available=available(sources), limit=ask.limit)
         promised = functools.partial(self._promised_to, subscriber_id)
         room = self._rooms(subscriber_id, ask.period)
         if room is not None:
@@ -373,6 +381,7 @@ class Held(NamedTuple):
     state: int
     holds: dict[str, int]
     held: int
+    rated_tokens: int
     created_at: dt.datetime
     expires_at: dt.datetime
 
@@ -397,7 +406,8 @@ LEFT JOIN subscriptions_reservation r
        ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
 """
 _LOCK_SQL = """
-SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.created_at, r.expires_at
+SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.rated_tokens,
+       r.created_at, r.expires_at
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
 JOIN subscriptions_reservation r
   ON r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
@@ -405,8 +415,8 @@ ORDER BY r.subscriber_id, r.gateway_id, r.name
 FOR NO KEY UPDATE OF r
 """
 _LOCK_NAMED_SQL = """
-SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.created_at,
-       r.expires_at
+SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.rated_tokens,
+       r.created_at, r.expires_at
 FROM unnest(%b::text[]) AS g (name)
 JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
 JOIN subscriptions_reservation r
@@ -459,8 +469,9 @@ def find(gateway_id: int, names: Sequence[str]) -> dict[str, Found]:
     return {name: Found(*columns) for name, *columns in cursor.fetchall()}
 
 
-def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int]:
-    """Give back what a reservation holds; answers its state then and what was given back.
+def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int, Held | None]:
+    """Give back what a reservation holds; answers its state then, what was given back, and the
+    reservation as it was where this released it.
 
     Again it is the same answer. One that is settled otherwise stays so, and gives back nothing.
     Raises NotFound.
@@ -469,14 +480,14 @@ def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int]:
     if found is None:
         raise NotFound("this gateway has no such reservation")
     if found.subscriber_id is None:
-        return State.DENIED, 0
+        return State.DENIED, 0, None
     with transaction.atomic():
         cursor = pgarrays.cursor()
         [held] = lock(cursor, [(found.subscriber_id, gateway_id, name)])
         if held.state == State.OPEN:
             _give_back(cursor, [held], State.RELEASED, at=at)
-            return State.RELEASED, held.held
-    return held.state, held.held if held.state == State.RELEASED else 0
+            return State.RELEASED, held.held, held
+    return held.state, held.held if held.state == State.RELEASED else 0, None
 
 
 def expire_due(operator_id: int, *, at: dt.datetime, limit: int = 1000) -> int:

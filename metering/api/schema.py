@@ -142,11 +142,11 @@ _DEGRADE_TO = {
 }
 _LIMIT = {
     "type": "object",
-    "description": "the window of the plan that refused",
+    "description": "the window or rate of the plan that refused",
     "required": ["per", "kind", "left", "resets_at"],
     "properties": {
-        "per": {"type": "string", "enum": ["5h", "day", "week", "month"]},
-        "kind": {"type": "string", "enum": ["fixed", "sliding"]},
+        "per": {"type": "string", "enum": ["minute", "5h", "day", "week", "month"]},
+        "kind": {"type": "string", "enum": ["fixed", "sliding", "requests", "tokens"]},
         "left": _UNITS,
         "resets_at": {**_TIME, "type": ["string", "null"]},
     },

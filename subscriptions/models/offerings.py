@@ -130,6 +130,11 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     # What a gateway that asks is told when the units are used up, where the plan degrades.
     degrade_model = models.CharField(max_length=256, blank=True, default="")
     degrade_tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    # How often and how much a subscriber may ask in a minute, and whether nobody may where that
+    # cannot be told.
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    limits_fail_closed = models.BooleanField(default=False)
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )

@@ -69,6 +69,7 @@ class Reservation(models.Model):
     held = units_field()
     promised = units_field()
     slice_units = units_field(null=True)
+    rated_tokens = models.BigIntegerField(default=0)  # counted by the plan's rate limit
     ttl_seconds = models.PositiveIntegerField()  # how long a hold lasts; a renewal lasts as long
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()
