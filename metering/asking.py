@@ -21,8 +21,9 @@ from metering.context import Caller
 from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
 from metering.weighing import Cards, Weight, cards_of
-from subscriptions import accounts, pgarrays, reservations
+from subscriptions import accounts, periods, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
+from subscriptions.buckets import Period
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.reservations import Ask, NameTaken, Room, Rooms, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
@@ -31,6 +32,8 @@ from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
 DEFAULT_INPUT_TOKENS = 1_024
 DEFAULT_OUTPUT_TOKENS = 1_024
 MAX_ID = 512
+# How much a slice holds where the gateway does not say.
+DEFAULT_SLICE = 100_000 * THOUSANDTHS
 DEFAULT_TTL = 600
 MAX_TTL = 86_400
 _ATTEMPTS = 20
@@ -46,6 +49,7 @@ class Request(msgspec.Struct, gc=False):
     max_output_tokens: Count | None = None
     units: Decimal | None = None
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_TTL)] = DEFAULT_TTL
+    slice: bool = False
 
 
 _request = msgspec.json.Decoder(Request, strict=False)
@@ -64,8 +68,8 @@ def parse(body: bytes) -> Request:
         raise Invalid("id cannot hold control characters: it has to fit into an address")
     if "\0" in request.subject or "\0" in request.model:
         raise Invalid("subject and model cannot hold a NUL character")
-    if request.units is not None:
-        _thousandths(request.units)
+    if request.units is not None and not _thousandths(request.units) and request.slice:
+        raise Invalid("a slice is more than nothing")
     return request
 
 
@@ -136,7 +140,7 @@ def _reserve(
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
         at=terms.at,
-        rooms=_rooms(caller, terms),
+        rooms=rooms_of(caller, terms),
         render=_Renderer(terms.at),
     )
 
@@ -168,14 +172,22 @@ def _rate_room(refusal: rate_limits.Refusal, at: dt.datetime) -> Room:
 
 
 def _tokens(request: Request) -> int:
-    """What a request is taken to use, in tokens of any class."""
+    """What a request is taken to use, in tokens of any class; of a slice nobody knows."""
+    if request.slice:
+        return 0
     given, most = request.input_tokens, request.max_output_tokens
     return (DEFAULT_INPUT_TOKENS if given is None else given) + (
         DEFAULT_OUTPUT_TOKENS if most is None else most
     )
 
 
-def _rooms(caller: Caller, terms: Terms) -> Rooms:
+def no_period(terms: Terms) -> Period:
+    """The calendar month of now, under no plan."""
+    month = periods.month_start(terms.at, terms.zone)
+    return Period(month, periods.end_of("calendar_month", month, 1, terms.zone))
+
+
+def rooms_of(caller: Caller, terms: Terms) -> Rooms:
     return functools.partial(windows.room_of, caller.operator_id, at=terms.at, zone=terms.zone)
 
 
@@ -210,7 +222,8 @@ def _ask(
     estimate = _estimate(request, weight) if weight is not None else _Estimate(0, 0)
     policy = account.period.policy
     cheaper = None
-    if policy is not None and policy.degrade_model and request.units is None:
+    whole = request.units is not None or request.slice
+    if policy is not None and policy.degrade_model and not whole:
         other = weight_of(account, policy.degrade_model, terms, cards)
         cheaper = _estimate(request, other).units if other is not None else None
     return Ask(
@@ -222,6 +235,8 @@ def _ask(
         estimate.units,
         estimate.least,
         cheaper,
+        estimate.units if request.slice else None,
+        request.subject if request.slice else "",
         refused=account.blocked or ("" if weight is not None else "unknown_model"),
     )
 
@@ -244,8 +259,10 @@ def _estimate(request: Request, weight: Weight) -> _Estimate:
     """All input as uncached, all output as plain: what is left over is freed by the commit.
 
     A number that the gateway gave has to be there whole. What was only assumed refuses nobody:
-    then it is enough that something is left beyond what was given.
+    then it is enough that something is left beyond what was given. Of a slice anything will do.
     """
+    if request.slice:
+        return _Estimate(DEFAULT_SLICE if request.units is None else from_decimal(request.units), 1)
     if request.units is not None:
         units = from_decimal(request.units)
         return _Estimate(units, units)
@@ -281,11 +298,18 @@ class _Renderer:
             answer["cause"] = verdict.cause
         if verdict.final:
             answer["final"] = True
+        if ask.slice_units is not None and verdict.decision == reservations.ALLOW:
+            answer["threshold"] = wire_threshold(ask.slice_units, final=verdict.final)
         if verdict.limit is not None:
             answer["limit"] = wire_limit(verdict.limit)
         if verdict.decision == reservations.DEGRADE:
-            answer["degrade_to"] = _degrade_to(ask)
+            answer["degrade_to"] = degrade_to(ask.period)
         return answer
+
+
+def wire_threshold(slice_units: int, *, final: bool) -> str:
+    """How much of a slice may be left when it is time to report; the last is used up."""
+    return to_wire(0 if final else reservations.threshold_of(slice_units))
 
 
 def wire_limit(room: Room) -> dict[str, Any]:
@@ -298,11 +322,11 @@ def wire_limit(room: Room) -> dict[str, Any]:
     }
 
 
-def _degrade_to(ask: Ask) -> dict[str, Any]:
-    """What the plan names; where it names nothing the gateway chooses."""
-    assert ask.period is not None
-    assert ask.period.policy is not None
-    policy = ask.period.policy
+def degrade_to(period: Period | None) -> dict[str, Any]:
+    """What the period's plan names; where it names nothing the gateway chooses."""
+    assert period is not None
+    assert period.policy is not None
+    policy = period.policy
     return {
         "model": policy.degrade_model or None,
         "tokens_per_minute": policy.degrade_tokens_per_minute,
@@ -367,14 +391,14 @@ def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Pe
         account.sources,
         at=terms.at,
         promised=lambda: reservations.promised_to(pgarrays.cursor(), account.subscriber_id),
-        room=_rooms(caller, terms)(account.subscriber_id, account.period),
+        room=rooms_of(caller, terms)(account.subscriber_id, account.period),
     )
     if verdict.decision == reservations.DENY:
         limit = verdict.limit
         wait = _seconds(limit.resets_at - terms.at) if limit and limit.resets_at else None
         return refuse(cause=verdict.cause, limit=limit, retry_after=wait)
-    degrade_to = _degrade_to(ask) if verdict.decision == reservations.DEGRADE else None
-    return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, degrade_to)
+    instead = degrade_to(ask.period) if verdict.decision == reservations.DEGRADE else None
+    return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, instead)
 
 
 def _seconds(wait: dt.timedelta) -> int:

@@ -166,8 +166,8 @@ FROM (
     SELECT subscriber_id, id AS bucket_id, reserved FROM subscriptions_bucket WHERE reserved <> 0
 ) b
 FULL JOIN (
-    SELECT r.subscriber_id, e.key::bigint AS bucket_id, sum(e.value::bigint) AS units
-    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_each_text(r.holds) e
+    SELECT r.subscriber_id, (e ->> 0)::bigint AS bucket_id, sum((e ->> 1)::bigint) AS units
+    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_array_elements(r.holds) e
     WHERE r.state = %(open)s
     GROUP BY 1, 2
 ) h USING (subscriber_id, bucket_id)
@@ -180,7 +180,7 @@ SELECT coalesce(n.operator_id, r.operator_id), CASE
              OR n.subscriber_id <> r.subscriber_id OR n.operator_id <> r.operator_id
              OR s.operator_id <> r.operator_id OR g.operator_id <> r.operator_id
              OR r.held <> coalesce(
-                 (SELECT sum(e.value::bigint) FROM jsonb_each_text(r.holds) e), 0)
+                 (SELECT sum((e ->> 1)::bigint) FROM jsonb_array_elements(r.holds) e), 0)
            THEN jsonb_build_object(
                'gateway', coalesce(n.gateway_id, r.gateway_id), 'name', coalesce(n.name, r.name),
                'subscriber', r.subscriber_id, 'asked_for', n.subscriber_id, 'held', r.held,

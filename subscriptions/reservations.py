@@ -53,7 +53,8 @@ class Ask:
     `units` are wanted, `least` is what has to be there: less is refused. `cheaper` is what the
     same would take under the model that the plan degrades to. `refused` is a cause that is known
     already, with the `limit` that is reached. `subscriber_id` is None where the subject is
-    nobody's: that is such a cause. `rated_tokens` were counted by the plan's rate limit.
+    nobody's: that is such a cause. `slice_units` and `subject` are of a slice, which is drawn down
+    by many reports and renewed. `rated_tokens` were counted by the plan's rate limit.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Ask:
     least: int = 0
     cheaper: int | None = None
     slice_units: int | None = None
+    subject: str = ""
     rated_tokens: int = 0
     refused: str = ""
     limit: Room | None = None
@@ -199,9 +201,9 @@ _INSERT_SQL = f"""
 WITH g AS (
     SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
                          %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[],
-                         %b::text[])
-        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, rated,
-              ttl, answer)
+                         %b::bigint[], %b::text[], %b::text[])
+        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, final,
+              rated, ttl, subject, answer)
 ), o AS (
     SELECT %b::bigint AS gateway_id, %b::bigint AS operator_id, %b::timestamptz AS at
 ), n AS (
@@ -215,10 +217,10 @@ WITH g AS (
 ), r AS (
     INSERT INTO subscriptions_reservation
         (subscriber_id, gateway_id, name, operator_id, state, holds, held, promised, slice_units,
-         rated_tokens, ttl_seconds, created_at, expires_at, late)
+         final, rated_tokens, ttl_seconds, subject, created_at, expires_at, late)
     SELECT g.subscriber_id, o.gateway_id, g.name, o.operator_id, g.state, g.holds::jsonb, g.held,
-           g.promised, nullif(g.slice_units, 0), g.rated, g.ttl, o.at,
-           o.at + g.ttl * interval '1 second', false
+           g.promised, nullif(g.slice_units, 0), g.final = 1, g.rated, g.ttl, g.subject,
+           o.at, o.at + g.ttl * interval '1 second', false
     FROM o, g WHERE g.subscriber_id <> 0 ORDER BY g.subscriber_id, g.name
     ON CONFLICT DO NOTHING
 ), b AS ({buckets.RESERVE_SQL})
@@ -283,12 +285,14 @@ def _reserve(
             Texts(ask.fingerprint for ask, _ in judged),
             Int8s(ask.subscriber_id or 0 for ask, _ in judged),
             Int8s(State.DENIED if v.decision == DENY else State.OPEN for _, v in judged),
-            Texts(_json(verdict.holds) for _, verdict in judged),
+            Texts(_json(list(verdict.holds.items())) for _, verdict in judged),
             Int8s(verdict.held for _, verdict in judged),
             Int8s(verdict.promised for _, verdict in judged),
             Int8s(ask.slice_units or 0 for ask, _ in judged),
+            Int8s(verdict.final for _, verdict in judged),
             Int8s(ask.rated_tokens for ask, _ in judged),
             Int8s(ask.ttl for ask, _ in judged),
+            Texts(ask.subject for ask, _ in judged),
             Texts(_json(answers[ask.name]) for ask, _ in judged),
             Int8(gateway_id),
             Int8(operator_id),
@@ -322,11 +326,7 @@ class Books:
         subscribers = {ask.subscriber_id for ask in asks if ask.subscriber_id is not None}
         buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
         if buyers:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
-                " FROM unnest(%b::bigint[]) AS g (id)",
-                [_LOCK, Int8s(buyers)],
-            )
+            lock_buyers(cursor, buyers)
         if subscribers:
             self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
 
@@ -355,6 +355,15 @@ class Books:
         return self._promised[subscriber_id]
 
 
+def lock_buyers(cursor: Cursor, subscriber_ids: Sequence[int]) -> None:
+    """One promise of packs at a time: there may be no bucket yet to lock for it."""
+    cursor.execute(
+        "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
+        " FROM unnest(%b::bigint[]) AS g (id)",
+        [_LOCK, Int8s(subscriber_ids)],
+    )
+
+
 def _buys_packs(ask: Ask) -> bool:
     policy = ask.period.policy if ask.period is not None else None
     return policy is not None and policy.on_exhaustion == "blocks"
@@ -379,9 +388,14 @@ class Held(NamedTuple):
     gateway_id: int
     name: str
     state: int
-    holds: dict[str, int]
+    holds: list[tuple[int, int]]  # (bucket, units) in burn order
     held: int
+    promised: int
+    slice_units: int | None
+    final: bool
     rated_tokens: int
+    ttl: int
+    subject: str
     created_at: dt.datetime
     expires_at: dt.datetime
 
@@ -389,7 +403,12 @@ class Held(NamedTuple):
         """What it holds of which bucket; nothing once it is settled."""
         if self.state != State.OPEN:
             return {}
-        return {(self.subscriber_id, int(bucket)): units for bucket, units in self.holds.items()}
+        return {(self.subscriber_id, bucket): units for bucket, units in self.holds}
+
+    @property
+    def granted(self) -> int:
+        """What may be used of it still."""
+        return self.held + self.promised if self.state == State.OPEN else 0
 
     def is_late(self, at: dt.datetime) -> bool:
         """Whether a commit at that time comes after the hold's; one that never held is not."""
@@ -397,17 +416,33 @@ class Held(NamedTuple):
             return self.expires_at <= at
         return self.state in (State.RELEASED, State.EXPIRED)
 
+    def drawn_down(self, used: int) -> Held:
+        """What is left of it after so much was used, in burn order."""
+        holds = []
+        left = used
+        for bucket, units in self.holds:
+            taken = min(left, units)
+            left -= taken
+            if units > taken:
+                holds.append((bucket, units - taken))
+        return self._replace(
+            holds=holds,
+            held=sum(units for _, units in holds),
+            promised=max(0, self.promised - left),
+        )
+
 
 _FIND_SQL = """
-SELECT n.name, n.subscriber_id, r.state, encode(r.commit_fingerprint, 'hex'), r.answer
+SELECT n.name, n.subscriber_id, r.state, encode(r.commit_fingerprint, 'hex'), r.answer,
+       coalesce(r.slice_units, 0) > 0, coalesce(r.subject, '')
 FROM unnest(%b::text[]) AS g (name)
 JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
 LEFT JOIN subscriptions_reservation r
        ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
 """
 _LOCK_SQL = """
-SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.rated_tokens,
-       r.created_at, r.expires_at
+SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.promised, r.slice_units,
+       r.final, r.rated_tokens, r.ttl_seconds, r.subject, r.created_at, r.expires_at
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
 JOIN subscriptions_reservation r
   ON r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
@@ -415,8 +450,8 @@ ORDER BY r.subscriber_id, r.gateway_id, r.name
 FOR NO KEY UPDATE OF r
 """
 _LOCK_NAMED_SQL = """
-SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.rated_tokens,
-       r.created_at, r.expires_at
+SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.promised,
+       r.slice_units, r.final, r.rated_tokens, r.ttl_seconds, r.subject, r.created_at, r.expires_at
 FROM unnest(%b::text[]) AS g (name)
 JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
 JOIN subscriptions_reservation r
@@ -460,6 +495,8 @@ class Found(NamedTuple):
     state: int | None
     commit_fingerprint: str | None
     answer: dict[str, Any] | None
+    is_slice: bool
+    subject: str
 
 
 def find(gateway_id: int, names: Sequence[str]) -> dict[str, Found]:
@@ -644,6 +681,150 @@ def commit(
     if units:
         buckets.follow(cursor, units, locked, at=at)
     return answers
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+# A slice is to be renewed when less than this part of it is left (a fifth).
+THRESHOLD = 5
+
+_REHOLD_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
+UPDATE subscriptions_reservation r
+SET holds = %b::text::jsonb, held = %b, promised = %b, final = %b, expires_at = %b
+WHERE r.subscriber_id = %b AND r.gateway_id = %b AND r.name = %b
+"""  # noqa: S608
+
+
+def threshold_of(slice_units: int) -> int:
+    """So much left, or less, and the slice is renewed."""
+    return slice_units // THRESHOLD
+
+
+def draw_down(
+    cursor: Cursor,
+    held: Held,
+    used: int,
+    demands: Sequence[Demand],
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    look_first: bool,
+) -> None:
+    """Let so many units of a locked slice go, right before a charge draws them with `demands`.
+
+    Raises Raced: then it is to be called with `look_first` in the next attempt.
+    """
+    left = held.drawn_down(used)
+    freed = _difference(held, left)
+    if not freed:
+        return
+    locked = buckets.lock_for_draw(
+        cursor,
+        freed,
+        demands,
+        since=held.created_at,
+        at=at,
+        grace=grace,
+        look_first=look_first or used > held.held,
+    )
+    _rehold(cursor, held, left)
+    buckets.follow(cursor, freed, locked, at=at)
+
+
+def renew(
+    key: Key, *, period: Period, at: dt.datetime, rooms: Rooms, refused: str
+) -> tuple[Held, Verdict | None]:
+    """Let a slice that runs low be whole again, for as long as the first; what it is now.
+
+    What is granted takes the place of what was left. A refusal (also one that is known already)
+    leaves that, and it is final. No verdict where there is nothing to decide: it is settled, over,
+    or not low.
+    """
+    with transaction.atomic():
+        cursor = pgarrays.cursor()
+        [held] = lock(cursor, [key])
+        if held.slice_units is None or held.state != State.OPEN or held.is_late(at):
+            return held, None
+        if not held.final and held.granted > threshold_of(held.slice_units):
+            return held, None
+        last = held._replace(final=True)
+        if refused:
+            _rehold(cursor, held, last)
+            return last, Verdict(DENY, refused)
+        ask = Ask(
+            held.name,
+            "",
+            held.ttl,
+            held.subscriber_id,
+            period,
+            held.slice_units,
+            1,
+            slice_units=held.slice_units,
+        )
+        if _buys_packs(ask):
+            lock_buyers(cursor, [held.subscriber_id])
+        locked = buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
+        own = dict(held.holds)
+        # As if nothing of it were held.
+        sources = [
+            source.less(-own.get(source.id, 0))
+            for source in locked[held.subscriber_id]
+            if source.valid_from <= at < source.valid_until
+        ]
+        room = rooms(held.subscriber_id, period)
+        if room is not None:
+            room = room._replace(left=room.left + held.granted)
+        verdict = decide(
+            ask,
+            sources,
+            at=at,
+            promised=lambda: promised_to(cursor, held.subscriber_id) - held.promised,
+            room=room,
+        )
+        if verdict.decision != ALLOW:
+            _rehold(cursor, held, last)
+            return last, verdict
+        new = held._replace(
+            holds=list(verdict.holds.items()),
+            held=verdict.held,
+            promised=verdict.promised,
+            final=verdict.final,
+            expires_at=at + dt.timedelta(seconds=held.ttl),
+        )
+        _rehold(cursor, held, new)
+        freed = {key: units for key, units in _difference(held, new).items() if units > 0}
+        buckets.follow(cursor, freed, locked, at=at)
+        left = available(_without(sources, verdict.holds))
+        return new, replace(verdict, available=left)
+
+
+def _difference(before: Held, after: Held) -> dict[tuple[int, int], int]:
+    """Units that a change gives back, by bucket; below nothing what it takes."""
+    units: dict[tuple[int, int], int] = defaultdict(int, before.units())
+    for key, kept in after.units().items():
+        units[key] -= kept
+    return {key: freed for key, freed in units.items() if freed}
+
+
+def _rehold(cursor: Cursor, before: Held, after: Held) -> None:
+    """Write what a locked reservation holds from now on, with its locked buckets."""
+    cursor.execute(
+        _REHOLD_SQL,
+        [
+            *buckets.columns(_difference(before, after), -1),
+            _json(after.holds),
+            Int8(after.held),
+            Int8(after.promised),
+            after.final,
+            after.expires_at,
+            Int8(after.subscriber_id),
+            Int8(after.gateway_id),
+            after.name,
+        ],
+        binary=True,
+        prepare=True,
+    )
 
 
 # --- forgetting ---------------------------------------------------------------------------------

@@ -133,6 +133,7 @@ RESERVING = {
     ("POST", "/api/v1/reservations"),
     ("POST", "/api/v1/reservations/{name}/commit"),
     ("POST", "/api/v1/reservations/{name}/release"),
+    ("POST", "/api/v1/reservations/{name}/usage"),
 }
 EVENTS = {
     ("POST", "/api/v1/events"),
@@ -341,7 +342,7 @@ def test_another_operators_gateway_reaches_no_reservation_of_ours(
     assert reserve(gateway, "ask-2")["cause"] == "unknown_subject"
     asked = gateway.client.get("/api/v1/authorize?subject=user-s-1")
     assert (asked.status_code, asked["X-Cause"]) == (403, "unknown_subject")
-    for path, body in (("commit", record("ask-1")), ("release", None)):
+    for path, body in (("commit", record("ask-1")), ("release", None), ("usage", [record("x")])):
         answer = call(gateway.client, ("POST", ""), f"/api/v1/reservations/ask-1/{path}", body)
         assert (answer.status_code, answer.json()["cause"]) == (404, "not_found")
     unchanged()

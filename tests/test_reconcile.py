@@ -390,7 +390,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("bucket_reserved", update(BUCKET, "reserved = reserved - 1", "reserved > 0")),
     ("bucket_reserved", update(RESERVATION, "state = 3", "state = 1")),
     ("bucket_reserved", delete(RESERVATION, "state = 1")),
-    ("bucket_reserved", update(RESERVATION, "holds = '{}'", "state = 1")),
+    ("bucket_reserved", update(RESERVATION, "holds = '[]'", "state = 1")),
     ("reservation_held", update(RESERVATION, "held = held + 1")),
     ("reservation_held", update(RESERVATION, "operator_id = -1")),
     ("reservation_held", delete(RESERVATION)),

@@ -8,9 +8,10 @@ import msgspec
 from django.http import HttpRequest, HttpResponse
 from drf_spectacular.utils import extend_schema
 
-from metering import asking, committing
+from metering import asking, committing, parsing, reporting
 from metering.api import schema
 from metering.api.doors import GatewayDoor
+from metering.api.usage_records import answer as usage_answer
 from metering.api.usage_records import body_of, caller_of
 from metering.asking import Request
 from metering.combining import Combiner
@@ -45,6 +46,18 @@ class ReservationsDoor(GatewayDoor):
         """Hold units for a request that is about to be made. Sent again: the first answer."""
         caller = caller_of(request)
         return _json(_asks.submit(caller, asking.parse(body_of(request))), 201)
+
+
+class ReportDoor(GatewayDoor):
+    @extend_schema(**schema.REPORT)
+    def post(self, request: HttpRequest, name: str) -> HttpResponse:
+        """Charge what was used of a slice, and renew it where it runs low."""
+        caller = caller_of(request)
+        name = _named(name)
+        parsed = parsing.parse_native(body_of(request))
+        reported = reporting.report(caller, name, parsed, wall=clock.wall())
+        said = reporting.answer(name, reported, usage_answer(reported.ingested))
+        return _json(said, 200)
 
 
 class CommitDoor(GatewayDoor):

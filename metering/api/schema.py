@@ -118,6 +118,11 @@ _ASK = {
             "description": "in place of an estimate from tokens and weights",
         },
         "ttl_seconds": {"type": "integer", "minimum": 1, "maximum": 86_400, "default": 600},
+        "slice": {
+            "type": "boolean",
+            "default": False,
+            "description": "drawn down by many reports and renewed; `units` (100,000) each time",
+        },
     },
 }
 _DENIALS = [
@@ -162,6 +167,7 @@ _ASKED = {
         "expires_at": {**_TIME, "type": ["string", "null"]},
         "available": {**_UNITS, "description": "what the prepaid buckets have left beside"},
         "final": {"type": "boolean", "description": "less than was wanted: there is no more"},
+        "threshold": {**_UNITS, "description": "of a slice: report when so little is left"},
         "degrade_to": _DEGRADE_TO,
         "limit": _LIMIT,
     },
@@ -207,6 +213,39 @@ COMMIT: dict[str, Any] = {
     "request": {"application/json": _RECORD},
     "responses": {
         200: OpenApiResponse(_COMMITTED, description="Charged, or quarantined; committed."),
+        **refusals(404, 409, 413),
+    },
+}
+REPORT: dict[str, Any] = {
+    "operation_id": "report_slice_usage",
+    "summary": "Charge what was used of a slice, and renew it where it runs low",
+    "parameters": [RESERVATION_ID],
+    "request": USAGE_RECORDS["request"],
+    "responses": {
+        200: OpenApiResponse(
+            {
+                "type": "object",
+                "required": [
+                    *("id", "state", "late", "granted", "expires_at", "threshold", "renewed"),
+                    *("final", *_ANSWER["required"]),
+                ],
+                "properties": {
+                    "id": {"type": "string"},
+                    "state": _STATE,
+                    "late": {"type": "boolean", "description": "the slice had ended before"},
+                    "granted": {**_UNITS, "description": "what may be used of it from now on"},
+                    "expires_at": {**_TIME, "type": ["string", "null"]},
+                    "threshold": {**_UNITS, "description": "report when so little is left"},
+                    "renewed": {"type": "boolean"},
+                    "final": {"type": "boolean", "description": "the last there is"},
+                    "cause": {"type": "string", "enum": _DENIALS},
+                    "limit": _LIMIT,
+                    "degrade_to": _DEGRADE_TO,
+                    **_ANSWER["properties"],
+                },
+            },
+            description="Charged; `granted` takes the place of what was left.",
+        ),
         **refusals(404, 409, 413),
     },
 }

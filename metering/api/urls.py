@@ -19,6 +19,7 @@ urlpatterns = [
     path("authorize", authorize.AuthorizeDoor.as_view()),
     path("authorize/<path:original>", authorize.AuthorizeAddressDoor.as_view()),
     path("reservations", reservations.ReservationsDoor.as_view()),
+    path("reservations/<path:name>/usage", reservations.ReportDoor.as_view()),
     path("reservations/<path:name>/commit", reservations.CommitDoor.as_view()),
     path("reservations/<path:name>/release", reservations.ReleaseDoor.as_view()),
     path("events", events.Events.as_view()),
