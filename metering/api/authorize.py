@@ -14,8 +14,7 @@ from drf_spectacular.utils import extend_schema
 
 from metering import asking
 from metering.api import schema
-from metering.api.doors import GatewayDoor
-from metering.api.usage_records import caller_of
+from metering.api.doors import JSON, GatewayDoor, caller_of
 from metering.asking import Permission
 from subscriptions import clock
 from subscriptions.api.problems import Problem
@@ -112,7 +111,7 @@ def _grant(permission: Permission) -> HttpResponse:
             headers["X-Degrade-Model"] = model
         if rate:
             headers["X-Degrade-Tokens-Per-Minute"] = str(rate)
-    return HttpResponse(msgspec.json.encode(said), content_type="application/json", headers=headers)
+    return HttpResponse(msgspec.json.encode(said), content_type=JSON, headers=headers)
 
 
 def _refusal(permission: Permission, status: int) -> HttpResponse:
