@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from psycopg.types.numeric import Int8
@@ -139,6 +140,8 @@ class Context:
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
+        self._asked: list[Any] = []
+        self._told: list[tuple[Any, ...]] = []
         remembered = {} if fresh else _remembered.get(caller.operator_id, {})
         recall = remembered.get
         self.standings: list[Standing | None] = []
@@ -215,14 +218,9 @@ class Context:
         self._read_since = first
         last = max(usage.occurred_at for usage in usages)
         subjects = Texts(sorted({usage.subject for usage in usages}))
-        cursor = pgarrays.cursor()
-        cursor.execute(
-            _CONTEXT_SQL,
-            [subjects, first, last, at, first, Int8(self._caller.operator_id)],
-            binary=True,
-            prepare=True,
-        )
-        for row in cursor.fetchall():
+        self._asked = [subjects, first, last, at, first, Int8(self._caller.operator_id)]
+        self._told = _tell(pgarrays.cursor(), self._asked)
+        for row in self._told:
             subject, binding_id, subscriber_id, valid_from, valid_until = row[:5]
             binding = Binding(binding_id, subscriber_id, valid_from, valid_until)
             bindings = self._bindings.setdefault(subject, [])
@@ -232,6 +230,17 @@ class Context:
             if holding is None:
                 holding = self._holdings[subscriber_id] = Holding()
             _add(holding, *row[5:])
+
+    def still_holds(self) -> bool:
+        """Whether what was read without a lock would be read the same now.
+
+        To be asked with the buckets drawn locked. Whoever makes it untrue later has to wait for
+        them, to raise their generation. Whoever did so between the reading and the lock has
+        raised it already: unasked, old facts would be remembered under the new generation.
+        """
+        return not self._asked or Counter(_tell(pgarrays.cursor(), self._asked)) == Counter(
+            self._told
+        )
 
 
 # The subscription is only looked at where no period reaches far enough (OFFSET 0 keeps the
@@ -256,6 +265,11 @@ LEFT JOIN subscriptions_suspension x
        ON x.subscriber_id = s.subscriber_id AND (x.ends_at IS NULL OR x.ends_at > %b)
 WHERE o.id = %b
 """
+
+
+def _tell(cursor: pgarrays.Cursor, asked: list[Any]) -> list[tuple[Any, ...]]:
+    cursor.execute(_CONTEXT_SQL, asked, binary=True, prepare=True)
+    return cursor.fetchall()
 
 
 def _add(

@@ -308,6 +308,8 @@ class _Attempt:
                 self._close(lines)
                 self.drawn = read_drawn()
                 read_around()
+            if not self.known.still_holds():
+                raise buckets.Raced
         return self._answer(lines)
 
     def charge_few(self) -> Ingested:

@@ -17,6 +17,7 @@ from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, connections
 
+from metering import ingest
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
@@ -32,6 +33,7 @@ from tests.factories import (
     make_plan,
     make_rate_card,
     make_subscriber,
+    set_clock,
     subscribe,
     yuan,
 )
@@ -565,6 +567,39 @@ def test_usage_while_its_subject_goes_from_one_subscriber_to_another(
         assert row.subscriber_id == holder
     assert all(set(used(person)) == {"allowance"} for person in people)
     assert sum(used(person)["allowance"] for person in people) == units_of(race.answers)
+
+
+def test_what_was_read_before_a_subject_moved_is_not_remembered_after_it(
+    monkeypatch: pytest.MonkeyPatch, operator: Operator, gateway: Gateway
+) -> None:
+    plan = make_plan(operator)
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, plan)
+    make_subscriber(operator, "s-3")
+    gateway.charge(record("r-0", subject="user-s-3"))  # the day's partitions are there
+    set_clock(operator, NOW + MINUTE)
+    api = client_for(make_key(operator))
+    begin = ingest._Attempt._read_terms
+    moves = [
+        {"external_id": "s-1", "subjects": []},
+        {"external_id": "s-2", "subjects": ["user-s-1"]},
+    ]
+
+    def move_first(attempt: ingest._Attempt) -> Any:
+        if moves:
+            drafts = [moves.pop(0), moves.pop(0)]
+            [answer] = at_once(lambda: post(api, "subscribers/batch", drafts).json())
+            assert [item["status"] for item in answer["items"]] == ["updated", "updated"]
+        return begin(attempt)
+
+    monkeypatch.setattr(ingest._Attempt, "_read_terms", move_first)
+    gateway.charge(record("r-1", occurred_at=NOW))
+    set_clock(operator, NOW + 2 * MINUTE)
+    gateway.charge(record("r-2", occurred_at=NOW + MINUTE))
+
+    assert moves == []
+    assert (used(old), used(new)) == ({"allowance": 120}, {"allowance": 120})
 
 
 def test_usage_while_its_subscriber_is_suspended_and_restored(
