@@ -18,7 +18,7 @@ from tests.factories import (
     subscribe,
 )
 from tests.usage import assert_books_agree, used
-from token_billing_client import Charged, Client, Usage
+from token_billing_client import Charged, Client, Reservation, Usage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -70,4 +70,41 @@ def test_what_gateways_record_is_charged_once_and_told(tmp_path: Path, live_serv
     assert UsageRecord.objects.count() == 110
     assert QuarantinedRecord.objects.count() == 2
     assert used(subscriber) == {"allowance": 110 * 120}
+    assert_books_agree()
+
+
+def test_what_was_reserved_is_committed_with_what_was_used(
+    tmp_path: Path, live_server: Any
+) -> None:
+    operator = make_operator()
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=500_000), starts_at=NOW - timedelta(days=1))
+
+    with Client(live_server.url, make_gateway_key(operator), spool=tmp_path) as client:
+
+        def reserve(id: str) -> Reservation:
+            return client.reserve(
+                id,
+                subject="user-s-1",
+                model="deepseek/chat",
+                input_tokens=100,
+                max_output_tokens=150,
+                ttl_seconds=60,
+            )
+
+        first, second, third = reserve("r/1"), reserve("r-2"), reserve("r-3")
+        assert [one.decision for one in (first, second, third)] == ["allow", "allow", "deny"]
+        assert (str(first.granted), str(second.available)) == ("250.000", "0.000")
+        assert third.cause == "exhausted"
+        assert reserve("r/1") == first
+        client.release("r-2")
+        charged, again = client.commit("r/1", usage(1)), client.commit("r/1", usage(1))
+        unknown = client.commit("never asked for", usage(4))
+
+    assert charged == again
+    assert charged
+    assert (charged.accepted, str(charged.units)) == (1, "120.000")
+    assert unknown is None
+    assert used(subscriber) == {"allowance": 240}
+    assert UsageRecord.objects.count() == 2
     assert_books_agree()
