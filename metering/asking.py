@@ -6,7 +6,6 @@ what there is, and what the plan allows beyond, subscriptions/reservations.py de
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
 import hashlib
@@ -20,7 +19,7 @@ from metering.context import Caller
 from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
 from metering.weighing import Cards, Weight, cards_of
-from subscriptions import accounts, reservations
+from subscriptions import accounts, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.reservations import Ask, NameTaken, Verdict
@@ -59,8 +58,10 @@ def parse(body: bytes) -> Request:
         raise Invalid(str(error)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"the body is not JSON: {error}") from error
-    if any("\0" in text for text in (request.id, request.subject, request.model)):
-        raise Invalid("id, subject and model cannot hold a NUL character")
+    if any(ord(char) < 32 or ord(char) == 127 for char in request.id):
+        raise Invalid("id cannot hold control characters: it has to fit into an address")
+    if "\0" in request.subject or "\0" in request.model:
+        raise Invalid("subject and model cannot hold a NUL character")
     if request.units is not None:
         _thousandths(request.units)
     return request
@@ -86,6 +87,7 @@ def reserve(
     if caller.subject:
         for request in requests:
             request.subject = caller.subject
+    pgarrays.revive()
     prints = [_fingerprint(request) for request in requests]
     names = sorted({request.id for request in requests})
     first = reservations.first_answers(caller.gateway_id, names)
@@ -97,9 +99,12 @@ def reserve(
                 todo.setdefault(request.id, nr)
         if not todo:
             break
-        with contextlib.suppress(NameTaken):
-            _reserve(caller, [(requests[nr], prints[nr]) for nr in todo.values()], wall)
-        first |= reservations.first_answers(caller.gateway_id, sorted(todo))
+        try:
+            made = _reserve(caller, [(requests[nr], prints[nr]) for nr in todo.values()], wall)
+        except NameTaken:
+            first |= reservations.first_answers(caller.gateway_id, sorted(todo))
+        else:
+            first |= {requests[nr].id: (prints[nr], made[requests[nr].id]) for nr in todo.values()}
     answers: list[dict[str, Any] | DomainError] = []
     for request, fingerprint in zip(requests, prints, strict=True):
         known, answer = first[request.id]
@@ -115,14 +120,16 @@ def _fingerprint(request: Request) -> str:
     return hashlib.sha256(said).hexdigest()
 
 
-def _reserve(caller: Caller, requests: Sequence[tuple[Request, str]], wall: dt.datetime) -> None:
+def _reserve(
+    caller: Caller, requests: Sequence[tuple[Request, str]], wall: dt.datetime
+) -> dict[str, dict[str, Any]]:
     terms, found = present(caller, [request.subject for request, _ in requests], wall=wall)
     cards = cards_of(caller.operator_id, terms.card_stamp)
     asks = [
         _ask(request, fingerprint, account, terms, cards)
         for (request, fingerprint), account in zip(requests, found, strict=True)
     ]
-    reservations.reserve(
+    return reservations.reserve(
         asks,
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
@@ -233,15 +240,73 @@ class _Renderer:
             answer["cause"] = verdict.cause
         if verdict.final:
             answer["final"] = True
-        policy = ask.period.policy if ask.period is not None else None
-        if verdict.decision == reservations.DEGRADE and policy is not None:
-            answer["degrade_to"] = {
-                "model": policy.degrade_model or None,
-                "tokens_per_minute": policy.degrade_tokens_per_minute,
-            }
+        if verdict.decision == reservations.DEGRADE:
+            answer["degrade_to"] = _degrade_to(ask)
         return answer
+
+
+def _degrade_to(ask: Ask) -> dict[str, Any]:
+    """What the plan names; where it names nothing the gateway chooses."""
+    assert ask.period is not None
+    assert ask.period.policy is not None
+    policy = ask.period.policy
+    return {
+        "model": policy.degrade_model or None,
+        "tokens_per_minute": policy.degrade_tokens_per_minute,
+    }
 
 
 def wire_time(instant: dt.datetime) -> str:
     """`2026-06-10T04:00:00Z`."""
     return instant.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+# --- without holding anything -------------------------------------------------------------------
+
+
+class Permission(NamedTuple):
+    """Whether a subject may use a model now, and what is left; where not, why and what to do."""
+
+    decision: str
+    cause: str
+    available: int
+    top_up_url: str
+    degrade_to: dict[str, Any] | None = None
+
+    @property
+    def status(self) -> int:
+        """Of a refusal: a limit that passes by itself is 429."""
+        return 429 if self.cause == "rate_limited" else 403
+
+
+def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Permission:
+    """What an ask for the least there is would be answered now. Holds nothing, locks nothing.
+
+    Without a model only the subject is looked at. Raises KeyRevoked.
+    """
+    terms, [account] = present(caller, [subject], wall=wall, with_sources=True)
+    if account is None:
+        return Permission(reservations.DENY, "unknown_subject", 0, terms.top_up_url)
+    left = reservations.available(account.sources)
+    refuse = functools.partial(
+        Permission, reservations.DENY, available=left, top_up_url=terms.top_up_url
+    )
+    if account.blocked:
+        return refuse(cause=account.blocked)
+    least = 1
+    if model:
+        weight = weight_of(account, model, terms, cards_of(caller.operator_id, terms.card_stamp))
+        if weight is None:
+            return refuse(cause="unknown_model")
+        least = min(1, sum(weight[1:]))
+    ask = Ask("", "", 0, account.subscriber_id, account.period, least, least)
+    verdict = reservations.decide(
+        ask,
+        account.sources,
+        at=terms.at,
+        promised=lambda: reservations.promised_to(pgarrays.cursor(), account.subscriber_id),
+    )
+    if verdict.decision == reservations.DENY:
+        return refuse(cause=verdict.cause)
+    degrade_to = _degrade_to(ask) if verdict.decision == reservations.DEGRADE else None
+    return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, degrade_to)

@@ -22,7 +22,7 @@ from metering.quarantine import Rejection
 from subscriptions import accounts, buckets, reservations
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Reservation
-from subscriptions.reservations import Commit, Found, Settled
+from subscriptions.reservations import Commit, Settled
 from subscriptions.units import to_wire
 
 State = Reservation.State
@@ -63,18 +63,22 @@ def commit(caller: Caller, orders: Sequence[Order], *, wall: dt.datetime) -> lis
             if isinstance(order.record, Usage):
                 order.record.subject = caller.subject
     answers: dict[int, Answer] = {}
+    # Most are there and were never committed: the charge itself finds out whether all are.
+    todo = list({order.name: nr for nr, order in reversed(list(enumerate(orders)))}.values())
     for _ in range(_ATTEMPTS):
-        todo = _answer_known(caller, orders, answers)
-        if not todo:
-            break
         try:
             _charge(caller, orders, todo, answers, wall=wall)
         except Settled:
-            continue
+            pass
         except _Misplaced as misplaced:
             answers[misplaced.nr] = WrongSubscriber(
                 "the record is of another subscriber than the reservation; send it as usage"
             )
+        if len(answers) == len(orders):
+            break
+        todo = _answer_known(caller, orders, answers)
+        if not todo:
+            break
     return [answers[nr] for nr in range(len(orders))]
 
 
@@ -87,14 +91,11 @@ def release(caller: Caller, name: str, *, wall: dt.datetime) -> dict[str, Any]:
     return {"id": name, "state": State(state).name.lower(), "released": to_wire(freed)}
 
 
-def _answer_known(
-    caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]
-) -> dict[int, Found]:
-    """Answer what is settled or unknown; the others, of each reservation the first."""
+def _answer_known(caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]) -> list[int]:
+    """Answer what is committed or unknown; of the others of each reservation the first is due."""
     waiting = [nr for nr in range(len(orders)) if nr not in answers]
     found = reservations.find(caller.gateway_id, sorted({orders[nr].name for nr in waiting}))
-    todo: dict[int, Found] = {}
-    names: set[str] = set()
+    todo: dict[str, int] = {}
     for nr in waiting:
         name, record = orders[nr]
         known = found.get(name)
@@ -105,10 +106,9 @@ def _answer_known(
             answers[nr] = (
                 known.answer if same else Conflict(f"{name!r} was committed with another record")
             )
-        elif name not in names:
-            names.add(name)
-            todo[nr] = known
-    return todo
+        else:
+            todo.setdefault(name, nr)
+    return list(todo.values())
 
 
 def _fingerprint(usage: Usage) -> str:
@@ -125,12 +125,12 @@ class _Misplaced(Exception):
 def _charge(
     caller: Caller,
     orders: Sequence[Order],
-    todo: dict[int, Found],
+    todo: Sequence[int],
     answers: dict[int, Answer],
     *,
     wall: dt.datetime,
 ) -> None:
-    """One charge for all that is to do; fills in the answers."""
+    """One charge for all that is to do; fills in the answers. Raises Settled, _Misplaced."""
     usages: list[Usage] = []
     indexes: list[int] = []
     refused: list[Rejected] = []
@@ -141,14 +141,12 @@ def _charge(
             indexes.append(nr)
         else:
             refused.append(msgspec.structs.replace(record, index=nr))
-    settlement = _Settlement(caller, orders, todo, indexes)
+    settlement = _Settlement(caller, orders, indexes)
     done = ingest(caller, usages, refused, at=wall, indexes=indexes, before_draw=settlement.settle)
     answers |= settlement.answers
     for rejection in done.rejected:
-        answers[rejection.index] = _refusal(orders[rejection.index], todo, rejection, done)
-    for nr, (units, duplicate) in settlement.unsettled.items():
-        answers[nr] = _body(
-            orders[nr].name, done.batch_id, units, duplicate, late=False, released=0
+        answers[rejection.index] = _refusal(
+            orders[rejection.index].name, settlement.states, rejection, done
         )
 
 
@@ -168,17 +166,12 @@ def _body(
     }
 
 
-def _refusal(order: Order, todo: dict[int, Found], rejection: Rejection, done: Ingested) -> Answer:
+def _refusal(name: str, states: dict[str, int], rejection: Rejection, done: Ingested) -> Answer:
     if rejection.cause == "conflict":
         return Conflict(rejection.detail)
-    state = todo[rejection.index].state
     return {
-        "id": order.name,
-        "state": State(state or State.DENIED).name.lower(),
-        "late": False,
-        "released": to_wire(0),
-        "batch": str(done.batch_id),
-        "accepted": 0,
+        **_body(name, done.batch_id, 0, True, late=False, released=0),
+        "state": State(states[name]).name.lower(),
         "duplicates": 0,
         "rejected": [
             {
@@ -189,63 +182,58 @@ def _refusal(order: Order, todo: dict[int, Found], rejection: Rejection, done: I
                 "quarantine_id": str(rejection.quarantine_id),
             }
         ],
-        "units": to_wire(0),
     }
 
 
 class _Settlement:
-    """The hook of one charge. `unsettled` are those charged whose subject was nobody's when it
-    asked: there is nothing to settle."""
+    """The hook of one charge; called again where it is attempted again.
 
-    def __init__(
-        self,
-        caller: Caller,
-        orders: Sequence[Order],
-        todo: dict[int, Found],
-        indexes: Sequence[int],
-    ) -> None:
+    `answers` are those of what was charged, by place among the orders; `states` the reservations'
+    before that.
+    """
+
+    def __init__(self, caller: Caller, orders: Sequence[Order], indexes: Sequence[int]) -> None:
         self._caller = caller
         self._orders = orders
-        self._todo = todo
         self._indexes = indexes
         self._look_first = False
         self.answers: dict[int, Answer] = {}
-        self.unsettled: dict[int, tuple[int, bool]] = {}
+        self.states: dict[str, int] = {}
 
     def settle(self, weighed: Weighed) -> None:
+        """Free what is held for what is about to be drawn. Raises Settled, _Misplaced, Raced."""
         charged: dict[int, int] = {}
+        owners: dict[int, int] = {}
         for demand in weighed.demands:
             for use in demand.uses:
                 nr = self._indexes[use[5]]
-                charged[nr] = use[4]
-                expected = self._todo[nr].subscriber_id
-                if expected is not None and expected != demand.subscriber_id:
-                    raise _Misplaced(nr)
+                charged[nr], owners[nr] = use[4], demand.subscriber_id
         used = charged | dict.fromkeys(weighed.done.duplicates, 0)
-        commits: list[Commit] = []
-        numbers: list[int] = []
+        places = {*used, *(rejection.index for rejection in weighed.done.rejected)}
+        names = sorted({self._orders[nr].name for nr in places})
+        held = reservations.lock_named(weighed.cursor, self._caller.gateway_id, names)
+        self.states |= {name: one.state if one else State.DENIED for name, one in held.items()}
+        for nr, subscriber_id in owners.items():
+            one = held[self._orders[nr].name]
+            if one is not None and one.subscriber_id != subscriber_id:
+                raise _Misplaced(nr)
+        commits: dict[int, Commit] = {}
         for nr, units in used.items():
-            subscriber_id = self._todo[nr].subscriber_id
-            if subscriber_id is None:
-                self.unsettled[nr] = (units, nr not in charged)
-                continue
             name, record = self._orders[nr]
             assert isinstance(record, Usage)
-            commits.append(
-                Commit(
-                    (subscriber_id, self._caller.gateway_id, name),
-                    _fingerprint(record),
-                    units,
-                    functools.partial(_body, name, weighed.batch_id, units, nr not in charged),
-                )
-            )
-            numbers.append(nr)
+            render = functools.partial(_body, name, weighed.batch_id, units, nr not in charged)
+            one = held[name]
+            if one is None:
+                self.answers[nr] = render(False, 0)
+            else:
+                commits[nr] = Commit(one[:3], _fingerprint(record), units, render)
         if not commits:
             return
         try:
             answers = reservations.commit(
                 weighed.cursor,
-                commits,
+                [one for one in held.values() if one is not None],
+                list(commits.values()),
                 weighed.demands,
                 at=weighed.at,
                 grace=weighed.grace,
@@ -254,4 +242,4 @@ class _Settlement:
         except buckets.Raced:
             self._look_first = True
             raise
-        self.answers |= zip(numbers, answers, strict=True)
+        self.answers |= zip(commits, answers, strict=True)

@@ -20,12 +20,14 @@ from subscriptions.policies import policy_of
 
 
 class Terms(NamedTuple):
-    """The operator's; `at` is its now. `card_stamp` is the newest rate card version's id."""
+    """The operator's; `at` is its now. `card_stamp` is the newest rate card version's id,
+    `top_up_url` where subscribers can buy more."""
 
     at: dt.datetime
     grace: dt.timedelta
     zone: ZoneInfo
     default_card: str
+    top_up_url: str
     card_stamp: int
 
 
@@ -51,7 +53,7 @@ class Present(NamedTuple):
 
 
 _SQL = """
-SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card,
+SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card, o.top_up_url,
        coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
        q.nr, s.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, p.plan_id,
        CASE WHEN x.frozen THEN 'frozen' WHEN x.starts_at IS NOT NULL THEN 'suspended' ELSE '' END,
@@ -90,7 +92,7 @@ _WITH_SOURCES_SQL = _SQL.format(
         " AND b.valid_until > t.now AND b.valid_from <= t.now"
     ),
 )
-_COLUMNS = 14
+_COLUMNS = 15
 
 
 def read(
@@ -106,6 +108,7 @@ def read(
     `wall` is the machine's time; a test operator's clock takes its place. Opens and turns periods
     that are due. No locks: what is bought or used meanwhile may be missing.
     """
+    pgarrays.revive()
     present, behind = _read(operator_id, key_id, subjects, wall, with_sources)
     if behind and present is not None:
         lifecycle.ensure_open(behind, at=present.terms.at, until=present.terms.at)
@@ -126,12 +129,12 @@ def _read(
     rows = cursor.fetchall()
     if not rows:
         return None, []
-    at, grace, zone_name, card, stamp = rows[0][:5]
+    at, grace, zone_name, card, top_up_url, stamp = rows[0][:6]
     zone = ZoneInfo(zone_name)
     accounts: list[Account | None] = [None] * len(subjects)
     behind: list[int] = []
     for row in rows:
-        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[5:11]
+        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[6:12]
         if subscriber_id is None:
             continue
         account = accounts[nr - 1]
@@ -141,12 +144,12 @@ def _read(
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
-            account = accounts[nr - 1] = Account(subscriber_id, period, row[11], row[13], [])
-            if row[12]:
+            account = accounts[nr - 1] = Account(subscriber_id, period, row[12], row[14], [])
+            if row[13]:
                 behind.append(subscriber_id)
         if with_sources and row[_COLUMNS] is not None:
             account.sources.append(Source(*row[_COLUMNS:]))
-    return Present(Terms(at, grace, zone, card, stamp), accounts), behind
+    return Present(Terms(at, grace, zone, card, top_up_url, stamp), accounts), behind
 
 
 _NOW_SQL = """
@@ -158,6 +161,7 @@ WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
 
 def now(operator_id: int, key_id: int, *, wall: dt.datetime) -> dt.datetime | None:
     """The operator's now; None where the key was revoked."""
+    pgarrays.revive()
     cursor = pgarrays.cursor()
     cursor.execute(_NOW_SQL, [wall, Int8(operator_id), Int8(key_id)], binary=True, prepare=True)
     row = cursor.fetchone()

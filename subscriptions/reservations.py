@@ -40,7 +40,7 @@ class NameTaken(Exception):
 
 
 class Settled(Exception):
-    """Another commit of one of these reservations was faster: look up its answer."""
+    """One of these reservations was committed before, or is not there: look it up."""
 
 
 # --- deciding -----------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ _PROMISED_SQL = """
 SELECT coalesce(sum(promised), 0)::bigint FROM subscriptions_reservation
 WHERE subscriber_id = %b AND state = 1
 """
-_INSERT_SQL = """
+_INSERT_SQL = f"""
 WITH g AS (
     SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
                          %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[])
@@ -189,9 +189,17 @@ WITH g AS (
            false
     FROM o, g WHERE g.subscriber_id <> 0 ORDER BY g.subscriber_id, g.name
     ON CONFLICT DO NOTHING
-)
+), b AS ({buckets.RESERVE_SQL})
 SELECT count(*) FROM n
-"""
+"""  # noqa: S608
+
+
+def promised_to(cursor: Cursor, subscriber_id: int) -> int:
+    """Units of packs that open reservations of a subscriber are promised."""
+    cursor.execute(_PROMISED_SQL, [Int8(subscriber_id)], binary=True, prepare=True)
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def first_answers(gateway_id: int, names: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -228,7 +236,6 @@ def _reserve(
     cursor = pgarrays.cursor()
     books = _Books(cursor, asks, at)
     judged = [(ask, books.judge(ask)) for ask in asks]
-    buckets.hold(cursor, books.taken)
     answers = {ask.name: render(ask, verdict) for ask, verdict in judged}
     cursor.execute(
         _INSERT_SQL,
@@ -246,6 +253,7 @@ def _reserve(
             Int8(gateway_id),
             Int8(operator_id),
             at,
+            *buckets.columns(books.taken),
         ],
         binary=True,
         prepare=True,
@@ -304,10 +312,7 @@ class _Books:
 
     def _promised_to(self, subscriber_id: int) -> int:
         if subscriber_id not in self._promised:
-            self._cursor.execute(_PROMISED_SQL, [Int8(subscriber_id)], binary=True, prepare=True)
-            row = self._cursor.fetchone()
-            assert row is not None
-            self._promised[subscriber_id] = row[0]
+            self._promised[subscriber_id] = promised_to(self._cursor, subscriber_id)
         return self._promised[subscriber_id]
 
 
@@ -368,19 +373,31 @@ JOIN subscriptions_reservation r
 ORDER BY r.subscriber_id, r.gateway_id, r.name
 FOR NO KEY UPDATE OF r
 """
-_SETTLE_SQL = """
+_LOCK_NAMED_SQL = """
+SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.created_at,
+       r.expires_at
+FROM unnest(%b::text[]) AS g (name)
+JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
+JOIN subscriptions_reservation r
+  ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
+ORDER BY r.subscriber_id, r.gateway_id, r.name
+FOR NO KEY UPDATE OF r
+"""
+_SETTLE_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
 UPDATE subscriptions_reservation r SET state = %b, settled_at = %b
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
 WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
-"""
-_COMMIT_SQL = """
+"""  # noqa: S608
+_COMMIT_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
 UPDATE subscriptions_reservation r
 SET state = 2, settled_at = %b, commit_fingerprint = decode(g.fingerprint, 'hex'),
     late = g.late = 1, answer = g.answer::jsonb
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::bigint[], %b::text[])
      AS g (subscriber_id, gateway_id, name, fingerprint, late, answer)
 WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
-"""
+"""  # noqa: S608
 _DUE_SQL = """
 SELECT subscriber_id, gateway_id, name FROM subscriptions_reservation
 WHERE state = 1 AND expires_at <= %b AND operator_id = %b
@@ -468,6 +485,24 @@ def lock(cursor: Cursor, keys: Sequence[Key]) -> list[Held]:
     return [Held(*row) for row in cursor.fetchall()]
 
 
+def lock_named(cursor: Cursor, gateway_id: int, names: Sequence[str]) -> dict[str, Held | None]:
+    """The same by the gateway's ids; raises Settled where one is missing or committed.
+
+    None stands for those whose subject was nobody's: nothing is held.
+    """
+    cursor.execute(_LOCK_NAMED_SQL, [Texts(names), Int8(gateway_id)], binary=True, prepare=True)
+    found = {name: Held(*row) for name, *row in cursor.fetchall()}
+    nobodys: set[str] = set()
+    if len(found) < len(names):
+        missing = [name for name in names if name not in found]
+        nobodys = {name for name, one in find(gateway_id, missing).items() if not one.subscriber_id}
+    if len(found) + len(nobodys) < len(names):
+        raise Settled
+    if any(one.state == State.COMMITTED for one in found.values()):
+        raise Settled
+    return {**found, **dict.fromkeys(nobodys)}
+
+
 def _give_back(cursor: Cursor, held: Sequence[Held], state: int, *, at: dt.datetime) -> None:
     """Free the units of locked reservations, which are settled so."""
     if not held:
@@ -475,9 +510,14 @@ def _give_back(cursor: Cursor, held: Sequence[Held], state: int, *, at: dt.datet
     units = _sum_of(held)
     since = min(one.created_at for one in held)
     locked = buckets.lock_to_free(cursor, {key[0] for key in units}, since=since)
-    buckets.free(cursor, units, locked, at=at)
     keys = [one[:3] for one in held]
-    cursor.execute(_SETTLE_SQL, [Int8(state), at, *_columns(keys)], binary=True, prepare=True)
+    cursor.execute(
+        _SETTLE_SQL,
+        [*buckets.columns(units, -1), Int8(state), at, *_columns(keys)],
+        binary=True,
+        prepare=True,
+    )
+    buckets.follow(cursor, units, locked, at=at)
 
 
 def _sum_of(held: Iterable[Held]) -> dict[tuple[int, int], int]:
@@ -508,6 +548,7 @@ class Commit(NamedTuple):
 
 def commit(
     cursor: Cursor,
+    held: Sequence[Held],
     commits: Sequence[Commit],
     demands: Sequence[Demand],
     *,
@@ -515,28 +556,28 @@ def commit(
     grace: dt.timedelta,
     look_first: bool,
 ) -> list[dict[str, Any]]:
-    """Settle reservations inside a charge, right before it draws `demands`; see free_and_lock.
+    """Settle locked reservations inside a charge, right before it draws `demands`.
 
-    Answers what each commit is answered. Raises Settled where one was committed meanwhile, Raced:
-    then it is to be called with `look_first` in the next attempt.
+    Answers what each commit is answered. Raises Raced: then it is to be called with `look_first`
+    in the next attempt.
     """
-    held = lock(cursor, sorted(commit.key for commit in commits))
-    if any(one.state == State.COMMITTED for one in held):
-        raise Settled
     by_key = {one[:3]: one for one in held}
-    late = [by_key[commit.key].is_late(at) for commit in commits]
-    answers = []
-    for commit, is_late in zip(commits, late, strict=True):
-        free = sum(by_key[commit.key].units().values())
-        answers.append(commit.render(is_late, max(0, free - commit.units)))
+    held = [by_key[commit.key] for commit in commits]
+    late = [one.is_late(at) for one in held]
+    freed = [sum(one.units().values()) for one in held]
+    answers = [
+        commit.render(is_late, max(0, free - commit.units))
+        for commit, is_late, free in zip(commits, late, freed, strict=True)
+    ]
     units = _sum_of(held)
+    locked: dict[int, list[Source]] = {}
     if units:
         beyond: dict[int, int] = defaultdict(int)
-        for (subscriber_id, _), freed in units.items():
-            beyond[subscriber_id] -= freed
+        for (subscriber_id, _), free in units.items():
+            beyond[subscriber_id] -= free
         for demand in demands:
             beyond[demand.subscriber_id] += demand.units
-        buckets.free_and_lock(
+        locked = buckets.lock_for_draw(
             cursor,
             units,
             demands,
@@ -548,6 +589,7 @@ def commit(
     cursor.execute(
         _COMMIT_SQL,
         [
+            *buckets.columns(units, -1),
             at,
             *_columns([commit.key for commit in commits]),
             Texts(commit.fingerprint for commit in commits),
@@ -557,6 +599,8 @@ def commit(
         binary=True,
         prepare=True,
     )
+    if units:
+        buckets.follow(cursor, units, locked, at=at)
     return answers
 
 

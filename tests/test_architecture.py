@@ -143,6 +143,7 @@ WRITERS = {
     },
     "subscriptions/keys.py": {"operator", "gateway", "apikey"},
     "subscriptions/clock.py": {"operator"},
+    "subscriptions/operators.py": {"operator"},
     "subscriptions/seeding.py": {"operator"},
     "subscriptions/api/idempotency.py": {"idempotentrequest"},
     "subscriptions/tasks.py": {"idempotentrequest"},

@@ -778,6 +778,7 @@ def test_reservations_are_forgotten_when_no_usage_of_then_may_come_any_more(
         {"id": ""},
         {"id": "x" * 513},
         {"id": "a\0"},
+        {"id": "a\n"},
         {"id": 1},
         {"subject": None},
         {"subject": ""},

@@ -94,7 +94,7 @@ OBJECT = OpenApiTypes.OBJECT
 
 # --- reservations -------------------------------------------------------------------------------
 
-_ID = {"type": "string", "minLength": 1, "maxLength": 512}
+_ID = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]{1,512}$"}
 RESERVATION_ID = OpenApiParameter(
     "name",
     _ID,
@@ -345,3 +345,75 @@ LOGS = _one_format(
     {"application/json": _EVENT},
     _EVENT,
 )
+
+
+# --- forward-auth -------------------------------------------------------------------------------
+
+_PERMISSION = {
+    "type": "object",
+    "required": ["decision", "available"],
+    "properties": {
+        "decision": {"type": "string", "enum": ["allow", "degrade"]},
+        "available": _UNITS,
+        "cause": {"type": "string", "enum": _DENIALS},
+        "degrade_to": _DEGRADE_TO,
+    },
+}
+_TOLD = [
+    OpenApiParameter(
+        name,
+        {"type": "string"},
+        OpenApiParameter.HEADER,
+        description=says,
+        response=statuses,
+    )
+    for name, says, statuses in (
+        ("X-Decision", "allow, degrade or deny", [200]),
+        ("X-Tokens-Remaining", "whole units that the prepaid buckets have left", [200]),
+        ("X-Degrade-Model", "the model that the plan allows instead", [200]),
+        ("X-Degrade-Tokens-Per-Minute", "the rate that the plan allows", [200]),
+    )
+]
+
+
+def authorize(operation_id: str, *, below: bool = False) -> dict[str, Any]:
+    """The schema of one of the ways to ask it."""
+    where = [OpenApiParameter("original", str, OpenApiParameter.PATH)] if below else []
+    return {
+        "operation_id": operation_id,
+        "parameters": [
+            *where,
+            OpenApiParameter(
+                "X-Subject",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-Subject, X-Forwarded-User; they win over the query.",
+            ),
+            OpenApiParameter(
+                "X-Model",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-Model, X-Forwarded-Model. Without: any model.",
+            ),
+            OpenApiParameter(
+                "X-Original-URI",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-URL, X-Forwarded-Uri; its query may name both.",
+            ),
+            OpenApiParameter("subject", str, OpenApiParameter.QUERY),
+            OpenApiParameter("model", str, OpenApiParameter.QUERY),
+            OpenApiParameter(
+                "refuse_with",
+                {"type": "string", "enum": ["403"]},
+                OpenApiParameter.QUERY,
+                description="403: no 429, which nginx's auth_request takes for an error.",
+            ),
+            *_TOLD,
+        ],
+        "request": None,
+        "responses": {
+            200: OpenApiResponse(_PERMISSION, description="Go on, as the answer says."),
+            **refusals(*((404,) if below else ()), 422, 429),
+        },
+    }
