@@ -12,13 +12,14 @@ from metering.models import QuarantinedRecord, UsageRecord
 from tests.factories import (
     NOW,
     make_gateway_key,
+    make_key,
     make_operator,
     make_plan,
     make_subscriber,
     subscribe,
 )
 from tests.usage import assert_books_agree, used
-from token_billing_client import Charged, Client, Reservation, Usage
+from token_billing_client import Charged, Client, Refused, Reservation, Usage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -108,3 +109,25 @@ def test_what_was_reserved_is_committed_with_what_was_used(
     assert used(subscriber) == {"allowance": 240}
     assert UsageRecord.objects.count() == 2
     assert_books_agree()
+
+
+def test_a_subject_may_go_on_until_its_last_token(tmp_path: Path, live_server: Any) -> None:
+    operator = make_operator()
+    subscribe(make_subscriber(operator), make_plan(operator, allowance=120_000))
+
+    with Client(live_server.url, make_gateway_key(operator), spool=tmp_path) as client:
+        before = client.authorize(subject="user-s-1", model="deepseek/chat")
+        client.record(usage(0))
+        assert client.flush(seconds=30)
+        after = client.authorize(subject="user-s-1", model="deepseek/chat")
+        nobody = client.authorize(subject="nobody", model="deepseek/chat")
+    with (
+        Client(live_server.url, make_key(operator), spool=tmp_path) as operators,
+        pytest.raises(Refused, match="wrong_role"),
+    ):
+        operators.authorize(subject="user-s-1", model="deepseek/chat")
+
+    assert (before.decision, str(before.remaining), before.cause) == ("allow", "120", "")
+    assert (after.decision, str(after.remaining), after.cause) == ("deny", "0", "exhausted")
+    assert after.detail
+    assert (nobody.allowed, nobody.cause) == (False, "unknown_subject")
