@@ -15,6 +15,7 @@ from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import psycopg
 
 from metering import rate_limits, windows
 from metering.context import Caller
@@ -25,7 +26,7 @@ from subscriptions import accounts, periods, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
 from subscriptions.buckets import Period
 from subscriptions.errors import Conflict, DomainError, Invalid
-from subscriptions.reservations import Ask, NameTaken, Room, Rooms, Verdict
+from subscriptions.reservations import Ask, Moved, NameTaken, Room, Rooms, StillHolds, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
 
 # What a request is taken to use where the gateway does not say: about the middle of real traffic.
@@ -97,6 +98,7 @@ def reserve(
     prints = [_fingerprint(request) for request in requests]
     names = sorted({request.id for request in requests})
     first = reservations.first_answers(caller.gateway_id, names)
+    rated: Rated = {}
     for _ in range(_ATTEMPTS):
         # Of two that come together under one id the first is asked.
         todo: dict[str, int] = {}
@@ -106,11 +108,14 @@ def reserve(
         if not todo:
             break
         try:
-            made = _reserve(caller, [(requests[nr], prints[nr]) for nr in todo.values()], wall)
-        except NameTaken:
+            asked = [(requests[nr], prints[nr]) for nr in todo.values()]
+            made = _reserve(caller, asked, rated, wall)
+        except (NameTaken, Moved):
             first |= reservations.first_answers(caller.gateway_id, sorted(todo))
         else:
             first |= {requests[nr].id: (prints[nr], made[requests[nr].id]) for nr in todo.values()}
+    if len(first) < len(names):
+        raise psycopg.OperationalError("the ask was overtaken too often; send it again")
     answers: list[dict[str, Any] | DomainError] = []
     for request, fingerprint in zip(requests, prints, strict=True):
         known, answer = first[request.id]
@@ -127,25 +132,33 @@ def _fingerprint(request: Request) -> str:
 
 
 def _reserve(
-    caller: Caller, requests: Sequence[tuple[Request, str]], wall: dt.datetime
+    caller: Caller, requests: Sequence[tuple[Request, str]], rated: Rated, wall: dt.datetime
 ) -> dict[str, dict[str, Any]]:
-    terms, found = present(caller, [request.subject for request, _ in requests], wall=wall)
+    subjects = [request.subject for request, _ in requests]
+    terms, found = present(caller, subjects, wall=wall)
     cards = cards_of(caller.operator_id, terms.card_stamp)
     asks = [
         _ask(request, fingerprint, account, terms, cards)
         for (request, fingerprint), account in zip(requests, found, strict=True)
     ]
     return reservations.reserve(
-        _within_rates(asks, [_tokens(request) for request, _ in requests], terms.at),
+        _within_rates(asks, [_tokens(request) for request, _ in requests], rated, terms.at),
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
         at=terms.at,
         rooms=rooms_of(caller, terms),
+        still_holds=still_holds(caller, subjects, found, wall=wall),
         render=_Renderer(terms.at),
     )
 
 
-def _within_rates(asks: Sequence[Ask], tokens: Sequence[int], at: dt.datetime) -> list[Ask]:
+# What the rate limits said to an ask, by its name, subscriber and plan: it is counted once.
+Rated = dict[tuple[str, int, int], rate_limits.Refusal | None]
+
+
+def _within_rates(
+    asks: Sequence[Ask], tokens: Sequence[int], rated: Rated, at: dt.datetime
+) -> list[Ask]:
     """The asks, counted by their plans' rate limits, refused where one is reached."""
     limited = [
         (nr, rate_limits.Ask(ask.subscriber_id, ask.period.policy, tokens[nr]))
@@ -156,14 +169,17 @@ def _within_rates(asks: Sequence[Ask], tokens: Sequence[int], at: dt.datetime) -
         and ask.period.policy is not None
         and rate_limits.applies(ask.period.policy)
     ]
+    keys = [(asks[nr].name, one.subscriber_id, one.policy.plan_id) for nr, one in limited]
+    new = {key: one for key, (_, one) in zip(keys, limited, strict=True) if key not in rated}
+    rated.update(zip(new, rate_limits.take(list(new.values()), at=at), strict=True))
     counted = list(asks)
-    refusals = rate_limits.take([rated for _, rated in limited], at=at)
-    for (nr, rated), refusal in zip(limited, refusals, strict=True):
+    for key, (nr, one) in zip(keys, limited, strict=True):
+        refusal = rated[key]
         if refusal is not None:
             room = _rate_room(refusal, at)
             counted[nr] = replace(asks[nr], refused="rate_limited", limit=room)
-        elif rated.policy.tokens_per_minute is not None:
-            counted[nr] = replace(asks[nr], rated_tokens=rated.tokens)
+        elif one.policy.tokens_per_minute is not None:
+            counted[nr] = replace(asks[nr], rated_tokens=one.tokens)
     return counted
 
 
@@ -213,6 +229,14 @@ def present(
     return found.terms, found.accounts
 
 
+def still_holds(
+    caller: Caller, subjects: Sequence[str], found: Sequence[Account | None], *, wall: dt.datetime
+) -> StillHolds:
+    """Whether these subjects are still who they were found to be."""
+    ours = caller.operator_id, caller.key_id
+    return functools.partial(accounts.still_holds, *ours, subjects, found, wall=wall)
+
+
 def _ask(
     request: Request, fingerprint: str, account: Account | None, terms: Terms, cards: Cards
 ) -> Ask:
@@ -238,6 +262,7 @@ def _ask(
         estimate.units if request.slice else None,
         request.subject if request.slice else "",
         refused=account.blocked or ("" if weight is not None else "unknown_model"),
+        generations=account.generations,
     )
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 
 from metering import rate_limits
 from metering.context import Caller
@@ -80,6 +81,8 @@ def commit(caller: Caller, orders: Sequence[Order], *, wall: dt.datetime) -> lis
         todo = _answer_known(caller, orders, answers)
         if not todo:
             break
+    if len(answers) < len(orders):
+        raise psycopg.OperationalError("the commit was overtaken too often; send it again")
     return [answers[nr] for nr in range(len(orders))]
 
 
@@ -224,6 +227,9 @@ class _Settlement:
                 charged[nr], owners[nr] = use[4], demand.subscriber_id
         used = charged | dict.fromkeys(weighed.done.duplicates, 0)
         places = {*used, *(rejection.index for rejection in weighed.done.rejected)}
+        for nr in places:  # of an attempt before this one
+            self.answers.pop(nr, None)
+            self._corrections.pop(nr, None)
         names = sorted({self._orders[nr].name for nr in places})
         held = reservations.lock_named(weighed.cursor, self._caller.gateway_id, names)
         self.states |= {name: one.state if one else State.DENIED for name, one in held.items()}

@@ -11,6 +11,8 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any, NamedTuple
 
+import psycopg
+
 from metering import asking
 from metering.context import Caller
 from metering.ingest import Ingested, Weighed, ingest
@@ -19,10 +21,11 @@ from subscriptions import buckets, reservations
 from subscriptions.buckets import Period
 from subscriptions.errors import Conflict, NotFound
 from subscriptions.models import Reservation
-from subscriptions.reservations import Held, Verdict
+from subscriptions.reservations import Held, Moved, Verdict
 from subscriptions.units import to_wire
 
 State = Reservation.State
+_ATTEMPTS = 20
 
 
 class NoSlice(Conflict):
@@ -59,18 +62,35 @@ def report(caller: Caller, name: str, parsed: Parsed, *, wall: dt.datetime) -> R
         indexes=parsed.indexes,
         before_draw=drawing.draw_down,
     )
-    terms, [account] = asking.present(caller, [found.subject], wall=wall)
-    refused, period = "unknown_subject", asking.no_period(terms)
-    if account is not None and account.subscriber_id == found.subscriber_id:
+    for _ in range(_ATTEMPTS):
+        try:
+            held, verdict, period = _renew(caller, key, found.subject, wall)
+        except Moved:
+            continue
+        return Reported(ingested, held, drawing.late, verdict, period)
+    raise psycopg.OperationalError("the renewal was overtaken too often; report again")
+
+
+def _renew(
+    caller: Caller, key: reservations.Key, subject: str, wall: dt.datetime
+) -> tuple[Held, Verdict | None, Period]:
+    """What the slice is now, and for which period. Raises Moved, KeyRevoked."""
+    terms, found = asking.present(caller, [subject], wall=wall)
+    [account] = found
+    refused, period, generations = "unknown_subject", asking.no_period(terms), 0
+    if account is not None and account.subscriber_id == key[0]:
         refused, period = account.blocked, account.period
+        generations = account.generations
     held, verdict = reservations.renew(
         key,
         period=period,
         at=terms.at,
         rooms=asking.rooms_of(caller, terms),
         refused=refused,
+        generations=generations,
+        still_holds=asking.still_holds(caller, [subject], found, wall=wall),
     )
-    return Reported(ingested, held, drawing.late, verdict, period)
+    return held, verdict, period
 
 
 def answer(name: str, reported: Reported, charged: dict[str, Any]) -> dict[str, Any]:

@@ -35,13 +35,16 @@ class Account(NamedTuple):
     """A subscriber as it stands now. `blocked` is why it may use nothing: suspended, frozen or "".
 
     `outlived`: it has open reservations past their time, which the sweep has not met yet.
-    `sources` are its live buckets, unlocked, where they were asked for.
+    `generations` is the sum of its live buckets' (each and one), of the same moment: whoever
+    changes what is said here raises it, or has to wait for those buckets' locks. `sources` are
+    these buckets, unlocked, where they were asked for.
     """
 
     subscriber_id: int
     period: Period
     blocked: str
     outlived: bool
+    generations: int
     sources: list[Source]
 
 
@@ -65,6 +68,9 @@ SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card, o.top_up_url,
        EXISTS (
            SELECT FROM subscriptions_reservation r
            WHERE r.subscriber_id = s.subscriber_id AND r.state = 1 AND r.expires_at <= t.now
+       ),
+       (SELECT coalesce(sum(g.generation + 1), 0)::bigint FROM subscriptions_bucket g
+        WHERE g.subscriber_id = s.subscriber_id AND g.valid_until > t.now AND g.valid_from <= t.now
        ){columns}
 FROM subscriptions_operator o
 JOIN subscriptions_apikey k ON k.operator_id = o.id
@@ -92,7 +98,7 @@ _WITH_SOURCES_SQL = _SQL.format(
         " AND b.valid_until > t.now AND b.valid_from <= t.now"
     ),
 )
-_COLUMNS = 15
+_COLUMNS = 16
 
 
 def read(
@@ -114,6 +120,25 @@ def read(
         lifecycle.ensure_open(behind, at=present.terms.at, until=present.terms.at)
         present, _ = _read(operator_id, key_id, subjects, wall, with_sources)
     return present
+
+
+def still_holds(
+    operator_id: int,
+    key_id: int,
+    subjects: Sequence[str],
+    known: Sequence[Account | None],
+    *,
+    wall: dt.datetime,
+) -> bool:
+    """Whether the accounts that were read without a lock would be read the same now.
+
+    To be asked with their buckets locked, in that transaction; of those of nobody nothing is held.
+    """
+    present, _ = _read(operator_id, key_id, subjects, wall, with_sources=False)
+    return present is not None and all(
+        old is None or (new is not None and new[:3] == old[:3])
+        for old, new in zip(known, present.accounts, strict=True)
+    )
 
 
 def _read(
@@ -144,7 +169,9 @@ def _read(
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
-            account = accounts[nr - 1] = Account(subscriber_id, period, row[12], row[14], [])
+            account = accounts[nr - 1] = Account(
+                subscriber_id, period, row[12], row[14], row[15], []
+            )
             if row[13]:
                 behind.append(subscriber_id)
         if with_sources and row[_COLUMNS] is not None:

@@ -39,6 +39,10 @@ class NameTaken(Exception):
     """Another request with one of these ids was faster: look up its answer."""
 
 
+class Moved(Exception):
+    """What was known of a subscriber without a lock is not so any more: read it again."""
+
+
 class Settled(Exception):
     """One of these reservations was committed before, or is not there: look it up."""
 
@@ -55,6 +59,7 @@ class Ask:
     already, with the `limit` that is reached. `subscriber_id` is None where the subject is
     nobody's: that is such a cause. `slice_units` and `subject` are of a slice, which is drawn down
     by many reports and renewed. `rated_tokens` were counted by the plan's rate limit.
+    `generations` is the subscriber's account's, which all of this was read with.
     """
 
     name: str
@@ -70,6 +75,7 @@ class Ask:
     rated_tokens: int = 0
     refused: str = ""
     limit: Room | None = None
+    generations: int = 0
 
 
 class Room(NamedTuple):
@@ -87,6 +93,8 @@ class Room(NamedTuple):
 
 # Of a subscriber in a period; None without windows. To be asked under its locks, or for a guess.
 Rooms = Callable[[int, Period], Room | None]
+# Whether what was read without a lock would be read the same; asked under the locks, if ever.
+StillHolds = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,32 +258,36 @@ def reserve(
     gateway_id: int,
     at: dt.datetime,
     rooms: Rooms,
+    still_holds: StillHolds,
     render: Render,
 ) -> dict[str, dict[str, Any]]:
     """Decide asks of different ids, hold what they get, and keep each answer; by id.
 
     `rooms` is asked under the locks for what the plan's windows have left, `render` makes the
-    answer that a retry will get too. One transaction a shard. Raises NameTaken, after which some
-    of the asks may be answered and some not.
+    answer that a retry will get too. One transaction a shard. Raises NameTaken and Moved, after
+    which some of the asks may be answered and some not.
     """
     answers: dict[str, dict[str, Any]] = {}
     ordered = sorted(asks, key=lambda ask: shard_of(ask.subscriber_id or 0))
     for _, group in groupby(ordered, key=lambda ask: shard_of(ask.subscriber_id or 0)):
         with transaction.atomic():
-            answers |= _reserve(list(group), operator_id, gateway_id, at, rooms, render)
+            some = list(group)
+            books = Books(pgarrays.cursor(), some, at, rooms)
+            if not books.are_as_known(some) and not still_holds():
+                raise Moved
+            answers |= _reserve(books, some, operator_id, gateway_id, at, render)
     return answers
 
 
 def _reserve(
+    books: Books,
     asks: list[Ask],
     operator_id: int,
     gateway_id: int,
     at: dt.datetime,
-    rooms: Rooms,
     render: Render,
 ) -> dict[str, dict[str, Any]]:
     cursor = pgarrays.cursor()
-    books = Books(cursor, asks, at, rooms)
     judged = [(ask, books.judge(ask)) for ask in asks]
     answers = {ask.name: render(ask, verdict) for ask, verdict in judged}
     cursor.execute(
@@ -330,6 +342,14 @@ class Books:
         if subscribers:
             self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
 
+    def are_as_known(self, asks: Sequence[Ask]) -> bool:
+        """Whether nothing was raised between the reading of these asks' accounts and the locks."""
+        return all(
+            ask.subscriber_id is None
+            or generations_of(self._sources.get(ask.subscriber_id, ())) == ask.generations
+            for ask in asks
+        )
+
     def judge(self, ask: Ask) -> Verdict:
         """Decide one ask, and take what it gets."""
         subscriber_id = ask.subscriber_id or 0
@@ -353,6 +373,11 @@ class Books:
         if subscriber_id not in self._promised:
             self._promised[subscriber_id] = promised_to(self._cursor, subscriber_id)
         return self._promised[subscriber_id]
+
+
+def generations_of(live: Iterable[Source]) -> int:
+    """The sum that an account has of its live buckets."""
+    return sum(source.generation + 1 for source in live)
 
 
 def lock_buyers(cursor: Cursor, subscriber_ids: Sequence[int]) -> None:
@@ -733,13 +758,20 @@ def draw_down(
 
 
 def renew(
-    key: Key, *, period: Period, at: dt.datetime, rooms: Rooms, refused: str
+    key: Key,
+    *,
+    period: Period,
+    at: dt.datetime,
+    rooms: Rooms,
+    refused: str,
+    generations: int,
+    still_holds: StillHolds,
 ) -> tuple[Held, Verdict | None]:
     """Let a slice that runs low be whole again, for as long as the first; what it is now.
 
     What is granted takes the place of what was left. A refusal (also one that is known already)
     leaves that, and it is final. No verdict where there is nothing to decide: it is settled, over,
-    or not low.
+    or not low. Raises Moved.
     """
     with transaction.atomic():
         cursor = pgarrays.cursor()
@@ -765,13 +797,16 @@ def renew(
         if _buys_packs(ask):
             lock_buyers(cursor, [held.subscriber_id])
         locked = buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
-        own = dict(held.holds)
-        # As if nothing of it were held.
-        sources = [
-            source.less(-own.get(source.id, 0))
+        live = [
+            source
             for source in locked[held.subscriber_id]
             if source.valid_from <= at < source.valid_until
         ]
+        if generations_of(live) != generations and not still_holds():
+            raise Moved
+        own = dict(held.holds)
+        # As if nothing of it were held.
+        sources = [source.less(-own.get(source.id, 0)) for source in live]
         room = rooms(held.subscriber_id, period)
         if room is not None:
             room = room._replace(left=room.left + held.granted)

@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import random
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -600,6 +601,87 @@ def test_what_was_read_before_a_subject_moved_is_not_remembered_after_it(
 
     assert moves == []
     assert (used(old), used(new)) == ({"allowance": 120}, {"allowance": 120})
+
+
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]], None]:
+    """Has something else committed once, right before a function of reservations.py begins."""
+
+    def arrange(name: str, happens: Callable[[], None]) -> None:
+        goes_on = getattr(reservations, name)
+        due = [happens]
+
+        def first(*given: Any, **named: Any) -> Any:
+            if due:
+                at_once(due.pop())
+            return goes_on(*given, **named)
+
+        monkeypatch.setattr(reservations, name, first)
+
+    return arrange
+
+
+def move(operator: Operator) -> None:
+    """The subject of s-1 to s-2, by the API."""
+    drafts = [
+        {"external_id": "s-1", "subjects": []},
+        {"external_id": "s-2", "subjects": ["user-s-1"]},
+    ]
+    answer = post(client_for(make_key(operator)), "subscribers/batch", drafts).json()
+    assert [item["status"] for item in answer["items"]] == ["updated", "updated"]
+
+
+def test_an_ask_is_judged_by_what_its_subject_is_when_it_holds_units(
+    before: Any, operator: Operator, gateway: Gateway
+) -> None:
+    plan = make_plan(operator)
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, plan)
+    set_clock(operator, NOW + MINUTE)
+
+    before("reserve", lambda: move(operator))
+    moved = reserve(gateway, "a-1", subject="user-s-1", units="100")
+    before("reserve", lambda: lifecycle.suspend(new.pk, reason="unpaid", at=NOW + MINUTE))
+    refused = reserve(gateway, "a-2", subject="user-s-1", units="100")
+
+    assert (moved["decision"], refused["decision"]) == ("allow", "deny")
+    assert refused["cause"] == "suspended"
+    assert [buckets_of(one, "allowance")[0].reserved for one in (old, new)] == [0, 100 * T]
+
+
+def test_a_slice_is_renewed_by_what_its_subject_is_then(
+    before: Any, operator: Operator, gateway: Gateway
+) -> None:
+    plan = make_plan(operator)
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, plan)
+    reserve(gateway, "a-1", subject="user-s-1", slice=True, units="1000")
+    used_up = record("r-1", subject="user-s-1", input_tokens=900, output_tokens=0)
+    set_clock(operator, NOW + MINUTE)
+
+    before("renew", lambda: move(operator))
+    answer = post(gateway.client, "reservations/a-1/usage", used_up).json()
+
+    assert (answer["renewed"], answer["final"]) == (False, True)
+    assert (answer["granted"], answer["cause"]) == ("100.000", "unknown_subject")
+    assert [buckets_of(one, "allowance")[0].reserved for one in (old, new)] == [100 * T, 0]
+
+
+def test_an_ask_that_is_judged_again_counts_once_towards_the_plans_rate(
+    before: Any, settings: Any, operator: Operator, gateway: Gateway
+) -> None:
+    settings.RATE_LIMIT_PREFIX = f"test-{uuid.uuid4()}"
+    subscribe(make_subscriber(operator), make_plan(operator, requests_per_minute=2))
+
+    def overtake() -> None:
+        raise reservations.Moved
+
+    before("reserve", overtake)
+    decided = [reserve(gateway, f"a-{n}", units="1")["decision"] for n in range(3)]
+
+    assert decided == ["allow", "allow", "deny"]
 
 
 def test_usage_while_its_subscriber_is_suspended_and_restored(
