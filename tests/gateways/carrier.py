@@ -31,7 +31,7 @@ class Carrier:
             timeout=30,
             trust_env=False,
         )
-        weight = {"model": "*", "input": "1", "cached_input": "1", "cache_write": "1"}
+        weight = {"model": "deepseek/*", "input": "1", "cached_input": "1", "cache_write": "1"}
         card = [{**weight, "output": "1", "reasoning": "1"}]
         since = "2026-01-01T00:00:00Z"
         self.call("PUT", "rate-cards/standard", {"effective_from": since, "weights": card})

@@ -12,7 +12,7 @@ from threading import Lock, Thread
 from typing import Any, Self
 
 # A request for it is answered with an error.
-BROKEN_MODEL = "broken"
+BROKEN_MODEL = "deepseek/broken"
 
 
 @dataclass(slots=True)
