@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from django.db import OperationalError
 from rest_framework.test import APIClient
 
 from subscriptions import lifecycle, reservations
@@ -178,6 +179,29 @@ def test_a_slice_asks_once_for_many_requests(gateway: Gateway, subscriber: Subsc
     assert Reservation.objects.get().held == 50_000 * T
 
 
+def test_a_slice_of_packs_that_are_only_promised_is_drawn_down_too(
+    gateway: Gateway, operator: Operator
+) -> None:
+    plan = make_plan(
+        operator,
+        allowance=1000 * T,
+        on_exhaustion="blocks",
+        block_units=500 * T,
+        block_price=yuan("1"),
+        cap_units=1000 * T,
+    )
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, plan)
+    begin(gateway, "all there is", units="1000")
+    assert begin(gateway, units="800")["granted"] == "800.000"
+
+    assert report(gateway, use(300))["granted"] == "500.000"
+
+    assert used(subscriber) == {"overage": 300}
+    # Of the two packs that may be bought, 300 units are used and 500 promised.
+    assert begin(gateway, "the rest", units="800")["granted"] == "200.000"
+
+
 def test_more_than_the_slice_holds_is_drawn_on_by_the_plans_policy(
     gateway: Gateway, api: APIClient, operator: Operator
 ) -> None:
@@ -214,6 +238,28 @@ def test_a_report_sent_again_charges_nothing_twice(
     assert (again["accepted"], again["duplicates"]) == (0, 2)
     assert again["granted"] == first["granted"] == "69999.000"
     assert used(subscriber) == {"allowance": 30_001}
+
+
+def test_a_report_that_was_charged_and_not_answered_is_renewed_when_it_is_sent_again(
+    monkeypatch: pytest.MonkeyPatch, gateway: Gateway, subscriber: Subscriber, api: APIClient
+) -> None:
+    begin(gateway)
+    body = [use(90_000)]
+    with monkeypatch.context() as broken:
+        broken.setattr(reservations, "renew", refuse_to_answer)
+        failed = post(gateway.client, "reservations/s-1/usage", body)
+
+    assert failed.status_code == 503
+    assert used(subscriber) == {"allowance": 90_000}
+    assert held(balance(api)) == {"allowance": "10000.000"}
+    again = report(gateway, *body)
+    assert (again["accepted"], again["duplicates"]) == (0, 1)
+    assert (again["granted"], again["renewed"]) == ("100000.000", True)
+    assert used(subscriber) == {"allowance": 90_000}
+
+
+def refuse_to_answer(*given: Any, **named: Any) -> Any:
+    raise OperationalError("the connection is gone")
 
 
 def test_a_report_takes_what_usage_records_takes(
