@@ -9,11 +9,18 @@ log=$here/install.log
 mkdir -p $here
 : >$log
 
+# A net that does not answer is one that is not there.
+within() {
+    seconds=$1 && shift
+    if command -v timeout >/dev/null; then timeout -k 10 "$seconds" "$@"; else "$@"; fi
+}
+
 install_litellm() {
     "$python" -m venv --clear $here/venv &&
-        $here/venv/bin/python -m pip --disable-pip-version-check --quiet install "uv==$uv_version" &&
+        within 120 $here/venv/bin/python -m pip --disable-pip-version-check --quiet \
+            install "uv==$uv_version" &&
         # pip takes minutes for the 120 packages, uv seconds.
-        $here/venv/bin/uv pip install --quiet --python $here/venv/bin/python --require-hashes \
+        within 600 $here/venv/bin/uv pip install --quiet --python $here/venv/bin/python --require-hashes \
             -r requirements/gateways.txt
 }
 
@@ -24,7 +31,8 @@ install_nginx() {
     policy=/usr/sbin/policy-rc.d
     [ -e $policy ] || { printf '#!/bin/sh\nexit 101\n' >$policy && chmod +x $policy && ours=1; }
     export DEBIAN_FRONTEND=noninteractive
-    apt-get install -y -q nginx-light || { apt-get update -q && apt-get install -y -q nginx-light; }
+    within 300 apt-get install -y -q nginx-light ||
+        { within 120 apt-get update -q && within 300 apt-get install -y -q nginx-light; }
     status=$?
     [ -z "${ours:-}" ] || rm -f $policy
     return $status
