@@ -339,8 +339,6 @@ class Books:
         buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
         if buyers:
             lock_buyers(cursor, buyers)
-            # Usage may make the bucket of its first pack while we wait: that lock does not see it.
-            buckets.lock(cursor, buyers, since=at, until=at)
         if subscribers:
             self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
 
@@ -798,7 +796,6 @@ def renew(
         )
         if _buys_packs(ask):
             lock_buyers(cursor, [held.subscriber_id])
-            buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
         locked = buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
         live = [
             source
