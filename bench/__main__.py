@@ -24,8 +24,8 @@ from bench.senders import SendingError
 from config.serve import PlatformError
 
 NAMES = (
-    *("skewed", "spread", "openmeter", "single", "stored"),
-    *("memory", "balance", "folding", "opening"),
+    *("skewed", "spread", "openmeter", "single", "reserve", "authorize"),
+    *("stored", "memory", "balance", "folding", "opening"),
 )
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
 

@@ -63,14 +63,19 @@ class Effort:
 
 
 class Parts(Platform):
-    """A platform of which only some parts run."""
+    """A platform of which only some parts run; `application` is what its web workers serve."""
 
-    def __init__(self, data: Path, port: int, names: Iterable[str]) -> None:
+    def __init__(self, data: Path, port: int, names: Iterable[str], application: str = "") -> None:
         super().__init__(data, port=port)
         self._names = set(names)
+        self._application = application
 
     def _children(self) -> list[Child]:
-        return [child for child in super()._children() if child.name in self._names]
+        children = [child for child in super()._children() if child.name in self._names]
+        for child in children:
+            if child.name == "web" and self._application:
+                child.command[-1] = self._application
+        return children
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,11 +243,12 @@ class Lab:
     # --- the platform ---
 
     @contextlib.contextmanager
-    def platform(self, database: str, *names: str) -> Iterator[Web]:
+    def platform(self, database: str, *names: str, application: str = "") -> Iterator[Web]:
         """The named parts of the platform (web where none is named) on a database."""
         port = _free_port()
         with _environment({"DATABASE_URL": self.url(database)}):
-            platform = Parts(self.data / f"platform-{database}", port, names or ("web",))
+            data = self.data / f"platform-{database}"
+            platform = Parts(data, port, names or ("web",), application)
             with platform:
                 yield Web(port, platform)
 

@@ -24,7 +24,7 @@ from bench.load import BATCH, Marks, Material
 from bench.machine import Memory, Meter, Shares, memory_of
 from bench.population import Population
 from bench.report import Row, at_least, at_most, middle, percentile
-from bench.senders import Reading, Sent
+from bench.senders import Door, Reading, Sent
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
@@ -370,7 +370,9 @@ def _post_singles(
     return _measured(team, web.roots(lab))
 
 
-def _pgbench(lab: Lab, database: str, size: int, seconds: float) -> Round:
+def _pgbench(
+    lab: Lab, database: str, size: int, seconds: float, minimal: str = _MINIMAL_SCRIPT
+) -> Round:
     """The minimal transaction, one after the other by as many clients."""
     program = lab.program("pgbench")
     if program is None:
@@ -379,7 +381,7 @@ def _pgbench(lab: Lab, database: str, size: int, seconds: float) -> Round:
     meter = Meter({"postgres": [lab.postgres_pid]})
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder, "minimal.sql")
-        script.write_text(_MINIMAL_SCRIPT.format(size=size))
+        script.write_text(minimal.format(size=size))
         done = subprocess.run(
             [
                 str(program),
@@ -398,6 +400,166 @@ def _pgbench(lab: Lab, database: str, size: int, seconds: float) -> Round:
     assert rate, done.stdout
     assert count, done.stdout
     return Round(Sent(int(count[1]), int(count[1]) / float(rate[1]), shares.used["load"]), shares)
+
+
+# --- asking first ---------------------------------------------------------------------------------
+
+# As a reservation and its commit: each has a commit of its own.
+_TWO_UPDATES_SCRIPT = """
+\\set who random(1, {size})
+UPDATE bench_balance SET used = used + 1000 WHERE subscriber_id = :who;
+UPDATE bench_balance SET used = used - 1000 WHERE subscriber_id = :who;
+"""
+# Few enough for an answer to take what it costs, and not what the queue before it does.
+_ASKERS = 4
+
+
+def reserve(lab: Lab) -> list[Row]:
+    """Reserve and commit on 16 connections, against pgbench's two minimal updates."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        preload.fill(lab, database, people, lab.effort.of(MILLION))
+        with connection.cursor() as cursor:
+            cursor.execute(_MINIMAL_TABLES.replace("%s", str(people.size)))
+            cursor.execute("VACUUM (ANALYZE) bench_balance")
+        seconds = lab.effort.seconds
+        with lab.platform(database) as web:
+            warm = _reserve(lab, web, people, 3000, 3.0)
+            count = round(warm.sent.rate * seconds * 1.5) + 100
+            _pgbench(lab, database, people.size, 1.0, _TWO_UPDATES_SCRIPT)
+            pairs = []
+            for _ in range(lab.effort.rounds):
+                asked = _reserve(lab, web, people, count, seconds)
+                bare = _pgbench(lab, database, people.size, seconds, _TWO_UPDATES_SCRIPT)
+                pairs.append((asked, bare))
+    ratio = middle(a.sent.rate / b.sent.rate for a, b in pairs)
+    rounds, others = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    rate, bare_rate = middle(r.sent.rate for r in rounds), middle(r.sent.rate for r in others)
+    return [
+        Row(
+            "reserve",
+            "reserve and commit, 16 connections",
+            "≥ 0.35 of pgbench",
+            f"{rate:,.0f} pairs/s; pgbench {bare_rate:,.0f} pairs of updates."
+            f" {_costs(rounds, others)}. {_shares(rounds)}",
+            ratio,
+            at_least(ratio, 0.35, 0.25),
+            {
+                "ratios": [round(a.sent.rate / b.sent.rate, 3) for a, b in pairs],
+                "cpu_ratio": round(middle(b.cost / a.cost for a, b in pairs), 3),
+                "reserved": [r.figures() for r in rounds],
+                "pgbench": [r.figures() for r in others],
+            },
+        )
+    ]
+
+
+def _reserve(lab: Lab, web: Web, people: Population, count: int, seconds: float) -> Round:
+    """Chains of an ask and its commit; of what is asked for half is used."""
+    owners = load.skewed(people, _rng())
+    now = dt.datetime.now(dt.UTC).isoformat()
+    mark = marks.new().decode()
+    model = next(iter(people.weights))
+    chains = []
+    for nr in range(count):
+        name = f"ask-{mark}-{nr}"
+        who = f'"id":"{name}","subject":"{people.subject(next(owners))}","model":"{model}"'
+        ask = f'{{{who},"input_tokens":1200,"max_output_tokens":400}}'
+        record = f'{{{who},"occurred_at":"{now}","input_tokens":1200,"output_tokens":170}}'
+        chains.append(
+            [
+                senders.request(
+                    web.port,
+                    people.gateway_key,
+                    body.encode(),
+                    Door(f"/api/v1/reservations{below}", "application/json"),
+                )
+                for body, below in ((ask, ""), (record, f"/{name}/commit"))
+            ]
+        )
+    team = senders.chained(
+        web.port,
+        chains,
+        connections=CONNECTIONS,
+        seconds=seconds,
+        processes=POSTERS,
+        check=_is_decided,
+    )
+    return _measured(team, web.roots(lab))
+
+
+def _is_decided(answer: bytes) -> None:
+    if b'"decision":' not in answer and b'"accepted":1' not in answer:
+        raise senders.SendingError(f"neither decided nor charged: {answer[:500]!r}")
+
+
+def authorize(lab: Lab) -> list[Row]:
+    """How long authorize takes, against a bare Django view with one SELECT by primary key."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = _make(lab, people, load.skewed, with_copies=False)
+        rng = _rng()
+        who = [rng.randrange(people.size) for _ in range(20_000)]
+        model = next(iter(people.weights))
+        with lab.platform(database, application="bench.bare:application") as web:
+            _warm(lab, web, people, material)
+            sides = [
+                [
+                    [senders.reading(web.port, people.gateway_key, path)]
+                    for path in (template.format(*columns) for columns in all_columns)
+                ]
+                for template, all_columns in (
+                    (
+                        "/api/v1/authorize?subject={}&model={}",
+                        [(people.subject(nr), model) for nr in who],
+                    ),
+                    ("/bare/{}", [(people.bindings[nr][0],) for nr in who]),
+                )
+            ]
+            for side in sides:
+                _ask(lab, web, side, 1.0)
+            seconds = lab.effort.seconds
+            pairs = [
+                (_ask(lab, web, sides[0], seconds), _ask(lab, web, sides[1], seconds))
+                for _ in range(lab.effort.rounds)
+            ]
+    ratios = [
+        percentile(a.sent.latencies, 0.99) / percentile(b.sent.latencies, 0.99) for a, b in pairs
+    ]
+    ratio = middle(ratios)
+    p99, bare = (
+        middle(percentile(pair[side].sent.latencies, 0.99) for pair in pairs) * 1000
+        for side in (0, 1)
+    )
+    return [
+        Row(
+            "authorize",
+            f"authorize, {_ASKERS} connections, 99th percentile",
+            "≤ 3 × a bare view",
+            f"p99 {p99:.1f} ms; bare view {bare:.1f} ms."
+            f" {middle(a.sent.rate for a, _ in pairs):,.0f} requests/s against"
+            f" {middle(b.sent.rate for _, b in pairs):,.0f}",
+            ratio,
+            at_most(ratio, 3.0),
+            {
+                "ratios": [round(one, 3) for one in ratios],
+                "authorize": [a.figures() for a, _ in pairs],
+                "bare": [b.figures() for _, b in pairs],
+            },
+        )
+    ]
+
+
+def _ask(lab: Lab, web: Web, chains: list[list[bytes]], seconds: float) -> Round:
+    team = senders.chained(
+        web.port,
+        chains,
+        connections=_ASKERS,
+        seconds=seconds,
+        processes=1,
+        check=lambda answer: None,
+    )
+    return _measured(team, web.roots(lab))
 
 
 # --- many stored records --------------------------------------------------------------------------
@@ -700,6 +862,8 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "spread": spread,
     "openmeter": openmeter,
     "single": single,
+    "reserve": reserve,
+    "authorize": authorize,
     "stored": stored,
     "memory": memory,
     "balance": balance,

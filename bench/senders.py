@@ -181,11 +181,11 @@ def _connect(port: int) -> socket.socket:
 
 
 def _length(head: bytes) -> int:
-    """How long the answer's body is. Raises SendingError unless it is a 200, or a 204 that names
-    nothing as rejected."""
+    """How long the answer's body is. Raises SendingError unless it is a 200 or 201, or a 204 that
+    names nothing as rejected."""
     if head.startswith(b"HTTP/1.1 204 ") and b"\r\nusage-rejected:" not in head.lower():
         return 0
-    if not head.startswith(b"HTTP/1.1 200 "):
+    if not head.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 201 ")):
         raise SendingError(f"answered {head[:300]!r}")
     _, found, rest = head.lower().partition(b"\r\ncontent-length:")
     if not found:
@@ -281,6 +281,9 @@ def post(
     return team
 
 
+Chain = Sequence[bytes]  # requests of which each waits for the answer to the one before
+
+
 def post_singles(
     port: int,
     key: str,
@@ -290,28 +293,52 @@ def post_singles(
     seconds: float,
     processes: int,
 ) -> Team:
-    """One record a request, the next on a connection as soon as the last is answered.
+    """One record a request, the next on a connection as soon as the last is answered."""
+    chains = [[request(port, key, body)] for body in bodies]
+    return chained(
+        port,
+        chains,
+        connections=connections,
+        seconds=seconds,
+        processes=processes,
+        check=lambda answer: _check(answer, 1),
+    )
 
-    Ends after `seconds`, or when the bodies are used up.
+
+def chained(
+    port: int,
+    chains: Sequence[Chain],
+    *,
+    connections: int,
+    seconds: float,
+    processes: int,
+    check: Callable[[bytes], None],
+) -> Team:
+    """Chains of requests, the next on a connection as soon as the last is through.
+
+    Ends after `seconds`, or when the chains are used up; a record is a chain. `check` is given the
+    body of each answer, and raises for one that is not as it has to be.
     """
-    requests = [request(port, key, body) for body in bodies]
 
     def work(place: int, ready: Callable[[], None]) -> _Done:
-        own = iter(requests[place::processes])
+        own = iter(chains[place::processes])
         sockets = [_connect(port) for _ in range(place, connections, processes)]
         poll = select.epoll()
         by_number = {one.fileno(): one for one in sockets}
+        rest: dict[int, list[bytes]] = {}
         asked: dict[int, float] = {}
         begun: dict[int, bytes] = {}
         latencies: list[float] = []
         answers: list[bytes] = []
+        through = 0
         ready()
         used, began = cpu_used(), time.monotonic()
         deadline = began + seconds
         for number, one in by_number.items():
             poll.register(number, select.EPOLLIN)
+            data, *rest[number] = next(own)
             asked[number] = time.monotonic()
-            one.sendall(next(own))
+            one.sendall(data)
         ended = began
         while asked:
             for number, _ in poll.poll(TIMEOUT):
@@ -323,11 +350,14 @@ def post_singles(
                 ended = time.monotonic()
                 latencies.append(ended - asked[number])
                 answers.append(received)
-                data = next(own, None) if ended < deadline else None
-                if data is None:
+                if not rest[number]:
+                    through += 1
+                    rest[number] = list(next(own, ())) if ended < deadline else []
+                if not rest[number]:
                     del asked[number]
                     poll.unregister(number)
                 else:
+                    data, *rest[number] = rest[number]
                     asked[number] = ended
                     one.sendall(data)
         used = cpu_used() - used
@@ -335,8 +365,8 @@ def post_singles(
         for one in sockets:
             one.close()
         for answer in answers:
-            _check(answer.partition(b"\r\n\r\n")[2], 1)
-        return _Done(len(answers), began, ended, used, latencies)
+            check(answer.partition(b"\r\n\r\n")[2])
+        return _Done(through, began, ended, used, latencies)
 
     team = Team()
     for place in range(processes):

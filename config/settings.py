@@ -75,6 +75,8 @@ DATABASES = {
             "application_name": "token-billing",
             # Prepare what a connection has run five times; the charge's statements are few.
             "prepare_threshold": 5,
+            # And plan it once: planning for each batch's own values costs more than it saves.
+            "options": "-c plan_cache_mode=force_generic_plan",
         },
     }
 }
@@ -162,6 +164,10 @@ CELERY_BEAT_SCHEDULE = {
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
+
+# Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
+RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
+RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
 
 LOGGING = {
     "version": 1,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from django.conf import settings
@@ -17,7 +18,8 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 _django = get_wsgi_application()
 
-from metering.api import usage_records  # noqa: E402  # models need the applications to be loaded
+# Models need the applications to be loaded.
+from metering.api import doors, reservations, usage_records  # noqa: E402
 
 _HOT = "/api/v1/usage-records"
 # A body longer than this is left unread where nobody wants it, and its connection is lost.
@@ -26,8 +28,8 @@ _CHUNK = 65536
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """The hot address to its door at once, all else to Django; no answer leaves before its request
-    is read to the end.
+    """The hot addresses to their doors at once, all else to Django; no answer leaves before its
+    request is read to the end.
 
     Some need no body: a key is refused, the database is away. The web server closes a connection
     on which it answered before all had come, and mostly without saying so: a client that still
@@ -39,9 +41,19 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
             _read_rest(environ["wsgi.input"])
         return start_response(status, headers, *error)
 
-    if environ["PATH_INFO"] == _HOT and environ["REQUEST_METHOD"] == "POST":
-        return usage_records.wsgi(environ, start)
+    hot = _past_django(environ)
+    if hot is not None:
+        return doors.wsgi(environ, start, *hot)
     return _django(environ, start)
+
+
+def _past_django(environ: WSGIEnvironment) -> tuple[doors.Respond, HTTPStatus] | None:
+    if environ["REQUEST_METHOD"] != "POST":
+        return None
+    path = environ["PATH_INFO"]
+    if path == _HOT:
+        return usage_records.respond, HTTPStatus.OK
+    return reservations.past_django(path)
 
 
 def _read_rest(body: InputStream) -> None:

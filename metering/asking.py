@@ -6,30 +6,35 @@ what there is, and what the plan allows beyond, subscriptions/reservations.py de
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import functools
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
+import psycopg
 
+from metering import rate_limits, windows
 from metering.context import Caller
 from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
 from metering.weighing import Cards, Weight, cards_of
-from subscriptions import accounts, reservations
+from subscriptions import accounts, periods, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
+from subscriptions.buckets import Period
 from subscriptions.errors import Conflict, DomainError, Invalid
-from subscriptions.reservations import Ask, NameTaken, Verdict
+from subscriptions.reservations import Ask, Moved, NameTaken, Room, Rooms, StillHolds, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
 
 # What a request is taken to use where the gateway does not say: about the middle of real traffic.
 DEFAULT_INPUT_TOKENS = 1_024
 DEFAULT_OUTPUT_TOKENS = 1_024
 MAX_ID = 512
+# How much a slice holds where the gateway does not say.
+DEFAULT_SLICE = 100_000 * THOUSANDTHS
 DEFAULT_TTL = 600
 MAX_TTL = 86_400
 _ATTEMPTS = 20
@@ -45,6 +50,7 @@ class Request(msgspec.Struct, gc=False):
     max_output_tokens: Count | None = None
     units: Decimal | None = None
     ttl_seconds: Annotated[int, msgspec.Meta(ge=1, le=MAX_TTL)] = DEFAULT_TTL
+    slice: bool = False
 
 
 _request = msgspec.json.Decoder(Request, strict=False)
@@ -59,10 +65,12 @@ def parse(body: bytes) -> Request:
         raise Invalid(str(error)) from error
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise Malformed(f"the body is not JSON: {error}") from error
-    if any("\0" in text for text in (request.id, request.subject, request.model)):
-        raise Invalid("id, subject and model cannot hold a NUL character")
-    if request.units is not None:
-        _thousandths(request.units)
+    if any(ord(char) < 32 or ord(char) == 127 for char in request.id):
+        raise Invalid("id cannot hold control characters: it has to fit into an address")
+    if "\0" in request.subject or "\0" in request.model:
+        raise Invalid("subject and model cannot hold a NUL character")
+    if request.units is not None and not _thousandths(request.units) and request.slice:
+        raise Invalid("a slice is more than nothing")
     return request
 
 
@@ -86,9 +94,11 @@ def reserve(
     if caller.subject:
         for request in requests:
             request.subject = caller.subject
+    pgarrays.revive()
     prints = [_fingerprint(request) for request in requests]
     names = sorted({request.id for request in requests})
     first = reservations.first_answers(caller.gateway_id, names)
+    rated: Rated = {}
     for _ in range(_ATTEMPTS):
         # Of two that come together under one id the first is asked.
         todo: dict[str, int] = {}
@@ -97,9 +107,15 @@ def reserve(
                 todo.setdefault(request.id, nr)
         if not todo:
             break
-        with contextlib.suppress(NameTaken):
-            _reserve(caller, [(requests[nr], prints[nr]) for nr in todo.values()], wall)
-        first |= reservations.first_answers(caller.gateway_id, sorted(todo))
+        try:
+            asked = [(requests[nr], prints[nr]) for nr in todo.values()]
+            made = _reserve(caller, asked, rated, wall)
+        except (NameTaken, Moved):
+            first |= reservations.first_answers(caller.gateway_id, sorted(todo))
+        else:
+            first |= {requests[nr].id: (prints[nr], made[requests[nr].id]) for nr in todo.values()}
+    if len(first) < len(names):
+        raise psycopg.OperationalError("the ask was overtaken too often; send it again")
     answers: list[dict[str, Any] | DomainError] = []
     for request, fingerprint in zip(requests, prints, strict=True):
         known, answer = first[request.id]
@@ -115,20 +131,80 @@ def _fingerprint(request: Request) -> str:
     return hashlib.sha256(said).hexdigest()
 
 
-def _reserve(caller: Caller, requests: Sequence[tuple[Request, str]], wall: dt.datetime) -> None:
-    terms, found = present(caller, [request.subject for request, _ in requests], wall=wall)
+def _reserve(
+    caller: Caller, requests: Sequence[tuple[Request, str]], rated: Rated, wall: dt.datetime
+) -> dict[str, dict[str, Any]]:
+    subjects = [request.subject for request, _ in requests]
+    terms, found = present(caller, subjects, wall=wall)
     cards = cards_of(caller.operator_id, terms.card_stamp)
     asks = [
         _ask(request, fingerprint, account, terms, cards)
         for (request, fingerprint), account in zip(requests, found, strict=True)
     ]
-    reservations.reserve(
-        asks,
+    return reservations.reserve(
+        _within_rates(asks, [_tokens(request) for request, _ in requests], rated, terms.at),
         operator_id=caller.operator_id,
         gateway_id=caller.gateway_id,
         at=terms.at,
+        rooms=rooms_of(caller, terms),
+        still_holds=still_holds(caller, subjects, found, wall=wall),
         render=_Renderer(terms.at),
     )
+
+
+# What the rate limits said to an ask, by its name, subscriber and plan: it is counted once.
+Rated = dict[tuple[str, int, int], rate_limits.Refusal | None]
+
+
+def _within_rates(
+    asks: Sequence[Ask], tokens: Sequence[int], rated: Rated, at: dt.datetime
+) -> list[Ask]:
+    """The asks, counted by their plans' rate limits, refused where one is reached."""
+    limited = [
+        (nr, rate_limits.Ask(ask.subscriber_id, ask.period.policy, tokens[nr]))
+        for nr, ask in enumerate(asks)
+        if not ask.refused
+        and ask.subscriber_id is not None
+        and ask.period is not None
+        and ask.period.policy is not None
+        and rate_limits.applies(ask.period.policy)
+    ]
+    keys = [(asks[nr].name, one.subscriber_id, one.policy.plan_id) for nr, one in limited]
+    new = {key: one for key, (_, one) in zip(keys, limited, strict=True) if key not in rated}
+    rated.update(zip(new, rate_limits.take(list(new.values()), at=at), strict=True))
+    counted = list(asks)
+    for key, (nr, one) in zip(keys, limited, strict=True):
+        refusal = rated[key]
+        if refusal is not None:
+            room = _rate_room(refusal, at)
+            counted[nr] = replace(asks[nr], refused="rate_limited", limit=room)
+        elif one.policy.tokens_per_minute is not None:
+            counted[nr] = replace(asks[nr], rated_tokens=one.tokens)
+    return counted
+
+
+def _rate_room(refusal: rate_limits.Refusal, at: dt.datetime) -> Room:
+    return Room(0, "minute", refusal.what, at + dt.timedelta(seconds=refusal.seconds))
+
+
+def _tokens(request: Request) -> int:
+    """What a request is taken to use, in tokens of any class; of a slice nobody knows."""
+    if request.slice:
+        return 0
+    given, most = request.input_tokens, request.max_output_tokens
+    return (DEFAULT_INPUT_TOKENS if given is None else given) + (
+        DEFAULT_OUTPUT_TOKENS if most is None else most
+    )
+
+
+def no_period(terms: Terms) -> Period:
+    """The calendar month of now, under no plan."""
+    month = periods.month_start(terms.at, terms.zone)
+    return Period(month, periods.end_of("calendar_month", month, 1, terms.zone))
+
+
+def rooms_of(caller: Caller, terms: Terms) -> Rooms:
+    return functools.partial(windows.room_of, caller.operator_id, at=terms.at, zone=terms.zone)
 
 
 def present(
@@ -153,6 +229,14 @@ def present(
     return found.terms, found.accounts
 
 
+def still_holds(
+    caller: Caller, subjects: Sequence[str], found: Sequence[Account | None], *, wall: dt.datetime
+) -> StillHolds:
+    """Whether these subjects are still who they were found to be."""
+    ours = caller.operator_id, caller.key_id
+    return functools.partial(accounts.still_holds, *ours, subjects, found, wall=wall)
+
+
 def _ask(
     request: Request, fingerprint: str, account: Account | None, terms: Terms, cards: Cards
 ) -> Ask:
@@ -162,7 +246,8 @@ def _ask(
     estimate = _estimate(request, weight) if weight is not None else _Estimate(0, 0)
     policy = account.period.policy
     cheaper = None
-    if policy is not None and policy.degrade_model and request.units is None:
+    whole = request.units is not None or request.slice
+    if policy is not None and policy.degrade_model and not whole:
         other = weight_of(account, policy.degrade_model, terms, cards)
         cheaper = _estimate(request, other).units if other is not None else None
     return Ask(
@@ -174,7 +259,10 @@ def _ask(
         estimate.units,
         estimate.least,
         cheaper,
+        estimate.units if request.slice else None,
+        request.subject if request.slice else "",
         refused=account.blocked or ("" if weight is not None else "unknown_model"),
+        generations=account.generations,
     )
 
 
@@ -196,8 +284,10 @@ def _estimate(request: Request, weight: Weight) -> _Estimate:
     """All input as uncached, all output as plain: what is left over is freed by the commit.
 
     A number that the gateway gave has to be there whole. What was only assumed refuses nobody:
-    then it is enough that something is left beyond what was given.
+    then it is enough that something is left beyond what was given. Of a slice anything will do.
     """
+    if request.slice:
+        return _Estimate(DEFAULT_SLICE if request.units is None else from_decimal(request.units), 1)
     if request.units is not None:
         units = from_decimal(request.units)
         return _Estimate(units, units)
@@ -233,15 +323,109 @@ class _Renderer:
             answer["cause"] = verdict.cause
         if verdict.final:
             answer["final"] = True
-        policy = ask.period.policy if ask.period is not None else None
-        if verdict.decision == reservations.DEGRADE and policy is not None:
-            answer["degrade_to"] = {
-                "model": policy.degrade_model or None,
-                "tokens_per_minute": policy.degrade_tokens_per_minute,
-            }
+        if ask.slice_units is not None and verdict.decision == reservations.ALLOW:
+            answer["threshold"] = wire_threshold(ask.slice_units, final=verdict.final)
+        if verdict.limit is not None:
+            answer["limit"] = wire_limit(verdict.limit)
+        if verdict.decision == reservations.DEGRADE:
+            answer["degrade_to"] = degrade_to(ask.period)
         return answer
+
+
+def wire_threshold(slice_units: int, *, final: bool) -> str:
+    """How much of a slice may be left when it is time to report; the last is used up."""
+    return to_wire(0 if final else reservations.threshold_of(slice_units))
+
+
+def wire_limit(room: Room) -> dict[str, Any]:
+    """The limit that refused, as it travels."""
+    return {
+        "per": room.per,
+        "kind": room.kind,
+        "left": to_wire(max(0, room.left)),
+        "resets_at": None if room.resets_at is None else wire_time(room.resets_at),
+    }
+
+
+def degrade_to(period: Period | None) -> dict[str, Any]:
+    """What the period's plan names; where it names nothing the gateway chooses."""
+    assert period is not None
+    assert period.policy is not None
+    policy = period.policy
+    return {
+        "model": policy.degrade_model or None,
+        "tokens_per_minute": policy.degrade_tokens_per_minute,
+    }
 
 
 def wire_time(instant: dt.datetime) -> str:
     """`2026-06-10T04:00:00Z`."""
     return instant.astimezone(dt.UTC).isoformat().replace("+00:00", "Z")
+
+
+# --- without holding anything -------------------------------------------------------------------
+
+
+class Permission(NamedTuple):
+    """Whether a subject may use a model now, and what is left; where not, why and what to do."""
+
+    decision: str
+    cause: str
+    available: int
+    top_up_url: str
+    degrade_to: dict[str, Any] | None = None
+    limit: Room | None = None
+    retry_after: int | None = None  # seconds
+
+    @property
+    def status(self) -> int:
+        """Of a refusal: a limit that passes by itself is 429."""
+        return 429 if self.cause == "rate_limited" else 403
+
+
+def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Permission:
+    """What an ask for the least there is would be answered now. Holds nothing, locks nothing.
+
+    Without a model only the subject is looked at. Raises KeyRevoked.
+    """
+    terms, [account] = present(caller, [subject], wall=wall, with_sources=True)
+    if account is None:
+        return Permission(reservations.DENY, "unknown_subject", 0, terms.top_up_url)
+    left = reservations.available(account.sources)
+    refuse = functools.partial(
+        Permission, reservations.DENY, available=left, top_up_url=terms.top_up_url
+    )
+    if account.blocked:
+        return refuse(cause=account.blocked)
+    least = 1
+    if model:
+        weight = weight_of(account, model, terms, cards_of(caller.operator_id, terms.card_stamp))
+        if weight is None:
+            return refuse(cause="unknown_model")
+        least = min(1, sum(weight[1:]))
+    policy = account.period.policy
+    if policy is not None and rate_limits.applies(policy):
+        rated = rate_limits.Ask(account.subscriber_id, policy, 0)
+        [refusal] = rate_limits.take([rated], at=terms.at)
+        if refusal is not None:
+            room = _rate_room(refusal, terms.at)
+            return refuse(cause="rate_limited", limit=room, retry_after=refusal.seconds)
+    ask = Ask("", "", 0, account.subscriber_id, account.period, least, least)
+    verdict = reservations.decide(
+        ask,
+        account.sources,
+        at=terms.at,
+        promised=lambda: reservations.promised_to(pgarrays.cursor(), account.subscriber_id),
+        room=rooms_of(caller, terms)(account.subscriber_id, account.period),
+    )
+    if verdict.decision == reservations.DENY:
+        limit = verdict.limit
+        wait = _seconds(limit.resets_at - terms.at) if limit and limit.resets_at else None
+        return refuse(cause=verdict.cause, limit=limit, retry_after=wait)
+    instead = degrade_to(ask.period) if verdict.decision == reservations.DEGRADE else None
+    return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, instead)
+
+
+def _seconds(wait: dt.timedelta) -> int:
+    """Whole seconds, rounded up."""
+    return -(-wait // dt.timedelta(seconds=1))

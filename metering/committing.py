@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
+import psycopg
 
+from metering import rate_limits
 from metering.context import Caller
 from metering.ingest import Ingested, KeyRevoked, Weighed, ingest
 from metering.parsing import Malformed, Rejected, Usage, parse_native
@@ -22,7 +24,7 @@ from metering.quarantine import Rejection
 from subscriptions import accounts, buckets, reservations
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Reservation
-from subscriptions.reservations import Commit, Found, Settled
+from subscriptions.reservations import Commit, Held, Settled
 from subscriptions.units import to_wire
 
 State = Reservation.State
@@ -63,18 +65,24 @@ def commit(caller: Caller, orders: Sequence[Order], *, wall: dt.datetime) -> lis
             if isinstance(order.record, Usage):
                 order.record.subject = caller.subject
     answers: dict[int, Answer] = {}
+    # Most are there and were never committed: the charge itself finds out whether all are.
+    todo = list({order.name: nr for nr, order in reversed(list(enumerate(orders)))}.values())
     for _ in range(_ATTEMPTS):
-        todo = _answer_known(caller, orders, answers)
-        if not todo:
-            break
         try:
             _charge(caller, orders, todo, answers, wall=wall)
         except Settled:
-            continue
+            pass
         except _Misplaced as misplaced:
             answers[misplaced.nr] = WrongSubscriber(
                 "the record is of another subscriber than the reservation; send it as usage"
             )
+        if len(answers) == len(orders):
+            break
+        todo = _answer_known(caller, orders, answers)
+        if not todo:
+            break
+    if len(answers) < len(orders):
+        raise psycopg.OperationalError("the commit was overtaken too often; send it again")
     return [answers[nr] for nr in range(len(orders))]
 
 
@@ -83,18 +91,22 @@ def release(caller: Caller, name: str, *, wall: dt.datetime) -> dict[str, Any]:
     at = accounts.now(caller.operator_id, caller.key_id, wall=wall)
     if at is None:
         raise KeyRevoked
-    state, freed = reservations.release(caller.gateway_id, name, at=at)
+    state, freed, held = reservations.release(caller.gateway_id, name, at=at)
+    if held is not None and held.rated_tokens:
+        rate_limits.correct([_correction(held, 0)])
     return {"id": name, "state": State(state).name.lower(), "released": to_wire(freed)}
 
 
-def _answer_known(
-    caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]
-) -> dict[int, Found]:
-    """Answer what is settled or unknown; the others, of each reservation the first."""
+def _correction(held: Held, tokens: int) -> rate_limits.Correction:
+    more = tokens - held.rated_tokens
+    return rate_limits.Correction(held.subscriber_id, held.created_at, more)
+
+
+def _answer_known(caller: Caller, orders: Sequence[Order], answers: dict[int, Answer]) -> list[int]:
+    """Answer what is committed or unknown; of the others of each reservation the first is due."""
     waiting = [nr for nr in range(len(orders)) if nr not in answers]
     found = reservations.find(caller.gateway_id, sorted({orders[nr].name for nr in waiting}))
-    todo: dict[int, Found] = {}
-    names: set[str] = set()
+    todo: dict[str, int] = {}
     for nr in waiting:
         name, record = orders[nr]
         known = found.get(name)
@@ -105,10 +117,9 @@ def _answer_known(
             answers[nr] = (
                 known.answer if same else Conflict(f"{name!r} was committed with another record")
             )
-        elif name not in names:
-            names.add(name)
-            todo[nr] = known
-    return todo
+        else:
+            todo.setdefault(name, nr)
+    return list(todo.values())
 
 
 def _fingerprint(usage: Usage) -> str:
@@ -125,12 +136,12 @@ class _Misplaced(Exception):
 def _charge(
     caller: Caller,
     orders: Sequence[Order],
-    todo: dict[int, Found],
+    todo: Sequence[int],
     answers: dict[int, Answer],
     *,
     wall: dt.datetime,
 ) -> None:
-    """One charge for all that is to do; fills in the answers."""
+    """One charge for all that is to do; fills in the answers. Raises Settled, _Misplaced."""
     usages: list[Usage] = []
     indexes: list[int] = []
     refused: list[Rejected] = []
@@ -141,14 +152,13 @@ def _charge(
             indexes.append(nr)
         else:
             refused.append(msgspec.structs.replace(record, index=nr))
-    settlement = _Settlement(caller, orders, todo, indexes)
+    settlement = _Settlement(caller, orders, indexes)
     done = ingest(caller, usages, refused, at=wall, indexes=indexes, before_draw=settlement.settle)
     answers |= settlement.answers
+    rate_limits.correct(settlement.corrections)
     for rejection in done.rejected:
-        answers[rejection.index] = _refusal(orders[rejection.index], todo, rejection, done)
-    for nr, (units, duplicate) in settlement.unsettled.items():
-        answers[nr] = _body(
-            orders[nr].name, done.batch_id, units, duplicate, late=False, released=0
+        answers[rejection.index] = _refusal(
+            orders[rejection.index].name, settlement.states, rejection, done
         )
 
 
@@ -168,17 +178,12 @@ def _body(
     }
 
 
-def _refusal(order: Order, todo: dict[int, Found], rejection: Rejection, done: Ingested) -> Answer:
+def _refusal(name: str, states: dict[str, int], rejection: Rejection, done: Ingested) -> Answer:
     if rejection.cause == "conflict":
         return Conflict(rejection.detail)
-    state = todo[rejection.index].state
     return {
-        "id": order.name,
-        "state": State(state or State.DENIED).name.lower(),
-        "late": False,
-        "released": to_wire(0),
-        "batch": str(done.batch_id),
-        "accepted": 0,
+        **_body(name, done.batch_id, 0, True, late=False, released=0),
+        "state": State(states[name]).name.lower(),
         "duplicates": 0,
         "rejected": [
             {
@@ -189,63 +194,69 @@ def _refusal(order: Order, todo: dict[int, Found], rejection: Rejection, done: I
                 "quarantine_id": str(rejection.quarantine_id),
             }
         ],
-        "units": to_wire(0),
     }
 
 
 class _Settlement:
-    """The hook of one charge. `unsettled` are those charged whose subject was nobody's when it
-    asked: there is nothing to settle."""
+    """The hook of one charge; called again where it is attempted again.
 
-    def __init__(
-        self,
-        caller: Caller,
-        orders: Sequence[Order],
-        todo: dict[int, Found],
-        indexes: Sequence[int],
-    ) -> None:
+    `answers` are those of what was charged, by place among the orders; `states` the reservations'
+    before that; `corrections` what their rate limits counted wrong.
+    """
+
+    def __init__(self, caller: Caller, orders: Sequence[Order], indexes: Sequence[int]) -> None:
         self._caller = caller
         self._orders = orders
-        self._todo = todo
         self._indexes = indexes
         self._look_first = False
         self.answers: dict[int, Answer] = {}
-        self.unsettled: dict[int, tuple[int, bool]] = {}
+        self.states: dict[str, int] = {}
+        self._corrections: dict[int, rate_limits.Correction] = {}
+
+    @property
+    def corrections(self) -> list[rate_limits.Correction]:
+        return list(self._corrections.values())
 
     def settle(self, weighed: Weighed) -> None:
+        """Free what is held for what is about to be drawn. Raises Settled, _Misplaced, Raced."""
         charged: dict[int, int] = {}
+        owners: dict[int, int] = {}
         for demand in weighed.demands:
             for use in demand.uses:
                 nr = self._indexes[use[5]]
-                charged[nr] = use[4]
-                expected = self._todo[nr].subscriber_id
-                if expected is not None and expected != demand.subscriber_id:
-                    raise _Misplaced(nr)
+                charged[nr], owners[nr] = use[4], demand.subscriber_id
         used = charged | dict.fromkeys(weighed.done.duplicates, 0)
-        commits: list[Commit] = []
-        numbers: list[int] = []
+        places = {*used, *(rejection.index for rejection in weighed.done.rejected)}
+        for nr in places:  # of an attempt before this one
+            self.answers.pop(nr, None)
+            self._corrections.pop(nr, None)
+        names = sorted({self._orders[nr].name for nr in places})
+        held = reservations.lock_named(weighed.cursor, self._caller.gateway_id, names)
+        self.states |= {name: one.state if one else State.DENIED for name, one in held.items()}
+        for nr, subscriber_id in owners.items():
+            one = held[self._orders[nr].name]
+            if one is not None and one.subscriber_id != subscriber_id:
+                raise _Misplaced(nr)
+        commits: dict[int, Commit] = {}
         for nr, units in used.items():
-            subscriber_id = self._todo[nr].subscriber_id
-            if subscriber_id is None:
-                self.unsettled[nr] = (units, nr not in charged)
-                continue
             name, record = self._orders[nr]
             assert isinstance(record, Usage)
-            commits.append(
-                Commit(
-                    (subscriber_id, self._caller.gateway_id, name),
-                    _fingerprint(record),
-                    units,
-                    functools.partial(_body, name, weighed.batch_id, units, nr not in charged),
-                )
-            )
-            numbers.append(nr)
+            render = functools.partial(_body, name, weighed.batch_id, units, nr not in charged)
+            one = held[name]
+            if one is None:
+                self.answers[nr] = render(False, 0)
+            else:
+                commits[nr] = Commit(one[:3], _fingerprint(record), units, render)
+                if one.rated_tokens and one.state == State.OPEN:
+                    tokens = record.input_tokens + record.output_tokens
+                    self._corrections[nr] = _correction(one, tokens)
         if not commits:
             return
         try:
             answers = reservations.commit(
                 weighed.cursor,
-                commits,
+                [one for one in held.values() if one is not None],
+                list(commits.values()),
                 weighed.demands,
                 at=weighed.at,
                 grace=weighed.grace,
@@ -254,4 +265,4 @@ class _Settlement:
         except buckets.Raced:
             self._look_first = True
             raise
-        self.answers |= zip(numbers, answers, strict=True)
+        self.answers |= zip(commits, answers, strict=True)

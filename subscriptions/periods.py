@@ -106,6 +106,38 @@ def month_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
     return midnight(instant.astimezone(zone).date().replace(day=1), zone)
 
 
+def week_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
+    """The first instant of the local week, a Monday's."""
+    today = instant.astimezone(zone).date()
+    return midnight(today - dt.timedelta(days=today.weekday()), zone)
+
+
+_FIVE_HOURS = dt.timedelta(hours=5)
+
+
+def window(
+    per: str, at: dt.datetime, zone: ZoneInfo, *, sliding: bool, anchor: dt.datetime
+) -> tuple[dt.datetime, dt.datetime | None]:
+    """The stretch of a plan's window that `at` lies in; one that slides has no end.
+
+    `5h` counts from `anchor`, the period's start; a day, week and month are the zone's.
+    """
+    if sliding:
+        return at - _FIVE_HOURS, None
+    if per == "5h":
+        start = anchor + (at - anchor) // _FIVE_HOURS * _FIVE_HOURS
+        return start, start + _FIVE_HOURS
+    today = at.astimezone(zone).date()
+    if per == "day":
+        return midnight(today, zone), midnight(today + dt.timedelta(days=1), zone)
+    if per == "week":
+        start = week_start(at, zone)
+        return start, midnight(start.astimezone(zone).date() + dt.timedelta(days=7), zone)
+    assert per == "month", per
+    start = month_start(at, zone)
+    return start, end_of("calendar_month", start, 1, zone)
+
+
 def midnight(day: dt.date, zone: ZoneInfo) -> dt.datetime:
     """The first instant of a local day, in UTC.
 

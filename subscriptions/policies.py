@@ -13,6 +13,15 @@ HALF_A_FEN = Decimal("0.005")
 MILLION = 1_000_000
 
 
+@dataclass(frozen=True, slots=True, order=True)
+class Window:
+    """At most so many units (thousandths) per `5h`, `day`, `week` or `month`; `5h` may slide."""
+
+    per: str
+    units: int
+    sliding: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class PlanPolicy:
     """One plan version, as the charge needs it; units in thousandths.
@@ -30,6 +39,10 @@ class PlanPolicy:
     max_blocks: int | None
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
+    windows: tuple[Window, ...] = ()
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    limits_fail_closed: bool = False
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -54,7 +67,16 @@ def policy_from(plan: Plan) -> PlanPolicy:
         ),
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
+        windows=windows_of(plan),
+        requests_per_minute=plan.requests_per_minute,
+        tokens_per_minute=plan.tokens_per_minute,
+        limits_fail_closed=plan.limits_fail_closed,
     )
+
+
+def windows_of(plan: Plan) -> tuple[Window, ...]:
+    """A plan version's windows, in a fixed order."""
+    return tuple(sorted(Window(w.per, w.units, w.sliding) for w in plan.windows.all()))
 
 
 def overage_cap(

@@ -13,7 +13,7 @@ import datetime as dt
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -39,8 +39,12 @@ class NameTaken(Exception):
     """Another request with one of these ids was faster: look up its answer."""
 
 
+class Moved(Exception):
+    """What was known of a subscriber without a lock is not so any more: read it again."""
+
+
 class Settled(Exception):
-    """Another commit of one of these reservations was faster: look up its answer."""
+    """One of these reservations was committed before, or is not there: look it up."""
 
 
 # --- deciding -----------------------------------------------------------------------------------
@@ -52,7 +56,10 @@ class Ask:
 
     `units` are wanted, `least` is what has to be there: less is refused. `cheaper` is what the
     same would take under the model that the plan degrades to. `refused` is a cause that is known
-    already. `subscriber_id` is None where the subject is nobody's: that is such a cause.
+    already, with the `limit` that is reached. `subscriber_id` is None where the subject is
+    nobody's: that is such a cause. `slice_units` and `subject` are of a slice, which is drawn down
+    by many reports and renewed. `rated_tokens` were counted by the plan's rate limit.
+    `generations` is the subscriber's account's, which all of this was read with.
     """
 
     name: str
@@ -64,14 +71,38 @@ class Ask:
     least: int = 0
     cheaper: int | None = None
     slice_units: int | None = None
+    subject: str = ""
+    rated_tokens: int = 0
     refused: str = ""
+    limit: Room | None = None
+    generations: int = 0
+
+
+class Room(NamedTuple):
+    """What the fullest limit of a plan has left (below nothing where usage went past it), and when
+    that begins anew; a window that slides never does at once.
+
+    `kind` is `fixed` or `sliding` for a window, `requests` or `tokens` for a rate.
+    """
+
+    left: int
+    per: str
+    kind: str
+    resets_at: dt.datetime | None
+
+
+# Of a subscriber in a period; None without windows. To be asked under its locks, or for a guess.
+Rooms = Callable[[int, Period], Room | None]
+# Whether what was read without a lock would be read the same; asked under the locks, if ever.
+StillHolds = Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the books say to an ask; `holds` maps buckets to units, `promised` are packs' units.
 
-    `final`: less was granted than wanted, for that is all there is.
+    `final`: less was granted than wanted, for that is all there is. `limit` is the window that
+    refused it.
     """
 
     decision: str  # allow, degrade, deny
@@ -80,6 +111,7 @@ class Verdict:
     promised: int = 0
     available: int = 0
     final: bool = False
+    limit: Room | None = None
 
     @property
     def held(self) -> int:
@@ -94,29 +126,38 @@ ALLOW, DEGRADE, DENY = "allow", "degrade", "deny"
 
 
 def decide(
-    ask: Ask, sources: Sequence[Source], *, at: dt.datetime, promised: Callable[[], int]
+    ask: Ask,
+    sources: Sequence[Source],
+    *,
+    at: dt.datetime,
+    promised: Callable[[], int],
+    room: Room | None,
 ) -> Verdict:
     """What the live buckets and the plan allow. Pure; `promised` says what packs are spoken for.
 
-    All that is wanted is held, or as much as there is if that is enough for the ask. Beyond the
-    prepaid buckets the plan decides: metered usage holds its overage bucket, packs are promised
-    as far as the caps let them be bought, a plan that degrades allows what it names instead.
+    All that is wanted is held, or as much as there is if that is enough for the ask, and as the
+    plan's windows have `room` for. Beyond the prepaid buckets the plan decides: metered usage
+    holds its overage bucket, packs are promised as far as the caps let them be bought, a plan that
+    degrades allows what it names instead.
     """
     assert ask.period is not None
     policy = ask.period.policy
-    holds = _take(sources, ask.units, at=at, period=ask.period)
+    most = ask.units if room is None else min(ask.units, max(0, room.left))
+    if most < ask.least:
+        return Verdict(DENY, "rate_limited", limit=room)
+    holds = _take(sources, most, at=at, period=ask.period)
     held = sum(holds.values())
     packs = 0
-    if held < ask.units and policy is not None and policy.on_exhaustion == "blocks":
-        room = _room_for_packs(sources, ask.period)
-        short = ask.units - held
-        packs = short if room is None else max(0, min(short, room - promised()))
+    if held < most and policy is not None and policy.on_exhaustion == "blocks":
+        packs_left = _room_for_packs(sources, ask.period)
+        short = most - held
+        packs = short if packs_left is None else max(0, min(short, packs_left - promised()))
     if held + packs >= ask.least:
         final = held + packs < ask.units
         return Verdict(ALLOW, holds=holds, promised=packs, final=final)
     if policy is not None and policy.on_exhaustion == "degrade":
         if ask.cheaper is not None:
-            holds = _take(sources, min(ask.units, ask.cheaper), at=at, period=ask.period)
+            holds = _take(sources, min(most, ask.cheaper), at=at, period=ask.period)
         return Verdict(DEGRADE, "exhausted", holds=holds)
     if policy is None:
         return Verdict(DENY, "no_plan")
@@ -164,12 +205,13 @@ _PROMISED_SQL = """
 SELECT coalesce(sum(promised), 0)::bigint FROM subscriptions_reservation
 WHERE subscriber_id = %b AND state = 1
 """
-_INSERT_SQL = """
+_INSERT_SQL = f"""
 WITH g AS (
     SELECT * FROM unnest(%b::text[], %b::text[], %b::bigint[], %b::bigint[], %b::text[],
-                         %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::text[])
-        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, ttl,
-              answer)
+                         %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[],
+                         %b::bigint[], %b::text[], %b::text[])
+        AS g (name, fingerprint, subscriber_id, state, holds, held, promised, slice_units, final,
+              rated, ttl, subject, answer)
 ), o AS (
     SELECT %b::bigint AS gateway_id, %b::bigint AS operator_id, %b::timestamptz AS at
 ), n AS (
@@ -183,15 +225,23 @@ WITH g AS (
 ), r AS (
     INSERT INTO subscriptions_reservation
         (subscriber_id, gateway_id, name, operator_id, state, holds, held, promised, slice_units,
-         ttl_seconds, created_at, expires_at, late)
+         final, rated_tokens, ttl_seconds, subject, created_at, expires_at, late)
     SELECT g.subscriber_id, o.gateway_id, g.name, o.operator_id, g.state, g.holds::jsonb, g.held,
-           g.promised, nullif(g.slice_units, 0), g.ttl, o.at, o.at + g.ttl * interval '1 second',
-           false
+           g.promised, nullif(g.slice_units, 0), g.final = 1, g.rated, g.ttl, g.subject,
+           o.at, o.at + g.ttl * interval '1 second', false
     FROM o, g WHERE g.subscriber_id <> 0 ORDER BY g.subscriber_id, g.name
     ON CONFLICT DO NOTHING
-)
+), b AS ({buckets.RESERVE_SQL})
 SELECT count(*) FROM n
-"""
+"""  # noqa: S608
+
+
+def promised_to(cursor: Cursor, subscriber_id: int) -> int:
+    """Units of packs that open reservations of a subscriber are promised."""
+    cursor.execute(_PROMISED_SQL, [Int8(subscriber_id)], binary=True, prepare=True)
+    row = cursor.fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def first_answers(gateway_id: int, names: Sequence[str]) -> dict[str, tuple[str, dict[str, Any]]]:
@@ -207,28 +257,38 @@ def reserve(
     operator_id: int,
     gateway_id: int,
     at: dt.datetime,
+    rooms: Rooms,
+    still_holds: StillHolds,
     render: Render,
 ) -> dict[str, dict[str, Any]]:
     """Decide asks of different ids, hold what they get, and keep each answer; by id.
 
-    `render` makes the answer that a retry will get too. One transaction a shard. Raises NameTaken,
-    after which some of the asks may be answered and some not.
+    `rooms` is asked under the locks for what the plan's windows have left, `render` makes the
+    answer that a retry will get too. One transaction a shard. Raises NameTaken and Moved, after
+    which some of the asks may be answered and some not.
     """
     answers: dict[str, dict[str, Any]] = {}
     ordered = sorted(asks, key=lambda ask: shard_of(ask.subscriber_id or 0))
     for _, group in groupby(ordered, key=lambda ask: shard_of(ask.subscriber_id or 0)):
         with transaction.atomic():
-            answers |= _reserve(list(group), operator_id, gateway_id, at, render)
+            some = list(group)
+            books = Books(pgarrays.cursor(), some, at, rooms)
+            if not books.are_as_known(some) and not still_holds():
+                raise Moved
+            answers |= _reserve(books, some, operator_id, gateway_id, at, render)
     return answers
 
 
 def _reserve(
-    asks: list[Ask], operator_id: int, gateway_id: int, at: dt.datetime, render: Render
+    books: Books,
+    asks: list[Ask],
+    operator_id: int,
+    gateway_id: int,
+    at: dt.datetime,
+    render: Render,
 ) -> dict[str, dict[str, Any]]:
     cursor = pgarrays.cursor()
-    books = _Books(cursor, asks, at)
     judged = [(ask, books.judge(ask)) for ask in asks]
-    buckets.hold(cursor, books.taken)
     answers = {ask.name: render(ask, verdict) for ask, verdict in judged}
     cursor.execute(
         _INSERT_SQL,
@@ -237,15 +297,19 @@ def _reserve(
             Texts(ask.fingerprint for ask, _ in judged),
             Int8s(ask.subscriber_id or 0 for ask, _ in judged),
             Int8s(State.DENIED if v.decision == DENY else State.OPEN for _, v in judged),
-            Texts(_json(verdict.holds) for _, verdict in judged),
+            Texts(_json(list(verdict.holds.items())) for _, verdict in judged),
             Int8s(verdict.held for _, verdict in judged),
             Int8s(verdict.promised for _, verdict in judged),
             Int8s(ask.slice_units or 0 for ask, _ in judged),
+            Int8s(verdict.final for _, verdict in judged),
+            Int8s(ask.rated_tokens for ask, _ in judged),
             Int8s(ask.ttl for ask, _ in judged),
+            Texts(ask.subject for ask, _ in judged),
             Texts(_json(answers[ask.name]) for ask, _ in judged),
             Int8(gateway_id),
             Int8(operator_id),
             at,
+            *buckets.columns(books.taken),
         ],
         binary=True,
         prepare=True,
@@ -260,55 +324,69 @@ def _json(value: Any) -> str:
     return msgspec.json.encode(value).decode()
 
 
-class _Books:
+class Books:
     """The locked buckets of a batch of asks, as one ask after the other takes from them."""
 
-    def __init__(self, cursor: Cursor, asks: Sequence[Ask], at: dt.datetime) -> None:
+    def __init__(self, cursor: Cursor, asks: Sequence[Ask], at: dt.datetime, rooms: Rooms) -> None:
         self.taken: dict[tuple[int, int], int] = defaultdict(int)
         self._cursor = cursor
         self._at = at
+        self._rooms = rooms
         self._sources: dict[int, list[Source]] = {}
         self._promised: dict[int, int] = {}
+        self._granted: dict[int, int] = defaultdict(int)
         subscribers = {ask.subscriber_id for ask in asks if ask.subscriber_id is not None}
         buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
         if buyers:
-            cursor.execute(
-                "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
-                " FROM unnest(%b::bigint[]) AS g (id)",
-                [_LOCK, Int8s(buyers)],
-            )
+            lock_buyers(cursor, buyers)
         if subscribers:
             self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
+
+    def are_as_known(self, asks: Sequence[Ask]) -> bool:
+        """Whether nothing was raised between the reading of these asks' accounts and the locks."""
+        return all(
+            ask.subscriber_id is None
+            or generations_of(self._sources.get(ask.subscriber_id, ())) == ask.generations
+            for ask in asks
+        )
 
     def judge(self, ask: Ask) -> Verdict:
         """Decide one ask, and take what it gets."""
         subscriber_id = ask.subscriber_id or 0
         sources = self._sources.get(subscriber_id, [])
-        if ask.refused:
-            return Verdict(DENY, ask.refused, available=available(sources))
+        if ask.refused or ask.period is None:
+            return Verdict(DENY, ask.refused, available=available(sources), limit=ask.limit)
         promised = functools.partial(self._promised_to, subscriber_id)
-        verdict = decide(ask, sources, at=self._at, promised=promised)
+        room = self._rooms(subscriber_id, ask.period)
+        if room is not None:
+            room = room._replace(left=room.left - self._granted[subscriber_id])
+        verdict = decide(ask, sources, at=self._at, promised=promised, room=room)
         for bucket_id, units in verdict.holds.items():
             self.taken[subscriber_id, bucket_id] += units
         if verdict.promised:
             self._promised[subscriber_id] = promised() + verdict.promised
+        self._granted[subscriber_id] += verdict.granted
         self._sources[subscriber_id] = left = list(_without(sources, verdict.holds))
-        return Verdict(
-            verdict.decision,
-            verdict.cause,
-            verdict.holds,
-            verdict.promised,
-            available(left),
-            verdict.final,
-        )
+        return replace(verdict, available=available(left))
 
     def _promised_to(self, subscriber_id: int) -> int:
         if subscriber_id not in self._promised:
-            self._cursor.execute(_PROMISED_SQL, [Int8(subscriber_id)], binary=True, prepare=True)
-            row = self._cursor.fetchone()
-            assert row is not None
-            self._promised[subscriber_id] = row[0]
+            self._promised[subscriber_id] = promised_to(self._cursor, subscriber_id)
         return self._promised[subscriber_id]
+
+
+def generations_of(live: Iterable[Source]) -> int:
+    """The sum that an account has of its live buckets."""
+    return sum(source.generation + 1 for source in live)
+
+
+def lock_buyers(cursor: Cursor, subscriber_ids: Sequence[int]) -> None:
+    """One promise of packs at a time: there may be no bucket yet to lock for it."""
+    cursor.execute(
+        "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
+        " FROM unnest(%b::bigint[]) AS g (id)",
+        [_LOCK, Int8s(subscriber_ids)],
+    )
 
 
 def _buys_packs(ask: Ask) -> bool:
@@ -335,8 +413,14 @@ class Held(NamedTuple):
     gateway_id: int
     name: str
     state: int
-    holds: dict[str, int]
+    holds: list[tuple[int, int]]  # (bucket, units) in burn order
     held: int
+    promised: int
+    slice_units: int | None
+    final: bool
+    rated_tokens: int
+    ttl: int
+    subject: str
     created_at: dt.datetime
     expires_at: dt.datetime
 
@@ -344,7 +428,12 @@ class Held(NamedTuple):
         """What it holds of which bucket; nothing once it is settled."""
         if self.state != State.OPEN:
             return {}
-        return {(self.subscriber_id, int(bucket)): units for bucket, units in self.holds.items()}
+        return {(self.subscriber_id, bucket): units for bucket, units in self.holds}
+
+    @property
+    def granted(self) -> int:
+        """What may be used of it still."""
+        return self.held + self.promised if self.state == State.OPEN else 0
 
     def is_late(self, at: dt.datetime) -> bool:
         """Whether a commit at that time comes after the hold's; one that never held is not."""
@@ -352,35 +441,64 @@ class Held(NamedTuple):
             return self.expires_at <= at
         return self.state in (State.RELEASED, State.EXPIRED)
 
+    def drawn_down(self, used: int) -> Held:
+        """What is left of it after so much was used, in burn order."""
+        holds = []
+        left = used
+        for bucket, units in self.holds:
+            taken = min(left, units)
+            left -= taken
+            if units > taken:
+                holds.append((bucket, units - taken))
+        return self._replace(
+            holds=holds,
+            held=sum(units for _, units in holds),
+            promised=max(0, self.promised - left),
+        )
+
 
 _FIND_SQL = """
-SELECT n.name, n.subscriber_id, r.state, encode(r.commit_fingerprint, 'hex'), r.answer
+SELECT n.name, n.subscriber_id, r.state, encode(r.commit_fingerprint, 'hex'), r.answer,
+       coalesce(r.slice_units, 0) > 0, coalesce(r.subject, '')
 FROM unnest(%b::text[]) AS g (name)
 JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
 LEFT JOIN subscriptions_reservation r
        ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
 """
 _LOCK_SQL = """
-SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.created_at, r.expires_at
+SELECT r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.promised, r.slice_units,
+       r.final, r.rated_tokens, r.ttl_seconds, r.subject, r.created_at, r.expires_at
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
 JOIN subscriptions_reservation r
   ON r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
 ORDER BY r.subscriber_id, r.gateway_id, r.name
 FOR NO KEY UPDATE OF r
 """
-_SETTLE_SQL = """
+_LOCK_NAMED_SQL = """
+SELECT r.name, r.subscriber_id, r.gateway_id, r.name, r.state, r.holds, r.held, r.promised,
+       r.slice_units, r.final, r.rated_tokens, r.ttl_seconds, r.subject, r.created_at, r.expires_at
+FROM unnest(%b::text[]) AS g (name)
+JOIN subscriptions_reservationname n ON n.gateway_id = %b AND n.name = g.name
+JOIN subscriptions_reservation r
+  ON r.subscriber_id = n.subscriber_id AND r.gateway_id = n.gateway_id AND r.name = n.name
+ORDER BY r.subscriber_id, r.gateway_id, r.name
+FOR NO KEY UPDATE OF r
+"""
+_SETTLE_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
 UPDATE subscriptions_reservation r SET state = %b, settled_at = %b
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[]) AS g (subscriber_id, gateway_id, name)
 WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
-"""
-_COMMIT_SQL = """
+"""  # noqa: S608
+_COMMIT_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
 UPDATE subscriptions_reservation r
 SET state = 2, settled_at = %b, commit_fingerprint = decode(g.fingerprint, 'hex'),
     late = g.late = 1, answer = g.answer::jsonb
 FROM unnest(%b::bigint[], %b::bigint[], %b::text[], %b::text[], %b::bigint[], %b::text[])
      AS g (subscriber_id, gateway_id, name, fingerprint, late, answer)
 WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = g.gateway_id AND r.name = g.name
-"""
+"""  # noqa: S608
 _DUE_SQL = """
 SELECT subscriber_id, gateway_id, name FROM subscriptions_reservation
 WHERE state = 1 AND expires_at <= %b AND operator_id = %b
@@ -402,6 +520,8 @@ class Found(NamedTuple):
     state: int | None
     commit_fingerprint: str | None
     answer: dict[str, Any] | None
+    is_slice: bool
+    subject: str
 
 
 def find(gateway_id: int, names: Sequence[str]) -> dict[str, Found]:
@@ -411,8 +531,9 @@ def find(gateway_id: int, names: Sequence[str]) -> dict[str, Found]:
     return {name: Found(*columns) for name, *columns in cursor.fetchall()}
 
 
-def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int]:
-    """Give back what a reservation holds; answers its state then and what was given back.
+def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int, Held | None]:
+    """Give back what a reservation holds; answers its state then, what was given back, and the
+    reservation as it was where this released it.
 
     Again it is the same answer. One that is settled otherwise stays so, and gives back nothing.
     Raises NotFound.
@@ -421,14 +542,14 @@ def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int]:
     if found is None:
         raise NotFound("this gateway has no such reservation")
     if found.subscriber_id is None:
-        return State.DENIED, 0
+        return State.DENIED, 0, None
     with transaction.atomic():
         cursor = pgarrays.cursor()
         [held] = lock(cursor, [(found.subscriber_id, gateway_id, name)])
         if held.state == State.OPEN:
             _give_back(cursor, [held], State.RELEASED, at=at)
-            return State.RELEASED, held.held
-    return held.state, held.held if held.state == State.RELEASED else 0
+            return State.RELEASED, held.held, held
+    return held.state, held.held if held.state == State.RELEASED else 0, None
 
 
 def expire_due(operator_id: int, *, at: dt.datetime, limit: int = 1000) -> int:
@@ -468,6 +589,24 @@ def lock(cursor: Cursor, keys: Sequence[Key]) -> list[Held]:
     return [Held(*row) for row in cursor.fetchall()]
 
 
+def lock_named(cursor: Cursor, gateway_id: int, names: Sequence[str]) -> dict[str, Held | None]:
+    """The same by the gateway's ids; raises Settled where one is missing or committed.
+
+    None stands for those whose subject was nobody's: nothing is held.
+    """
+    cursor.execute(_LOCK_NAMED_SQL, [Texts(names), Int8(gateway_id)], binary=True, prepare=True)
+    found = {name: Held(*row) for name, *row in cursor.fetchall()}
+    nobodys: set[str] = set()
+    if len(found) < len(names):
+        missing = [name for name in names if name not in found]
+        nobodys = {name for name, one in find(gateway_id, missing).items() if not one.subscriber_id}
+    if len(found) + len(nobodys) < len(names):
+        raise Settled
+    if any(one.state == State.COMMITTED for one in found.values()):
+        raise Settled
+    return {**found, **dict.fromkeys(nobodys)}
+
+
 def _give_back(cursor: Cursor, held: Sequence[Held], state: int, *, at: dt.datetime) -> None:
     """Free the units of locked reservations, which are settled so."""
     if not held:
@@ -475,9 +614,14 @@ def _give_back(cursor: Cursor, held: Sequence[Held], state: int, *, at: dt.datet
     units = _sum_of(held)
     since = min(one.created_at for one in held)
     locked = buckets.lock_to_free(cursor, {key[0] for key in units}, since=since)
-    buckets.free(cursor, units, locked, at=at)
     keys = [one[:3] for one in held]
-    cursor.execute(_SETTLE_SQL, [Int8(state), at, *_columns(keys)], binary=True, prepare=True)
+    cursor.execute(
+        _SETTLE_SQL,
+        [*buckets.columns(units, -1), Int8(state), at, *_columns(keys)],
+        binary=True,
+        prepare=True,
+    )
+    buckets.follow(cursor, units, locked, at=at)
 
 
 def _sum_of(held: Iterable[Held]) -> dict[tuple[int, int], int]:
@@ -508,6 +652,7 @@ class Commit(NamedTuple):
 
 def commit(
     cursor: Cursor,
+    held: Sequence[Held],
     commits: Sequence[Commit],
     demands: Sequence[Demand],
     *,
@@ -515,28 +660,28 @@ def commit(
     grace: dt.timedelta,
     look_first: bool,
 ) -> list[dict[str, Any]]:
-    """Settle reservations inside a charge, right before it draws `demands`; see free_and_lock.
+    """Settle locked reservations inside a charge, right before it draws `demands`.
 
-    Answers what each commit is answered. Raises Settled where one was committed meanwhile, Raced:
-    then it is to be called with `look_first` in the next attempt.
+    Answers what each commit is answered. Raises Raced: then it is to be called with `look_first`
+    in the next attempt.
     """
-    held = lock(cursor, sorted(commit.key for commit in commits))
-    if any(one.state == State.COMMITTED for one in held):
-        raise Settled
     by_key = {one[:3]: one for one in held}
-    late = [by_key[commit.key].is_late(at) for commit in commits]
-    answers = []
-    for commit, is_late in zip(commits, late, strict=True):
-        free = sum(by_key[commit.key].units().values())
-        answers.append(commit.render(is_late, max(0, free - commit.units)))
+    held = [by_key[commit.key] for commit in commits]
+    late = [one.is_late(at) for one in held]
+    freed = [sum(one.units().values()) for one in held]
+    answers = [
+        commit.render(is_late, max(0, free - commit.units))
+        for commit, is_late, free in zip(commits, late, freed, strict=True)
+    ]
     units = _sum_of(held)
+    locked: dict[int, list[Source]] = {}
     if units:
         beyond: dict[int, int] = defaultdict(int)
-        for (subscriber_id, _), freed in units.items():
-            beyond[subscriber_id] -= freed
+        for (subscriber_id, _), free in units.items():
+            beyond[subscriber_id] -= free
         for demand in demands:
             beyond[demand.subscriber_id] += demand.units
-        buckets.free_and_lock(
+        locked = buckets.lock_for_draw(
             cursor,
             units,
             demands,
@@ -548,6 +693,7 @@ def commit(
     cursor.execute(
         _COMMIT_SQL,
         [
+            *buckets.columns(units, -1),
             at,
             *_columns([commit.key for commit in commits]),
             Texts(commit.fingerprint for commit in commits),
@@ -557,7 +703,163 @@ def commit(
         binary=True,
         prepare=True,
     )
+    if units:
+        buckets.follow(cursor, units, locked, at=at)
     return answers
+
+
+# --- slices -------------------------------------------------------------------------------------
+
+# A slice is to be renewed when less than this part of it is left (a fifth).
+THRESHOLD = 5
+
+_REHOLD_SQL = f"""
+WITH b AS ({buckets.RESERVE_SQL})
+UPDATE subscriptions_reservation r
+SET holds = %b::text::jsonb, held = %b, promised = %b, final = %b, expires_at = %b
+WHERE r.subscriber_id = %b AND r.gateway_id = %b AND r.name = %b
+"""  # noqa: S608
+
+
+def threshold_of(slice_units: int) -> int:
+    """So much left, or less, and the slice is renewed."""
+    return slice_units // THRESHOLD
+
+
+def draw_down(
+    cursor: Cursor,
+    held: Held,
+    used: int,
+    demands: Sequence[Demand],
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    look_first: bool,
+) -> None:
+    """Let so many units of a locked slice go, right before a charge draws them with `demands`.
+
+    Raises Raced: then it is to be called with `look_first` in the next attempt.
+    """
+    left = held.drawn_down(used)
+    freed = _difference(held, left)
+    if not freed and left.promised == held.promised:
+        return
+    locked = buckets.lock_for_draw(
+        cursor,
+        freed,
+        demands,
+        since=held.created_at,
+        at=at,
+        grace=grace,
+        look_first=look_first or used > held.held,
+    )
+    _rehold(cursor, held, left)
+    buckets.follow(cursor, freed, locked, at=at)
+
+
+def renew(
+    key: Key,
+    *,
+    period: Period,
+    at: dt.datetime,
+    rooms: Rooms,
+    refused: str,
+    generations: int,
+    still_holds: StillHolds,
+) -> tuple[Held, Verdict | None]:
+    """Let a slice that runs low be whole again, for as long as the first; what it is now.
+
+    What is granted takes the place of what was left. A refusal (also one that is known already)
+    leaves that, and it is final. No verdict where there is nothing to decide: it is settled, over,
+    or not low. Raises Moved.
+    """
+    with transaction.atomic():
+        cursor = pgarrays.cursor()
+        [held] = lock(cursor, [key])
+        if held.slice_units is None or held.state != State.OPEN or held.is_late(at):
+            return held, None
+        if not held.final and held.granted > threshold_of(held.slice_units):
+            return held, None
+        last = held._replace(final=True)
+        if refused:
+            _rehold(cursor, held, last)
+            return last, Verdict(DENY, refused)
+        ask = Ask(
+            held.name,
+            "",
+            held.ttl,
+            held.subscriber_id,
+            period,
+            held.slice_units,
+            1,
+            slice_units=held.slice_units,
+        )
+        if _buys_packs(ask):
+            lock_buyers(cursor, [held.subscriber_id])
+        locked = buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
+        live = [
+            source
+            for source in locked[held.subscriber_id]
+            if source.valid_from <= at < source.valid_until
+        ]
+        if generations_of(live) != generations and not still_holds():
+            raise Moved
+        own = dict(held.holds)
+        # As if nothing of it were held.
+        sources = [source.less(-own.get(source.id, 0)) for source in live]
+        room = rooms(held.subscriber_id, period)
+        if room is not None:
+            room = room._replace(left=room.left + held.granted)
+        verdict = decide(
+            ask,
+            sources,
+            at=at,
+            promised=lambda: promised_to(cursor, held.subscriber_id) - held.promised,
+            room=room,
+        )
+        if verdict.decision != ALLOW:
+            _rehold(cursor, held, last)
+            return last, verdict
+        new = held._replace(
+            holds=list(verdict.holds.items()),
+            held=verdict.held,
+            promised=verdict.promised,
+            final=verdict.final,
+            expires_at=at + dt.timedelta(seconds=held.ttl),
+        )
+        _rehold(cursor, held, new)
+        freed = {key: units for key, units in _difference(held, new).items() if units > 0}
+        buckets.follow(cursor, freed, locked, at=at)
+        left = available(_without(sources, verdict.holds))
+        return new, replace(verdict, available=left)
+
+
+def _difference(before: Held, after: Held) -> dict[tuple[int, int], int]:
+    """Units that a change gives back, by bucket; below nothing what it takes."""
+    units: dict[tuple[int, int], int] = defaultdict(int, before.units())
+    for key, kept in after.units().items():
+        units[key] -= kept
+    return {key: freed for key, freed in units.items() if freed}
+
+
+def _rehold(cursor: Cursor, before: Held, after: Held) -> None:
+    """Write what a locked reservation holds from now on, with its locked buckets."""
+    cursor.execute(
+        _REHOLD_SQL,
+        [
+            *buckets.columns(_difference(before, after), -1),
+            _json(after.holds),
+            Int8(after.held),
+            Int8(after.promised),
+            after.final,
+            after.expires_at,
+            Int8(after.subscriber_id),
+            Int8(after.gateway_id),
+            after.name,
+        ],
+        binary=True,
+        prepare=True,
+    )
 
 
 # --- forgetting ---------------------------------------------------------------------------------

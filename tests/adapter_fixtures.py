@@ -303,6 +303,24 @@ _FAILURE = Native("chatcmpl-1", (0, 0, 0, 0, 0), "litellm/failure")
 LITELLM = [
     Case("a success", litellm(), _LITELLM),
     Case("only begun", litellm(endTime=None, startTime=AT), _LITELLM),
+    *(
+        Case(
+            f"{model} by way of {way}",
+            litellm(model=model, custom_llm_provider=way),
+            _LITELLM._replace(model=meant),
+        )
+        for model, way, meant in (
+            ("openai/deepseek/deepseek-chat", "openai", "deepseek/deepseek-chat"),
+            ("openrouter/meta-llama/llama-3:free", "openrouter", "meta-llama/llama-3:free"),
+            ("deepseek/deepseek-chat", "openai", "deepseek/deepseek-chat"),
+            ("deepseek/deepseek-chat", "deepseek", "deepseek/deepseek-chat"),
+            ("openai/openai/gpt-4o", "openai", "openai/gpt-4o"),
+            ("openai/gpt-4o", "openai", "openai/gpt-4o"),
+            ("openai/gpt-4o/", "openai", "openai/gpt-4o/"),
+            ("openai/deepseek/deepseek-chat", None, "openai/deepseek/deepseek-chat"),
+            ("gpt-4o", "openai", "gpt-4o"),
+        )
+    ),
     Case(
         "openai's usage",
         _used(

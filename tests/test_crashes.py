@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,13 +25,13 @@ import pytest
 
 from config import embedded
 from config.serve import Child, Platform
+from tests.running import eventually, healthy, manage, running
 from tests.usage import DAY, HOUR, record
 from token_billing_client import Batch, Posted, Poster
 
 # One platform for all: they would take each other's cores, and kill each other's parts.
 pytestmark = [pytest.mark.xdist_group("crashes"), pytest.mark.timeout(900)]
 
-ROOT = Path(__file__).resolve().parent.parent
 NOW = dt.datetime(2026, 6, 10, 4, tzinfo=dt.UTC)
 EARLIER = "2026-01-01T00:00:00Z"
 POLICIES = ("stop", "meter", "blocks")
@@ -150,37 +149,10 @@ def batches(prefix: str, count: int) -> list[list[Any]]:
     ]
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def manage(platform: Platform, *command: str, program: str = "manage.py") -> str:
-    """What a command prints that runs beside the platform, of which it is told the folder only."""
-    own = {"DATA": str(platform.data), "DJANGO_SETTINGS_MODULE": "config.settings"}
-    done = subprocess.run(
-        [sys.executable, program, *command],
-        cwd=ROOT,
-        env=os.environ | own,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def platform() -> Iterator[Platform]:
-    """The platform; what its tests have left in the books has to agree at the end."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        for name in ("DATABASE_URL", "BROKER_URL"):
-            patch.delenv(name, raising=False)
-        with Platform(Path(folder) / "data", port=free_port()) as platform:
-            yield platform
-            manage(platform, "reconcile")
+    with running() as platform:
+        yield platform
 
 
 ISSUE_KEYS = """
@@ -213,23 +185,6 @@ def carrier(platform: Platform, all_keys: dict[str, dict[str, str]]) -> Iterator
     carrier = Carrier(platform, code, keys)
     yield carrier
     carrier.close()
-
-
-def eventually(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + 200
-    while not true():
-        assert time.monotonic() < deadline, "it took too long"
-        time.sleep(0.05)
-
-
-def healthy(platform: Platform) -> bool:
-    """It answers, and not by orphans that the supervisor is about to replace."""
-    if any(child.ended() for child in platform.children):
-        return False
-    with suppress(httpx.TransportError):
-        answer = httpx.get(f"{platform.url}/healthz", timeout=5, trust_env=False)
-        return answer.status_code == 200
-    return False
 
 
 def children(pid: int) -> list[int]:

@@ -122,11 +122,18 @@ OUR_OWN: dict[Door, Any] = {
         {"external_id": "s-1", "name": "ours", "subjects": ["user-s-1"], "plan": "light"}
     ],
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
+    ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
+}
+AUTHORIZING = {
+    (method, path)
+    for method in ("GET", "POST")
+    for path in ("/api/v1/authorize", "/api/v1/authorize/{original}")
 }
 RESERVING = {
     ("POST", "/api/v1/reservations"),
     ("POST", "/api/v1/reservations/{name}/commit"),
     ("POST", "/api/v1/reservations/{name}/release"),
+    ("POST", "/api/v1/reservations/{name}/usage"),
 }
 EVENTS = {
     ("POST", "/api/v1/events"),
@@ -139,10 +146,12 @@ EVENTS = {
     ("POST", "/v1/logs"),
 }
 ELSEWHERE = {
+    ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
+    *AUTHORIZING,
     *RESERVING,  # test_another_operators_gateway_reaches_no_reservation_…
 }
 
@@ -164,6 +173,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         quarantine_id=theirs.quarantined.pk,
         code=code,
         name="ask-1",
+        original="v1/chat",
     )
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
@@ -330,7 +340,9 @@ def test_another_operators_gateway_reaches_no_reservation_of_ours(
     gateway = Gateway(ours)
 
     assert reserve(gateway, "ask-2")["cause"] == "unknown_subject"
-    for path, body in (("commit", record("ask-1")), ("release", None)):
+    asked = gateway.client.get("/api/v1/authorize?subject=user-s-1")
+    assert (asked.status_code, asked["X-Cause"]) == (403, "unknown_subject")
+    for path, body in (("commit", record("ask-1")), ("release", None), ("usage", [record("x")])):
         answer = call(gateway.client, ("POST", ""), f"/api/v1/reservations/ask-1/{path}", body)
         assert (answer.status_code, answer.json()["cause"]) == (404, "not_found")
     unchanged()

@@ -110,6 +110,12 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
         "degrade_to": {"model": None, "tokens_per_minute": None},
         "tax_rate": "0.06",
         "components": [],
+        "windows": [],
+        "rate_limit": {
+            "requests_per_minute": None,
+            "tokens_per_minute": None,
+            "when_unavailable": "open",
+        },
         "created_at": "2026-06-10T04:00:00Z",
     }
 

@@ -55,6 +55,9 @@ class Hold:
     state: str
     parts: list[tuple[Pot, int]] = field(default_factory=list)
     promised: int = 0
+    size: int = 0  # of a slice
+    ttl: dt.timedelta = dt.timedelta(0)
+    final: bool = False
     body: Any = None  # of the ask, and later of the commit
     answer: Any = None  # to it
 
@@ -69,13 +72,20 @@ class Books(Account):
 
     holds: dict[str, Hold] = field(default_factory=dict)
 
-    def ask(self, name: str, units: int, ttl: dt.timedelta, at: dt.datetime) -> str:
+    def ask(
+        self, name: str, units: int, ttl: dt.timedelta, at: dt.datetime, *, of_slice: bool
+    ) -> str:
         """The decision, or the cause of a denial."""
         self.expire(at)
-        start, end, planned = self.period_of(at)
-        hold = self.holds[name] = Hold(units, at + ttl, "denied")
+        hold = self.holds[name] = Hold(units, at + ttl, "denied", ttl=ttl)
+        hold.size = units if of_slice else 0
         if self.suspended(at):
             return "suspended"
+        return self.grant(hold, units, at, least=1 if of_slice else units)
+
+    def grant(self, hold: Hold, units: int, at: dt.datetime, *, least: int) -> str:
+        """Set aside what there is, if it is enough."""
+        start, end, planned = self.period_of(at)
         policy = self.terms.on_exhaustion if self.terms and planned else "none"
         parts: list[tuple[Pot, int]] = []
         due = units
@@ -87,13 +97,53 @@ class Books(Account):
                 parts.append((pot, take))
                 due -= take
         packs = min(due, self.packs(start, end)) if policy == "blocks" else 0
-        if due > packs and policy != "degrade":
+        enough = units - due + packs >= least
+        if not enough and policy != "degrade":
             known = {"none": "no_plan", "stop": "exhausted"}
             return known.get(policy, "capped")
+        if not enough and hold.size:
+            parts = []
         for pot, take in parts:
             pot.reserved += take
         hold.state, hold.parts, hold.promised = "open", parts, packs
-        return "allow" if due <= packs else "degrade"
+        hold.final = enough and due > packs
+        return "allow" if enough else "degrade"
+
+    def report(self, name: str, units: int, at: dt.datetime) -> str:
+        """What was used leaves the slice, which is renewed where it runs low."""
+        hold = self.holds[name]
+        left = units
+        if hold.state == "open":
+            kept = []
+            for pot, part in hold.parts:
+                taken = min(left, part)
+                left -= taken
+                pot.reserved -= taken
+                self.follow(pot, taken, at)
+                if part > taken:
+                    kept.append((pot, part - taken))
+            hold.parts, hold.promised = kept, max(0, hold.promised - left)
+        self.charge(f"{name}-{units}-{len(self.charged)}", at, units, at)
+        self.expire(at)
+        if hold.state != "open" or not (hold.final or hold.held + hold.promised <= hold.size // 5):
+            return ""
+        if self.suspended(at):
+            hold.final = True
+            return "suspended"
+        old, promised = hold.parts, hold.promised
+        hold.promised = 0
+        for pot, part in old:
+            pot.reserved -= part
+        said = self.grant(hold, hold.size, at, least=1)
+        if said == "allow":
+            hold.expires_at = at + hold.ttl
+            for pot, part in old:
+                self.follow(pot, part, at)
+        else:
+            hold.parts, hold.promised, hold.final = old, promised, True
+            for pot, part in old:
+                pot.reserved += part
+        return said
 
     def packs(self, start: dt.datetime, end: dt.datetime) -> int:
         """Units of packs that may still be bought and that nobody was promised."""
@@ -176,13 +226,15 @@ class Reserving(RuleBasedStateMachine):
 
     # What happens.
 
-    @rule(units=units, ttl=ttls)
-    def ask(self, units: int, ttl: int) -> None:
+    @rule(units=units, ttl=ttls, of_slice=st.booleans())
+    def ask(self, units: int, ttl: int, of_slice: bool) -> None:
         assert self.books
         name = f"a-{next(self.serial)}"
-        body = asked(name, units=units, ttl_seconds=ttl)
+        units += of_slice  # a slice is more than nothing
+        body = asked(name, units=units, ttl_seconds=ttl, slice=of_slice)
         answer = self.send("reservations", body, 201)
-        said = self.books.ask(name, units * THOUSAND, dt.timedelta(seconds=ttl), self.now)
+        lasts = dt.timedelta(seconds=ttl)
+        said = self.books.ask(name, units * THOUSAND, lasts, self.now, of_slice=of_slice)
         hold = self.books.holds[name]
         hold.body, hold.answer = body, answer
         assert said == (answer["cause"] if answer["decision"] == "deny" else answer["decision"])
@@ -218,6 +270,28 @@ class Reserving(RuleBasedStateMachine):
         assert (answer["late"], answer["accepted"]) == (late, 1)
         assert thousandths(answer["released"]) == max(0, freed - tokens * THOUSAND)
         assert thousandths(answer["units"]) == tokens * THOUSAND
+
+    @precondition(lambda self: self.books and any(h.size for h in self.books.holds.values()))
+    @rule(which=st.integers(0, 100), tokens=st.integers(1, 300) | st.integers(300, 3000))
+    def report(self, which: int, tokens: int) -> None:
+        assert self.books
+        slices = [(name, hold) for name, hold in self.books.holds.items() if hold.size]
+        name, hold = slices[which % len(slices)]
+        late = hold.state in ("released", "expired") or (
+            hold.state == "open" and hold.expires_at <= self.now
+        )
+        use = record(
+            f"s-{next(self.serial)}", occurred_at=self.now, input_tokens=tokens, output_tokens=0
+        )
+        answer = self.send(f"reservations/{name}/usage", [use], 200)
+        said = self.books.report(name, tokens * THOUSAND, self.now)
+        granted = hold.held + hold.promised if hold.state == "open" else 0
+        assert (answer["accepted"], answer["late"], answer["state"]) == (1, late, hold.state)
+        assert thousandths(answer["granted"]) == granted
+        assert answer["renewed"] == (said == "allow")
+        assert answer["final"] == hold.final
+        if said in ("suspended", "exhausted", "capped"):
+            assert answer["cause"] == said
 
     @precondition(lambda self: self.books and self.books.holds)
     @rule(which=st.integers(0, 100))

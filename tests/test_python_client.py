@@ -12,13 +12,14 @@ from metering.models import QuarantinedRecord, UsageRecord
 from tests.factories import (
     NOW,
     make_gateway_key,
+    make_key,
     make_operator,
     make_plan,
     make_subscriber,
     subscribe,
 )
 from tests.usage import assert_books_agree, used
-from token_billing_client import Charged, Client, Usage
+from token_billing_client import Charged, Client, Refused, Reservation, Usage
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -71,3 +72,62 @@ def test_what_gateways_record_is_charged_once_and_told(tmp_path: Path, live_serv
     assert QuarantinedRecord.objects.count() == 2
     assert used(subscriber) == {"allowance": 110 * 120}
     assert_books_agree()
+
+
+def test_what_was_reserved_is_committed_with_what_was_used(
+    tmp_path: Path, live_server: Any
+) -> None:
+    operator = make_operator()
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=500_000), starts_at=NOW - timedelta(days=1))
+
+    with Client(live_server.url, make_gateway_key(operator), spool=tmp_path) as client:
+
+        def reserve(id: str) -> Reservation:
+            return client.reserve(
+                id,
+                subject="user-s-1",
+                model="deepseek/chat",
+                input_tokens=100,
+                max_output_tokens=150,
+                ttl_seconds=60,
+            )
+
+        first, second, third = reserve("r/1"), reserve("r-2"), reserve("r-3")
+        assert [one.decision for one in (first, second, third)] == ["allow", "allow", "deny"]
+        assert (str(first.granted), str(second.available)) == ("250.000", "0.000")
+        assert third.cause == "exhausted"
+        assert reserve("r/1") == first
+        client.release("r-2")
+        charged, again = client.commit("r/1", usage(1)), client.commit("r/1", usage(1))
+        unknown = client.commit("never asked for", usage(4))
+
+    assert charged == again
+    assert charged
+    assert (charged.accepted, str(charged.units)) == (1, "120.000")
+    assert unknown is None
+    assert used(subscriber) == {"allowance": 240}
+    assert UsageRecord.objects.count() == 2
+    assert_books_agree()
+
+
+def test_a_subject_may_go_on_until_its_last_token(tmp_path: Path, live_server: Any) -> None:
+    operator = make_operator()
+    subscribe(make_subscriber(operator), make_plan(operator, allowance=120_000))
+
+    with Client(live_server.url, make_gateway_key(operator), spool=tmp_path) as client:
+        before = client.authorize(subject="user-s-1", model="deepseek/chat")
+        client.record(usage(0))
+        assert client.flush(seconds=30)
+        after = client.authorize(subject="user-s-1", model="deepseek/chat")
+        nobody = client.authorize(subject="nobody", model="deepseek/chat")
+    with (
+        Client(live_server.url, make_key(operator), spool=tmp_path) as operators,
+        pytest.raises(Refused, match="wrong_role"),
+    ):
+        operators.authorize(subject="user-s-1", model="deepseek/chat")
+
+    assert (before.decision, str(before.remaining), before.cause) == ("allow", "120", "")
+    assert (after.decision, str(after.remaining), after.cause) == ("deny", "0", "exhausted")
+    assert after.detail
+    assert (nobody.allowed, nobody.cause) == (False, "unknown_subject")

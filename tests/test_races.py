@@ -6,6 +6,7 @@ import datetime as dt
 import itertools
 import random
 import threading
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +22,7 @@ from metering import ingest
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
+from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
 from tests.factories import (
     NOW,
@@ -601,6 +603,87 @@ def test_what_was_read_before_a_subject_moved_is_not_remembered_after_it(
     assert (used(old), used(new)) == ({"allowance": 120}, {"allowance": 120})
 
 
+@pytest.fixture
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]], None]:
+    """Has something else committed once, right before a function of reservations.py begins."""
+
+    def arrange(name: str, happens: Callable[[], None]) -> None:
+        goes_on = getattr(reservations, name)
+        due = [happens]
+
+        def first(*given: Any, **named: Any) -> Any:
+            if due:
+                at_once(due.pop())
+            return goes_on(*given, **named)
+
+        monkeypatch.setattr(reservations, name, first)
+
+    return arrange
+
+
+def move(operator: Operator) -> None:
+    """The subject of s-1 to s-2, by the API."""
+    drafts = [
+        {"external_id": "s-1", "subjects": []},
+        {"external_id": "s-2", "subjects": ["user-s-1"]},
+    ]
+    answer = post(client_for(make_key(operator)), "subscribers/batch", drafts).json()
+    assert [item["status"] for item in answer["items"]] == ["updated", "updated"]
+
+
+def test_an_ask_is_judged_by_what_its_subject_is_when_it_holds_units(
+    before: Any, operator: Operator, gateway: Gateway
+) -> None:
+    plan = make_plan(operator)
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, plan)
+    set_clock(operator, NOW + MINUTE)
+
+    before("reserve", lambda: move(operator))
+    moved = reserve(gateway, "a-1", subject="user-s-1", units="100")
+    before("reserve", lambda: lifecycle.suspend(new.pk, reason="unpaid", at=NOW + MINUTE))
+    refused = reserve(gateway, "a-2", subject="user-s-1", units="100")
+
+    assert (moved["decision"], refused["decision"]) == ("allow", "deny")
+    assert refused["cause"] == "suspended"
+    assert [buckets_of(one, "allowance")[0].reserved for one in (old, new)] == [0, 100 * T]
+
+
+def test_a_slice_is_renewed_by_what_its_subject_is_then(
+    before: Any, operator: Operator, gateway: Gateway
+) -> None:
+    plan = make_plan(operator)
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, plan)
+    reserve(gateway, "a-1", subject="user-s-1", slice=True, units="1000")
+    used_up = record("r-1", subject="user-s-1", input_tokens=900, output_tokens=0)
+    set_clock(operator, NOW + MINUTE)
+
+    before("renew", lambda: move(operator))
+    answer = post(gateway.client, "reservations/a-1/usage", used_up).json()
+
+    assert (answer["renewed"], answer["final"]) == (False, True)
+    assert (answer["granted"], answer["cause"]) == ("100.000", "unknown_subject")
+    assert [buckets_of(one, "allowance")[0].reserved for one in (old, new)] == [100 * T, 0]
+
+
+def test_an_ask_that_is_judged_again_counts_once_towards_the_plans_rate(
+    before: Any, settings: Any, operator: Operator, gateway: Gateway
+) -> None:
+    settings.RATE_LIMIT_PREFIX = f"test-{uuid.uuid4()}"
+    subscribe(make_subscriber(operator), make_plan(operator, requests_per_minute=2))
+
+    def overtake() -> None:
+        raise reservations.Moved
+
+    before("reserve", overtake)
+    decided = [reserve(gateway, f"a-{n}", units="1")["decision"] for n in range(3)]
+
+    assert decided == ["allow", "allow", "deny"]
+
+
 def test_usage_while_its_subscriber_is_suspended_and_restored(
     race: Race, operator: Operator
 ) -> None:
@@ -770,6 +853,33 @@ def test_two_hundred_reservations_at_once_never_grant_more_than_there_is(
     assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"exhausted"}
     [bucket] = buckets_of(subscriber, "allowance")
     assert bucket.reserved == 990 * T
+
+
+def test_reservations_at_once_never_grant_more_than_a_window_has_left(
+    operator: Operator, senders: list[Sender]
+) -> None:
+    make_rate_card(operator)
+    limits = (Window("day", 1000 * T), Window("5h", 2000 * T, sliding=True))
+    subscribe(make_subscriber(operator), make_plan(operator, windows=limits))
+    gateways = [Gateway(operator, name=f"g-{n}") for n in range(22)]
+
+    def here(nr: int) -> list[Any]:
+        made = [reserve(gateways[nr], f"a-{n}", units="30") for n in range(3)]
+        for n, answer in enumerate(made):
+            if answer["decision"] == "allow":
+                commit(gateways[nr], f"a-{n}", input_tokens=30, output_tokens=0)
+        return made
+
+    def there(nr: int) -> list[Any]:
+        asks = [asked(f"a-{n}", units="30") for n in range(10)]
+        return senders[nr].send(gateways[20 + nr].key, *asks, path="reservations")
+
+    answers = flat(
+        at_once(*(partial(here, n) for n in range(20)), *(partial(there, n) for n in range(2)))
+    )
+
+    assert sum(float(a["granted"]) for a in answers) == 990
+    assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"rate_limited"}
 
 
 def test_the_same_ask_from_several_threads_and_processes_is_one(

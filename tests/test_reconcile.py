@@ -63,9 +63,9 @@ class Carrier:
         answer = self.gateway.post("/api/v1/usage-records", records, format="json")
         assert answer.status_code == 200, answer.content
 
-    def ask(self, name: str, external_id: str, units: int, *, ttl: int = 600) -> None:
+    def ask(self, name: str, external_id: str, units: int, **said: Any) -> None:
         """Reserve units; what becomes of it depends on what comes next."""
-        body = asked(name, subject=f"user-{external_id}", units=units, ttl_seconds=ttl)
+        body = asked(name, subject=f"user-{external_id}", units=units, **said)
         answer = self.gateway.post("/api/v1/reservations", body, format="json")
         assert answer.status_code == 201, answer.content
 
@@ -214,7 +214,7 @@ def live() -> None:
         subscribers["part"].pk, units=MILLION, valid_until=carrier.now + DAY, reason="x", at=NOW
     )
     carrier.ask("ask-6", "part", 1_000)
-    carrier.ask("ask-7", "part", 1_000)
+    carrier.ask("ask-7", "part", 1_000, slice=True)
     other.ask("ask-1", "s-0", 1_000)
     # Not folded in yet.
     carrier.use(*((code, local(2026, 7, 2), 500) for code in subscribers))
@@ -390,9 +390,16 @@ FAULTS: list[tuple[str, Fault]] = [
     ("bucket_reserved", update(BUCKET, "reserved = reserved - 1", "reserved > 0")),
     ("bucket_reserved", update(RESERVATION, "state = 3", "state = 1")),
     ("bucket_reserved", delete(RESERVATION, "state = 1")),
-    ("bucket_reserved", update(RESERVATION, "holds = '{}'", "state = 1")),
+    ("bucket_reserved", update(RESERVATION, "holds = '[]'", "state = 1")),
     ("reservation_held", update(RESERVATION, "held = held + 1")),
     ("reservation_held", update(RESERVATION, "operator_id = -1")),
+    ("reservation_held", update(RESERVATION, "promised = 1", "slice_units IS NULL AND state = 1")),
+    ("reservation_held", update(RESERVATION, "promised = 1", "slice_units IS NOT NULL")),
+    ("reservation_held", update(NAME, "answer = jsonb_set(answer, '{granted}', '\"0.5\"')")),
+    (
+        "reservation_charged",
+        update(RESERVATION, "answer = jsonb_set(answer, '{batch}', '\"-1\"')", "state = 2"),
+    ),
     ("reservation_held", delete(RESERVATION)),
     ("reservation_held", delete(NAME)),
     ("reservation_held", update(NAME, "subscriber_id = -1", "subscriber_id IS NOT NULL")),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
+import io
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -10,6 +12,8 @@ import pytest
 from rest_framework.test import APIClient
 
 from billing import tasks
+from metering.api import doors
+from metering.api.reservations import past_django
 from subscriptions import clock, keys, lifecycle, reservations
 from subscriptions.models import ApiKey, Operator, Reservation, ReservationName, Subscriber
 from tests.asking import asked, commit, held, release, reserve, try_commit
@@ -778,6 +782,7 @@ def test_reservations_are_forgotten_when_no_usage_of_then_may_come_any_more(
         {"id": ""},
         {"id": "x" * 513},
         {"id": "a\0"},
+        {"id": "a\n"},
         {"id": 1},
         {"subject": None},
         {"subject": ""},
@@ -858,3 +863,52 @@ def test_periods_that_are_due_are_opened_before_an_ask_is_judged(
     answer = reserve(gateway, "a-2", units="1000")
 
     assert (answer["decision"], answer["available"]) == ("allow", "0.000")
+
+
+# Past Django -------------------------------------------------------------------------------------
+
+
+def call_wsgi(gateway: Gateway, path: str, body: Any) -> tuple[str, dict[str, str], Any]:
+    """(status, headers, body) of what the web server's application answers."""
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    environ = {
+        "REQUEST_METHOD": "POST",
+        "PATH_INFO": path,
+        "HTTP_AUTHORIZATION": f"Bearer {gateway.key}",
+        "CONTENT_LENGTH": str(len(raw)),
+        "wsgi.input": io.BytesIO(raw),
+    }
+    found: list[Any] = []
+    hot = past_django(path)
+    assert hot
+    answer = b"".join(doors.wsgi(environ, lambda *said: found.extend(said), *hot))
+    status, headers = found
+    assert dict(headers)["Content-Length"] == str(len(answer))
+    return status, dict(headers), json.loads(answer)
+
+
+def test_the_way_past_django_answers_as_the_way_through_it(
+    gateway: Gateway, subscriber: Subscriber
+) -> None:
+    status, headers, first = call_wsgi(gateway, "/api/v1/reservations", asked())
+    assert (status, headers["Content-Type"]) == ("201 Created", "application/json")
+    assert first == reserve(gateway)
+
+    path = "/api/v1/reservations/a-1/commit"
+    status, _, done = call_wsgi(gateway, path, record("a-1"))
+    assert (status, done) == ("200 OK", commit(gateway))
+
+    for path, body, wanted in (
+        ("/api/v1/reservations", asked(units="1"), "409 Conflict"),
+        ("/api/v1/reservations", b"{", "400 Bad Request"),
+        ("/api/v1/reservations", asked(units="-1"), "422 Unprocessable Entity"),
+        ("/api/v1/reservations/none/commit", record("a-1"), "404 Not Found"),
+    ):
+        status, headers, answer = call_wsgi(gateway, path, body)
+        assert (status, headers["Content-Type"]) == (wanted, "application/problem+json")
+        assert answer["status"] == int(wanted[:3])
+    ApiKey.objects.filter(role="gateway").update(revoked_at=NOW)
+    status, _, answer = call_wsgi(gateway, "/api/v1/reservations", asked("a-9"))
+    assert (status, answer["cause"]) == ("401 Unauthorized", "unauthorized")
+    for other in ("/api/v1/reservations/a/release", "/api/v1/reservationsx", "/api/v1/plans"):
+        assert past_django(other) is None

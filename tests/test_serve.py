@@ -5,22 +5,18 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from config import embedded
+from tests.running import PATIENCE, ROOT, eventually, free_port
 
-ROOT = Path(__file__).resolve().parent.parent
-# For what takes seconds, on a machine that is busy with something else.
-PATIENCE = 200
 pytestmark = [pytest.mark.xdist_group("serve"), pytest.mark.timeout(900)]
 
 
@@ -29,9 +25,7 @@ class Served:
 
     def __init__(self, data: Path) -> None:
         self.data = data
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.process: subprocess.Popen[str] | None = None
 
     def run(self, **environment: str) -> subprocess.Popen[str]:
@@ -93,13 +87,6 @@ class Served:
 
     def newer(self, before: list[int], *words: str) -> bool:
         return not set(self.processes(*words)) <= set(before)
-
-
-def eventually(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture

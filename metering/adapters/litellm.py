@@ -63,6 +63,7 @@ class Event(msgspec.Struct, gc=False):
     call_type: str | None = None
     status: str | None = None
     model: str | None = None
+    custom_llm_provider: str | None = None
     prompt_tokens: MaybeCount = None
     completion_tokens: MaybeCount = None
     total_tokens: MaybeCount = None
@@ -98,10 +99,22 @@ def usage_of(event: Event, arrival: Arrival) -> Usage:
         subject=first(
             event.end_user, metadata.user_api_key_end_user_id, metadata.user_api_key_user_id
         ),
-        model=event.model,
+        model=_model(event),
         at=event.endTime if event.endTime is not None else event.startTime,
         outcome=outcome,
     )
+
+
+def _model(event: Event) -> str | None:
+    """The model as its vendor names it: `openai/deepseek/deepseek-chat` is `deepseek/…`.
+
+    What stands before it there is the way that the proxy reaches it by; LiteLLM's other callbacks
+    leave that out. `deepseek/deepseek-chat` stays: there the vendor is the way.
+    """
+    if event.model is None or not event.custom_llm_provider:
+        return event.model
+    rest = event.model.removeprefix(f"{event.custom_llm_provider}/")
+    return rest if "/" in rest.strip("/") else event.model
 
 
 def _outcome(event: Event) -> Outcome | None:

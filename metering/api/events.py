@@ -21,8 +21,8 @@ from metering.adapters.dispatch import Letter
 from metering.adapters.items import Arrival, RandomlyNamed
 from metering.adapters.reading import Format, read
 from metering.api import schema
-from metering.api.doors import GatewayDoor
-from metering.api.usage_records import answer, body_of, caller_of, charge
+from metering.api.doors import JSON, GatewayDoor, body_of, caller_of
+from metering.api.usage_records import answer, charge
 from metering.context import Caller
 from metering.ingest import Ingested
 from metering.parsing import Parsed
@@ -58,9 +58,7 @@ def _settle(caller: Caller, parsed: Parsed, arrival: Arrival) -> Ingested:
 
 
 def _answer(body: Any, ingested: Ingested, *, status: int = 200) -> HttpResponse:
-    response = HttpResponse(
-        msgspec.json.encode(body), status=status, content_type="application/json"
-    )
+    response = HttpResponse(msgspec.json.encode(body), status=status, content_type=JSON)
     return _name_rejected(response, ingested)
 
 

@@ -94,7 +94,7 @@ OBJECT = OpenApiTypes.OBJECT
 
 # --- reservations -------------------------------------------------------------------------------
 
-_ID = {"type": "string", "minLength": 1, "maxLength": 512}
+_ID = {"type": "string", "pattern": r"^[^\u0000-\u001f\u007f]{1,512}$"}
 RESERVATION_ID = OpenApiParameter(
     "name",
     _ID,
@@ -118,6 +118,11 @@ _ASK = {
             "description": "in place of an estimate from tokens and weights",
         },
         "ttl_seconds": {"type": "integer", "minimum": 1, "maximum": 86_400, "default": 600},
+        "slice": {
+            "type": "boolean",
+            "default": False,
+            "description": "drawn down by many reports and renewed; `units` (100,000) each time",
+        },
     },
 }
 _DENIALS = [
@@ -140,6 +145,17 @@ _DEGRADE_TO = {
         "tokens_per_minute": {"type": ["integer", "null"]},
     },
 }
+_LIMIT = {
+    "type": "object",
+    "description": "the window or rate of the plan that refused",
+    "required": ["per", "kind", "left", "resets_at"],
+    "properties": {
+        "per": {"type": "string", "enum": ["minute", "5h", "day", "week", "month"]},
+        "kind": {"type": "string", "enum": ["fixed", "sliding", "requests", "tokens"]},
+        "left": _UNITS,
+        "resets_at": {**_TIME, "type": ["string", "null"]},
+    },
+}
 _ASKED = {
     "type": "object",
     "required": ["id", "decision", "granted", "expires_at", "available"],
@@ -151,7 +167,9 @@ _ASKED = {
         "expires_at": {**_TIME, "type": ["string", "null"]},
         "available": {**_UNITS, "description": "what the prepaid buckets have left beside"},
         "final": {"type": "boolean", "description": "less than was wanted: there is no more"},
+        "threshold": {**_UNITS, "description": "of a slice: report when so little is left"},
         "degrade_to": _DEGRADE_TO,
+        "limit": _LIMIT,
     },
 }
 RESERVE: dict[str, Any] = {
@@ -195,6 +213,39 @@ COMMIT: dict[str, Any] = {
     "request": {"application/json": _RECORD},
     "responses": {
         200: OpenApiResponse(_COMMITTED, description="Charged, or quarantined; committed."),
+        **refusals(404, 409, 413),
+    },
+}
+REPORT: dict[str, Any] = {
+    "operation_id": "report_slice_usage",
+    "summary": "Charge what was used of a slice, and renew it where it runs low",
+    "parameters": [RESERVATION_ID],
+    "request": USAGE_RECORDS["request"],
+    "responses": {
+        200: OpenApiResponse(
+            {
+                "type": "object",
+                "required": [
+                    *("id", "state", "late", "granted", "expires_at", "threshold", "renewed"),
+                    *("final", *_ANSWER["required"]),
+                ],
+                "properties": {
+                    "id": {"type": "string"},
+                    "state": _STATE,
+                    "late": {"type": "boolean", "description": "the slice had ended before"},
+                    "granted": {**_UNITS, "description": "what may be used of it from now on"},
+                    "expires_at": {**_TIME, "type": ["string", "null"]},
+                    "threshold": {**_UNITS, "description": "report when so little is left"},
+                    "renewed": {"type": "boolean"},
+                    "final": {"type": "boolean", "description": "the last there is"},
+                    "cause": {"type": "string", "enum": _DENIALS},
+                    "limit": _LIMIT,
+                    "degrade_to": _DEGRADE_TO,
+                    **_ANSWER["properties"],
+                },
+            },
+            description="Charged; `granted` takes the place of what was left.",
+        ),
         **refusals(404, 409, 413),
     },
 }
@@ -345,3 +396,75 @@ LOGS = _one_format(
     {"application/json": _EVENT},
     _EVENT,
 )
+
+
+# --- forward-auth -------------------------------------------------------------------------------
+
+_PERMISSION = {
+    "type": "object",
+    "required": ["decision", "available"],
+    "properties": {
+        "decision": {"type": "string", "enum": ["allow", "degrade"]},
+        "available": _UNITS,
+        "cause": {"type": "string", "enum": _DENIALS},
+        "degrade_to": _DEGRADE_TO,
+    },
+}
+_TOLD = [
+    OpenApiParameter(
+        name,
+        {"type": "string"},
+        OpenApiParameter.HEADER,
+        description=says,
+        response=statuses,
+    )
+    for name, says, statuses in (
+        ("X-Decision", "allow, degrade or deny", [200]),
+        ("X-Tokens-Remaining", "whole units that the prepaid buckets have left", [200]),
+        ("X-Degrade-Model", "the model that the plan allows instead", [200]),
+        ("X-Degrade-Tokens-Per-Minute", "the rate that the plan allows", [200]),
+    )
+]
+
+
+def authorize(operation_id: str, *, below: bool = False) -> dict[str, Any]:
+    """The schema of one of the ways to ask it."""
+    where = [OpenApiParameter("original", str, OpenApiParameter.PATH)] if below else []
+    return {
+        "operation_id": operation_id,
+        "parameters": [
+            *where,
+            OpenApiParameter(
+                "X-Subject",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-Subject, X-Forwarded-User; they win over the query.",
+            ),
+            OpenApiParameter(
+                "X-Model",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-Model, X-Forwarded-Model. Without: any model.",
+            ),
+            OpenApiParameter(
+                "X-Original-URI",
+                str,
+                OpenApiParameter.HEADER,
+                description="Or X-Original-URL, X-Forwarded-Uri; its query may name both.",
+            ),
+            OpenApiParameter("subject", str, OpenApiParameter.QUERY),
+            OpenApiParameter("model", str, OpenApiParameter.QUERY),
+            OpenApiParameter(
+                "refuse_with",
+                {"type": "string", "enum": ["403"]},
+                OpenApiParameter.QUERY,
+                description="403: no 429, which nginx's auth_request takes for an error.",
+            ),
+            *_TOLD,
+        ],
+        "request": None,
+        "responses": {
+            200: OpenApiResponse(_PERMISSION, description="Go on, as the answer says."),
+            **refusals(*((404,) if below else ()), 422, 429),
+        },
+    }

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from metering.api import (
+    authorize,
     events,
     quarantine,
     rate_cards,
@@ -15,7 +16,10 @@ from metering.api import (
 urlpatterns = [
     path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
     path("usage-records", usage_records.UsageRecords.as_view()),
+    path("authorize", authorize.AuthorizeDoor.as_view()),
+    path("authorize/<path:original>", authorize.AuthorizeAddressDoor.as_view()),
     path("reservations", reservations.ReservationsDoor.as_view()),
+    path("reservations/<path:name>/usage", reservations.ReportDoor.as_view()),
     path("reservations/<path:name>/commit", reservations.CommitDoor.as_view()),
     path("reservations/<path:name>/release", reservations.ReleaseDoor.as_view()),
     path("events", events.Events.as_view()),

@@ -16,7 +16,8 @@ from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, TaxRate, Text, Units
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
-from subscriptions.models import Booster, Plan
+from subscriptions.models import Booster, Plan, PlanWindow
+from subscriptions.policies import Window, windows_of
 
 MAX_VALID_DAYS = 3660
 _THOUSANDTH = Decimal("0.001")
@@ -56,6 +57,28 @@ class DegradeBody(serializers.Serializer[Any]):
     tokens_per_minute = Count(min_value=1, max_value=10**12, required=False, allow_null=True)
 
 
+class WindowBody(serializers.Serializer[Any]):
+    """At most so many units in each stretch of time; a day, week and month are the operator's."""
+
+    per = serializers.ChoiceField(choices=PlanWindow.Per.values)
+    kind = serializers.ChoiceField(
+        choices=["fixed", "sliding"], default="fixed", help_text="only 5h may slide"
+    )
+    units = Units()
+
+
+class RateLimitBody(serializers.Serializer[Any]):
+    """How often and how much a subscriber may ask in any 60 seconds."""
+
+    requests_per_minute = Count(min_value=1, max_value=10**6, required=False, allow_null=True)
+    tokens_per_minute = Count(min_value=1, max_value=10**12, required=False, allow_null=True)
+    when_unavailable = serializers.ChoiceField(
+        choices=["open", "closed"],
+        default="open",
+        help_text="closed: nobody is let through while it cannot be told",
+    )
+
+
 class ComponentBody(serializers.Serializer[Any]):
     name = Text(max_length=200)
     price = Price()
@@ -82,6 +105,10 @@ class PlanBody(serializers.Serializer[Any]):
     components = serializers.ListField(
         child=ComponentBody(), required=False, allow_null=True, max_length=20
     )
+    rate_limit = RateLimitBody(required=False, allow_null=True)
+    windows = serializers.ListField(
+        child=WindowBody(), required=False, allow_null=True, max_length=10
+    )
     created_at = Instant(read_only=True)
 
 
@@ -91,6 +118,8 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     block = overage.get("block") or {}
     degrade_to = said.pop("degrade_to", None) or {}
     components = said.pop("components", None) or []
+    windows = said.pop("windows", None) or []
+    rate_limit = said.pop("rate_limit", None) or {}
     return catalog.PlanTerms(
         **said,
         price_per_million=overage.get("price_per_million"),
@@ -100,7 +129,14 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
         cap_units=overage.get("cap_units"),
         degrade_model=degrade_to.get("model") or "",
         degrade_tokens_per_minute=degrade_to.get("tokens_per_minute"),
+        requests_per_minute=rate_limit.get("requests_per_minute"),
+        tokens_per_minute=rate_limit.get("tokens_per_minute"),
+        limits_fail_closed=rate_limit.get("when_unavailable") == "closed",
         components=tuple(catalog.Component(**component) for component in components),
+        windows=tuple(
+            Window(window["per"], window["units"], window["kind"] == "sliding")
+            for window in windows
+        ),
     )
 
 
@@ -137,6 +173,15 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             },
             "components": [
                 {"name": c.name, "price": c.price, "tax_rate": c.tax_rate} for c in components
+            ],
+            "rate_limit": {
+                "requests_per_minute": plan.requests_per_minute,
+                "tokens_per_minute": plan.tokens_per_minute,
+                "when_unavailable": "closed" if plan.limits_fail_closed else "open",
+            },
+            "windows": [
+                {"per": w.per, "kind": "sliding" if w.sliding else "fixed", "units": w.units}
+                for w in windows_of(plan)
             ],
         }
     ).data
@@ -182,7 +227,7 @@ class PlansDoor(OperatorDoor):
             Plan.objects.filter(operator=operator_of(request))
             .order_by("code", "-version")
             .distinct("code")
-            .prefetch_related("components")
+            .prefetch_related("components", "windows")
         )
         return Response(
             pagination.page(

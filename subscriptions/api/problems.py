@@ -49,6 +49,7 @@ class Problem:
     detail: str
     errors: list[dict[str, str]] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)  # members of its own, as RFC 9457 allows
 
     def body(self) -> dict[str, Any]:
         said: dict[str, Any] = {
@@ -58,7 +59,7 @@ class Problem:
             "cause": self.cause,
             "detail": _clean(self.detail),
         }
-        return {**said, "errors": self.errors} if self.errors else said
+        return {**said, "errors": self.errors} if self.errors else said | self.more
 
     def response(self) -> HttpResponse:
         return HttpResponse(

@@ -2,9 +2,10 @@
 
 from django.urls import path
 
-from subscriptions.api import offerings, subscribers, subscriptions
+from subscriptions.api import offerings, operators, subscribers, subscriptions
 
 urlpatterns = [
+    path("operator", operators.OperatorDoorItself.as_view()),
     path("plans", offerings.PlansDoor.as_view()),
     path("plans/<str:code>", offerings.PlanDoor.as_view()),
     path("boosters/<str:code>", offerings.BoosterDoor.as_view()),

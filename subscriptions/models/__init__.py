@@ -1,7 +1,14 @@
 """Tables of this room, one file per subject."""
 
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
-from subscriptions.models.offerings import Booster, Plan, PlanComponent, RateCard, RateCardWeight
+from subscriptions.models.offerings import (
+    Booster,
+    Plan,
+    PlanComponent,
+    PlanWindow,
+    RateCard,
+    RateCardWeight,
+)
 from subscriptions.models.operators import ApiKey, Gateway, IdempotentRequest, Operator
 from subscriptions.models.reservations import Reservation, ReservationName
 from subscriptions.models.subscribers import (
@@ -23,6 +30,7 @@ __all__ = [
     "OutboxEvent",
     "Plan",
     "PlanComponent",
+    "PlanWindow",
     "RateCard",
     "RateCardWeight",
     "Reservation",

@@ -130,6 +130,11 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     # What a gateway that asks is told when the units are used up, where the plan degrades.
     degrade_model = models.CharField(max_length=256, blank=True, default="")
     degrade_tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    # How often and how much a subscriber may ask in a minute, and whether nobody may where that
+    # cannot be told.
+    requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
+    tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    limits_fail_closed = models.BooleanField(default=False)
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )
@@ -191,6 +196,41 @@ class PlanComponent(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class PlanWindow(models.Model):
+    """At most so many units in each stretch of time: asked beside the balance, all at once.
+
+    `5h` runs from the period's start on, or `sliding`, over the five hours up to now; a day, a week
+    (from Monday) and a month are those of the operator's zone.
+    """
+
+    class Per(models.TextChoices):
+        FIVE_HOURS = "5h"
+        DAY = "day"
+        WEEK = "week"
+        MONTH = "month"
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="windows")
+    per = models.CharField(max_length=5, choices=Per.choices)
+    sliding = models.BooleanField(default=False)
+    units = units_field()
+
+    objects: models.Manager[PlanWindow]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["plan", "per", "sliding"], name="plan_window_of_a_kind_once"
+            ),
+            models.CheckConstraint(
+                name="plan_window_sane",
+                condition=Q(units__gte=0) & (Q(sliding=False) | Q(per="5h")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.per
 
 
 class Booster(models.Model):

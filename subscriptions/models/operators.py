@@ -25,6 +25,8 @@ class Operator(models.Model):  # type: ignore[django-manager-missing]  # of mone
     late_grace = models.DurationField(default=dt.timedelta(hours=48))
     # The card that weighs the usage of a subscriber without a plan.
     default_rate_card = models.CharField(max_length=64, default="standard")
+    # Where a subscriber can buy more: told to gateways that are refused.
+    top_up_url = models.CharField(max_length=500, blank=True, default="")
     created_at = models.DateTimeField()
 
     objects: models.Manager[Operator]

@@ -45,11 +45,12 @@ class ReservationName(models.Model):
 class Reservation(models.Model):
     """Units held for usage to come, and what became of them. It is its own journal.
 
-    `holds` maps bucket ids to units; `held` is their sum. While it is open these units are part of
-    the buckets' `reserved`; a settled one keeps what it held last. `promised` are units of packs
-    that will be bought when usage asks for them: no bucket holds those. `slice_units` is the size
-    of a slice that is drawn down by many reports and renewed. Written only by
-    subscriptions/reservations.py.
+    `holds` lists [bucket id, units] in burn order; `held` is their sum. While it is open these
+    units are part of the buckets' `reserved`; a settled one keeps what it held last. `promised`
+    are units of packs that will be bought when usage asks for them: no bucket holds those.
+
+    One with `slice_units` is a slice, drawn down by many reports and renewed; `final`: what it was
+    granted last was all there was. Written only by subscriptions/reservations.py.
     """
 
     class State(models.IntegerChoices):
@@ -69,6 +70,9 @@ class Reservation(models.Model):
     held = units_field()
     promised = units_field()
     slice_units = units_field(null=True)
+    final = models.BooleanField(default=False)
+    rated_tokens = models.BigIntegerField(default=0)  # counted by the plan's rate limit
+    subject = models.CharField(max_length=256, default="")  # of a slice: who renews it
     ttl_seconds = models.PositiveIntegerField()  # how long a hold lasts; a renewal lasts as long
     created_at = models.DateTimeField()
     expires_at = models.DateTimeField()

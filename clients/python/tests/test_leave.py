@@ -13,6 +13,17 @@ from stand_in import BROKEN, Say, StandIn, usage
 from token_billing_client import Client, Refused, Unavailable
 
 RESERVATIONS = "/api/v1/reservations"
+COMMITTED = {
+    "id": "r/1",
+    "state": "committed",
+    "late": False,
+    "released": "380.000",
+    "batch": "7",
+    "accepted": 1,
+    "duplicates": 0,
+    "rejected": [],
+    "units": "120.000",
+}
 GRANTED = {
     "decision": "allow",
     "granted": "3200.000",
@@ -102,21 +113,29 @@ def test_an_answer_that_is_none_is_told(tmp_path: Path, said: Any) -> None:
 
 def test_what_was_used_is_committed_and_not_sent_a_second_time(tmp_path: Path) -> None:
     with StandIn() as platform, client_of(platform, tmp_path) as client:
-        platform.answers[f"{RESERVATIONS}/r%2F1/commit"] = Say(200, {"state": "committed"})
+        platform.answers[f"{RESERVATIONS}/r%2F1/commit"] = Say(200, COMMITTED)
 
-        assert client.commit("r/1", usage("r/1"))
+        charged = client.commit("r/1", usage("r/1"))
+
+    assert charged
+    assert (charged.accepted, charged.duplicates, str(charged.units)) == (1, 0, "120.000")
 
     [asked] = platform.asked
     assert json.loads(asked.raw)["id"] == "r/1"
     assert not platform.charged
 
 
-@pytest.mark.parametrize("status", [404, 401, 422])
-def test_usage_that_cannot_be_committed_is_charged_as_usage(tmp_path: Path, status: int) -> None:
+@pytest.mark.parametrize(
+    ("status", "cause"),
+    [(404, "not_found"), (401, "unauthorized"), (409, "wrong_subscriber"), (200, "no_platform")],
+)
+def test_usage_that_cannot_be_committed_is_charged_as_usage(
+    tmp_path: Path, status: int, cause: str
+) -> None:
     with StandIn() as platform, client_of(platform, tmp_path) as client:
-        platform.answers[f"{RESERVATIONS}/r-1/commit"] = Say(status)
+        platform.answers[f"{RESERVATIONS}/r-1/commit"] = Say(status, {"cause": cause})
 
-        assert not client.commit("r-1", usage("r-1"))
+        assert client.commit("r-1", usage("r-1")) is None
 
     assert list(platform.charged) == ["r-1"]
 
@@ -124,7 +143,7 @@ def test_usage_that_cannot_be_committed_is_charged_as_usage(tmp_path: Path, stat
 def test_usage_of_a_commit_without_an_answer_is_charged_as_usage(tmp_path: Path) -> None:
     with StandIn() as platform, client_of(platform, tmp_path, ask_seconds=0.2) as client:
         platform.away = True
-        assert not client.commit("r-1", usage("r-1"))
+        assert client.commit("r-1", usage("r-1")) is None
         platform.away = False
 
     assert list(platform.charged) == ["r-1"]
@@ -132,7 +151,7 @@ def test_usage_of_a_commit_without_an_answer_is_charged_as_usage(tmp_path: Path)
 
 def test_other_usage_than_was_committed_is_refused(tmp_path: Path) -> None:
     with StandIn() as platform, client_of(platform, tmp_path) as client:
-        platform.answers[f"{RESERVATIONS}/r-1/commit"] = Say(409)
+        platform.answers[f"{RESERVATIONS}/r-1/commit"] = Say(409, {"cause": "conflict"})
 
         with pytest.raises(Refused) as refused:
             client.commit("r-1", usage("r-1"))
@@ -172,15 +191,27 @@ def authorized(platform: StandIn, spool: Path, said: Say) -> Any:
 
 
 def test_a_subject_may_go_on(tmp_path: Path) -> None:
+    said = {"decision": "allow", "available": "12.500"}
     with StandIn() as platform:
-        leave = authorized(platform, tmp_path, Say(200, None, {"X-Tokens-Remaining": "12.500"}))
+        leave = authorized(platform, tmp_path, Say(200, said, {"X-Tokens-Remaining": "12"}))
 
-    assert (leave.allowed, leave.cause, str(leave.remaining)) == (True, "", "12.500")
+    assert (leave.allowed, leave.decision, leave.cause, leave.remaining) == (True, "allow", "", 12)
+    assert leave.said == said
     [asked] = platform.asked
     assert (asked.method, asked.path) == (
         "GET",
         "/api/v1/authorize?subject=user%3A1&model=deepseek%2Fchat",
     )
+
+
+def test_a_subject_may_go_on_in_a_cheaper_way(tmp_path: Path) -> None:
+    cheaper = {"model": "deepseek/lite", "tokens_per_minute": None}
+    said = {"decision": "degrade", "cause": "exhausted", "degrade_to": cheaper}
+    with StandIn() as platform:
+        leave = authorized(platform, tmp_path, Say(200, said))
+
+    assert (leave.allowed, leave.decision, leave.cause) == (True, "degrade", "exhausted")
+    assert leave.said["degrade_to"] == cheaper
 
 
 def test_a_subject_that_may_not_go_on_is_told_why(tmp_path: Path) -> None:

@@ -291,29 +291,29 @@ class Client:
         body = {name: value for name, value in said.items() if value is not None}
         return Reservation.read(id, self._ask("POST", RESERVATIONS, body=_json(body)))
 
-    def commit(self, id: str, usage: Usage) -> bool:
+    def commit(self, id: str, usage: Usage) -> Charged | None:
         """Charge what the request really used and let go of the rest.
 
         Where the platform is away or will not commit, the usage is recorded instead, and the answer
-        is False: it will be charged, and the hold ends by itself. Raises Refused with status 409
-        where other usage was committed before.
+        is None: it will be charged, and the hold ends by itself. Raises Refused with the cause
+        `conflict` where other usage was committed or charged under these ids before.
         """
         try:
-            self._ask("POST", f"{RESERVATIONS}/{quote(id, safe='')}/commit", body=usage.to_json())
-        except Unavailable:
-            self.record(usage)
-            return False
-        except Refused as error:
-            if error.status == 409:
+            return Charged.read(
+                self._ask(
+                    "POST", f"{RESERVATIONS}/{quote(id, safe='')}/commit", body=usage.to_json()
+                )
+            )
+        except (Unavailable, Refused) as error:
+            if isinstance(error, Refused) and error.cause == "conflict":
                 raise
-            log.warning("%s; the usage is sent without it", error)
+            log.warning("%s; the usage is sent without the reservation", error)
             self.record(usage)
-            return False
+            return None
         except BaseException:
             # SIGTERM or Ctrl-C came in between: the request was served, so it is charged.
             self.record(usage)
             raise
-        return True
 
     def release(self, id: str) -> None:
         """Let go of all that is held: the request did not happen. Again is harmless.

@@ -11,7 +11,7 @@ from typing import Any, Literal, Self, get_args
 import httpx
 
 from token_billing_client.errors import Refused
-from token_billing_client.wire import problem_in, refusal
+from token_billing_client.wire import asked_to_wait, object_in, refusal
 
 Decision = Literal["allow", "degrade", "deny"]
 # A 403 with such a cause speaks of the key, not of the subscriber.
@@ -67,31 +67,39 @@ class Leave:
     """Whether a subject may go on with a model, from `authorize`; nothing is held for it.
 
     `remaining` is what is left, where the platform tells. `retry_after`: seconds, when it is a rate
-    limit that refused. `headers` are all that were answered: some are for the caller's own caller.
+    limit that refused. `said` is the whole answer: with `degrade` it names the cheaper model or
+    rate, with `deny` where to top up.
     """
 
-    allowed: bool
+    decision: Decision
     cause: str
     detail: str
     remaining: Decimal | None
     retry_after: float
-    headers: Mapping[str, str]
+    said: Mapping[str, Any]
+
+    @property
+    def allowed(self) -> bool:
+        """Whether the request may go on, be it in the cheaper way."""
+        return self.decision != "deny"
 
     @classmethod
     def read(cls, response: httpx.Response) -> Self:
         """Raises Refused where the key is, Unavailable where a proxy in between says 429."""
-        problem = {} if response.is_success else problem_in(response)
-        cause = str(problem.get("cause", ""))
-        trouble = refusal(response)
-        if not response.is_success and cause in _OF_THE_KEY:
-            raise trouble
+        said = object_in(response)
+        cause = str(said.get("cause", ""))
+        decision: Decision = "deny"
+        if response.is_success:
+            decision = "degrade" if said.get("decision") == "degrade" else "allow"
+        elif cause in _OF_THE_KEY:
+            raise refusal(response)
         return cls(
-            allowed=response.is_success,
+            decision=decision,
             cause=cause,
-            detail=str(problem.get("detail", "")),
+            detail=str(said.get("detail", "")),
             remaining=_number(response.headers.get("X-Tokens-Remaining")),
-            retry_after=getattr(trouble, "retry_after", 0.0),
-            headers=dict(response.headers),
+            retry_after=asked_to_wait(response),
+            said=said,
         )
 
 

@@ -77,7 +77,7 @@ def refusal(response: httpx.Response) -> Unavailable | Refused:
     message += said(response)
     if response.status_code in _LATER or response.status_code >= 500:
         return Unavailable(message, retry_after=asked_to_wait(response))
-    problem = problem_in(response)
+    problem = object_in(response)
     return Refused(
         message,
         status=response.status_code,
@@ -148,14 +148,14 @@ def _timeout(seconds: float) -> httpx.Timeout:
 
 def said(response: httpx.Response) -> str:
     """What a refusal says for people: a problem's cause and detail, else the body's beginning."""
-    problem = problem_in(response)
+    problem = object_in(response)
     if "cause" in problem and "detail" in problem:
         return f"{problem['cause']}: {problem['detail']}"
     return " ".join(response.text.split())[:200] or response.reason_phrase
 
 
-def problem_in(response: httpx.Response) -> dict[str, Any]:
-    """The problem that a refusal holds, or nothing."""
+def object_in(response: httpx.Response) -> dict[str, Any]:
+    """The JSON object that an answer is, or an empty one."""
     try:
         problem = response.json()
     except ValueError:
