@@ -26,7 +26,14 @@ from tests.factories import (
 
 PATH = "/api/v1/usage-records"
 # What is asked with a gateway's key.
-GATEWAYS = (PATH, "/api/v1/reservations", "/api/v1/events", "/v1/", "/v2/")
+GATEWAYS = (
+    PATH,
+    "/api/v1/reservations",
+    "/api/v1/events",
+    "/api/v1/usage-counters",
+    "/v1/",
+    "/v2/",
+)
 US = dt.timedelta(microseconds=1)
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)

@@ -10,6 +10,7 @@ from metering.api import (
     reports,
     reservations,
     usage_records,
+    windows,
 )
 
 urlpatterns = [
@@ -25,4 +26,11 @@ urlpatterns = [
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
     path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),
+    path("suspected-repeats/<int:repeat_id>/dismiss", repeats.DismissDoor.as_view()),
+    path("usage-counters", windows.UsageCountersDoor.as_view()),
+    path("usage-windows", windows.UsageWindowsDoor.as_view()),
+    path("usage-windows/<int:window_id>", windows.UsageWindowDoor.as_view()),
+    path("usage-windows/<int:window_id>/compare", windows.CompareDoor.as_view()),
+    path("usage-windows/<int:window_id>/resend", windows.ResendDoor.as_view()),
+    path("usage-windows/<int:window_id>/close", windows.CloseDoor.as_view()),
 ]
