@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from metering import duplicates, rollups, windows
+from metering import duplicates, rollups, usage_windows
 from metering.records import RECORDS
 from subscriptions import clock, lifecycle, partitions, reservations
 from subscriptions.models import Operator
@@ -31,7 +31,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     while lifecycle.open_due(operator.pk, at=at):
         pass
     rollups.fold_all(at=at)
-    windows.compare_due(operator.pk, at=at)
+    usage_windows.compare_due(operator.pk, at=at)
 
 
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:

@@ -250,7 +250,7 @@ class UsageWindow(models.Model):
     What it holds is the usage with `window_start <= occurred_at < window_end`, of one source or
     (null) of all. `findings` are what the last comparison found. It is due to be compared while
     `state` is open, or `touches`, which goes up when usage of that time is folded, is past
-    `compared_touches`. Written by metering/windows.py only.
+    `compared_touches`. Written by metering/usage_windows.py only.
     """
 
     class State(models.TextChoices):
@@ -323,7 +323,7 @@ class UsageCounter(models.Model):
 
     Inclusive, as in records: input holds cached and cache-write tokens, output holds reasoning.
     What the gateway does not tell is null, and not compared. `sequences` are the numbers that it
-    gave its records: objects of source, first and last. Written by metering/windows.py only.
+    gave its records: objects of source, first and last. Written by metering/usage_windows.py only.
     """
 
     window = models.ForeignKey(UsageWindow, models.PROTECT, related_name="counters")
@@ -356,7 +356,7 @@ class UsageCounter(models.Model):
 class WindowEvent(models.Model):
     """Something that happened to a window, for whoever asks later. Never changed or deleted.
 
-    `key` is whose doing it was; null: the comparison's. Written by metering/windows.py only.
+    `key` is whose doing it was; null: the comparison's. Written by metering/usage_windows.py only.
     """
 
     class Kind(models.TextChoices):

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Min
 
-from metering import windows
+from metering import usage_windows
 from metering.models import UsageBatch
 from subscriptions import periods
 from subscriptions.errors import Invalid
@@ -77,7 +77,7 @@ def fold(*, at: dt.datetime, limit: int = FOLD_AT_ONCE) -> int:
         if waiting:
             ids = [batch[0] for batch in waiting]
             UsageBatch.objects.filter(id__in=ids).update(folded_at=at)
-            windows.touch(ids)
+            usage_windows.touch(ids)
     return len(waiting)
 
 

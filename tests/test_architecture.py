@@ -152,7 +152,7 @@ WRITERS = {
     "metering/quarantine.py": {"quarantinedrecord"},
     "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
     "metering/duplicates.py": {"duplicatebatch"},
-    "metering/windows.py": {"usagewindow", "usagecounter", "windowevent"},
+    "metering/usage_windows.py": {"usagewindow", "usagecounter", "windowevent"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

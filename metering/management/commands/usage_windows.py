@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 from django.core.management.base import BaseCommand
 
-from metering import windows
+from metering import usage_windows
 from metering.models import UsageWindow
 from subscriptions import clock
 from subscriptions.models import Operator
@@ -31,7 +31,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         if options["compare"]:
             for operator in Operator.objects.all():
-                windows.compare_due(operator.pk, at=clock.now(operator))
+                usage_windows.compare_due(operator.pk, at=clock.now(operator))
         rows = UsageWindow.objects.filter(revision__gt=0)
         if options["operator"]:
             rows = rows.filter(operator__code=options["operator"])
@@ -41,7 +41,7 @@ class Command(BaseCommand):
             rows = rows.filter(state=options["state"])
         rows = rows.select_related("gateway", "operator")
         for window in rows.order_by("operator__code", "gateway__name", "window_start", "id"):
-            said = windows.as_json(window, windows.counters_of([window])[window.pk])
+            said = usage_windows.as_json(window, usage_windows.counters_of([window])[window.pk])
             if options["json"]:
                 whole = {"operator": window.operator.code, **msgspec.to_builtins(said)}
                 self.stdout.write(json.dumps(whole, ensure_ascii=False))

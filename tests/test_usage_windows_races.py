@@ -12,11 +12,11 @@ import pytest
 from django.db import connection, connections
 
 from billing import due
-from metering import rollups, windows
+from metering import rollups, usage_windows
 from metering.models import UsageCounter, UsageWindow
 from subscriptions.models import ApiKey, Operator
 from tests.factories import NOW, make_operator
-from tests.test_windows import counter, numbered, tell
+from tests.test_usage_windows import counter, numbered, tell
 from tests.usage import Gateway, assert_books_agree, bare
 
 pytestmark = [
@@ -69,7 +69,7 @@ def test_counters_told_while_their_records_come_in_end_in_agreement(
     def folding() -> None:
         for _ in range(20):
             rollups.fold_all(at=NOW)
-            windows.compare_due(operator.pk, at=NOW)
+            usage_windows.compare_due(operator.pk, at=NOW)
 
     *_, told, _ = at_once(*(partial(sending, n) for n in range(4)), telling, folding)
 
@@ -96,7 +96,7 @@ def test_a_record_that_comes_while_its_window_is_closed_is_never_silent(
         key_id = ApiKey.objects.values_list("pk", flat=True).get()
 
         def closing(window_id: int = window_id, key_id: int = key_id) -> None:
-            windows.close(window_id, reason="tokens are not counted", key_id=key_id, at=NOW)
+            usage_windows.close(window_id, reason="tokens are not counted", key_id=key_id, at=NOW)
 
         def coming(nr: int = nr) -> None:
             gateway.charge(numbered(3, id=f"{nr}-late"))
@@ -105,7 +105,7 @@ def test_a_record_that_comes_while_its_window_is_closed_is_never_silent(
             closing,
             coming,
             lambda: rollups.fold_all(at=NOW),
-            lambda: windows.compare_due(operator.pk, at=NOW),
+            lambda: usage_windows.compare_due(operator.pk, at=NOW),
         )
         due.run(operator, at=NOW)
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from billing import due
-from metering import comparing, rollups, windows
+from metering import comparing, rollups, usage_windows
 from metering.models import UsageCounter, UsageWindow, WindowEvent
 from subscriptions import clock
 from subscriptions.models import ApiKey, Operator, Subscriber
@@ -918,7 +918,7 @@ def test_whatever_was_lost_repeated_and_reordered_exactly_the_lost_is_named(
 
 
 def test_retention_keeps_records_for_as_long_as_windows_are_compared() -> None:
-    assert windows.KEPT < due.RECORDS_KEPT
+    assert usage_windows.KEPT < due.RECORDS_KEPT
 
 
 # The command -------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from metering import windows
+from metering import usage_windows
 from metering.api import schema
 from metering.api.doors import GatewayDoor
 from metering.api.usage_records import body_of, caller_of
@@ -148,8 +148,8 @@ _WINDOW = OpenApiParameter("window_id", int, OpenApiParameter.PATH)
 
 
 def _show(rows: Sequence[UsageWindow]) -> list[dict[str, Any]]:
-    counters = windows.counters_of(rows)
-    return [windows.as_json(row, counters[row.pk]) for row in rows]
+    counters = usage_windows.counters_of(rows)
+    return [usage_windows.as_json(row, counters[row.pk]) for row in rows]
 
 
 def _page(request: Request, rows: QuerySet[UsageWindow]) -> dict[str, Any]:
@@ -194,10 +194,10 @@ class UsageCountersDoor(GatewayDoor):
         key = _key_of(request)
         assert key.gateway is not None
         at = clock.now(key.operator)
-        counter = windows.parse(body_of(request))
-        window_id = windows.post(key.gateway, key.pk, counter, at=at)
-        windows.compare(window_id, at=at, seconds=windows.PATIENCE_SECONDS)
-        return _json(_show([windows.find(key.operator_id, window_id)])[0])
+        counter = usage_windows.parse(body_of(request))
+        window_id = usage_windows.post(key.gateway, key.pk, counter, at=at)
+        usage_windows.compare(window_id, at=at, seconds=usage_windows.PATIENCE_SECONDS)
+        return _json(_show([usage_windows.find(key.operator_id, window_id)])[0])
 
     @extend_schema(
         operation_id="list_own_usage_windows",
@@ -229,13 +229,13 @@ class UsageWindowsDoor(OperatorDoor):
 
 
 def _answer(request: Request, window_id: int) -> Response:
-    window = windows.find(operator_of(request).pk, window_id)
-    return Response({**_show([window])[0], **windows.history_of(window)})
+    window = usage_windows.find(operator_of(request).pk, window_id)
+    return Response({**_show([window])[0], **usage_windows.history_of(window)})
 
 
 def _found(request: Request, window_id: int) -> int:
     """The id of a window of this operator. Raises NotFound."""
-    return windows.find(operator_of(request).pk, window_id).pk
+    return usage_windows.find(operator_of(request).pk, window_id).pk
 
 
 def _key_id(request: Request) -> int:
@@ -264,12 +264,14 @@ class CompareDoor(OperatorDoor):
     def post(self, request: Request, window_id: int) -> Response:
         """Compare a window now; it is done by itself whenever usage of its time has come."""
         at = clock.now(operator_of(request))
-        windows.compare(_found(request, window_id), at=at, seconds=windows.PATIENCE_SECONDS)
+        usage_windows.compare(
+            _found(request, window_id), at=at, seconds=usage_windows.PATIENCE_SECONDS
+        )
         return _answer(request, window_id)
 
 
 class ResendBody(serializers.Serializer[Any]):
-    reason = Text(max_length=windows.MAX_REASON)
+    reason = Text(max_length=usage_windows.MAX_REASON)
     whole_window = Flag(default=False, help_text="all of it, whatever numbers say")
 
 
@@ -284,7 +286,7 @@ class ResendDoor(OperatorDoor):
         """Ask the gateway to send again; its next look at the window tells it."""
         body = ResendBody(data=request.data)
         body.is_valid(raise_exception=True)
-        windows.ask_again(
+        usage_windows.ask_again(
             _found(request, window_id),
             reason=body.validated_data["reason"],
             whole=body.validated_data["whole_window"],
@@ -295,7 +297,7 @@ class ResendDoor(OperatorDoor):
 
 
 class CloseBody(serializers.Serializer[Any]):
-    reason = Text(max_length=windows.MAX_REASON)
+    reason = Text(max_length=usage_windows.MAX_REASON)
 
 
 class CloseDoor(OperatorDoor):
@@ -309,7 +311,7 @@ class CloseDoor(OperatorDoor):
         """Accept the difference, with a reason. Usage that comes after opens the window again."""
         body = CloseBody(data=request.data)
         body.is_valid(raise_exception=True)
-        windows.close(
+        usage_windows.close(
             _found(request, window_id),
             reason=body.validated_data["reason"],
             key_id=_key_id(request),
