@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from metering import rollups
+from metering import duplicates, rollups, usage_windows
 from metering.records import RECORDS
 from subscriptions import clock, lifecycle, partitions, reservations
 from subscriptions.models import Operator
@@ -31,6 +31,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     while lifecycle.open_due(operator.pk, at=at):
         pass
     rollups.fold_all(at=at)
+    usage_windows.compare_due(operator.pk, at=at)
 
 
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:
@@ -50,4 +51,5 @@ def drop_outlived() -> None:
         return
     oldest = min(clocks)
     partitions.drop_before(RECORDS, partitions.day_of(oldest - RECORDS_KEPT))
+    duplicates.forget(before=oldest - RECORDS_KEPT)
     partitions.drop_before(partitions.ENTRIES, partitions.day_of(oldest - JOURNAL_KEPT))

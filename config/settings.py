@@ -150,6 +150,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 2.0,
         "options": {"expires": 2.0},
     },
+    "compare-windows": {
+        "task": "metering.tasks.compare_windows",
+        "schedule": 20.0,
+        "options": {"expires": 20.0},
+    },
     "open-due-periods": {
         "task": "billing.tasks.open_due_periods",
         "schedule": 30.0,

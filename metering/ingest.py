@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
-from metering import context, quarantine, records
+from metering import context, duplicates, quarantine, records
 from metering.context import Caller, Context, Standing
 from metering.parsing import EARLIEST, Rejected, Usage, native_json
 from metering.quarantine import Rejection
@@ -283,6 +283,7 @@ class _Attempt:
         self.locks_first = locks_first
         self.done = Ingested()
         self.refused = [(refusal, refusal.payload) for refusal in request.rejected]
+        self.repeated: list[Usage] = []
         self.demands: list[Demand] = []
         self.drawn = buckets.Drawn([], frozenset())
 
@@ -306,6 +307,8 @@ class _Attempt:
             done.rejected = quarantine.keep(
                 self.caller.operator_id, gateway_id, self.refused, at=self.at
             )
+        if self.repeated:
+            duplicates.note(done.batch_id, gateway_id, self.repeated, at=self.at)
         if self.request.before_draw is not None:
             self.request.before_draw(
                 Weighed(cursor, done.batch_id, self.at, terms.grace, self.demands, done)
@@ -342,7 +345,7 @@ class _Attempt:
         self.terms = terms
         self.at = terms.now(self.wall)
         lines = self._weigh()
-        if not lines or self.refused:
+        if not lines or self.refused or self.repeated:
             raise _NotSteady
         self._demand(lines)
         covered = buckets.cover(self.demands, at=self.at, grace=terms.grace)
@@ -500,6 +503,7 @@ class _Attempt:
         usage = self.request.usages[nr]
         if records.content_of(usage) == content:
             self.done.duplicates.append(self.request.indexes[nr])
+            self.repeated.append(usage)
         else:
             detail = f"id {usage.id!r} was charged with other content; that charge stands"
             self._refuse(nr, "conflict", detail)

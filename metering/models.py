@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from django.contrib.postgres.fields import ArrayField
+from django.contrib.postgres.indexes import BrinIndex
 from django.db import models
 from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 
 from subscriptions.fields import units_field
-from subscriptions.models import Gateway, Operator
+from subscriptions.models import ApiKey, Gateway, Operator
 
 
 class UsageRecord(models.Model):
@@ -72,6 +75,13 @@ class UsageBatch(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["id"], name="batch_unfolded", condition=Q(folded_at__isnull=True)),
+            # Batches come nearly in the order of time: some kilobytes that cost the charge nothing.
+            BrinIndex(
+                fields=["occurred_from", "occurred_to"],
+                name="batch_times",
+                pages_per_range=8,
+                autosummarize=True,
+            ),
         ]
 
     def __str__(self) -> str:
@@ -120,6 +130,9 @@ class QuarantinedRecord(models.Model):
     payload = models.TextField()  # the record's JSON as it was sent, without any prompt text
     digest = models.BinaryField(max_length=32)  # SHA-256 of source and payload
     received_at = models.DateTimeField()
+    # As the record says, where that can be read.
+    occurred_at = models.DateTimeField(null=True, blank=True)
+    sequence = models.BigIntegerField(null=True, blank=True)  # the gateway's number of it
     attempts = models.PositiveIntegerField(default=1)
     resolution = models.CharField(max_length=16, choices=Resolution.choices, blank=True, default="")
     resolved_at = models.DateTimeField(null=True, blank=True)
@@ -129,6 +142,9 @@ class QuarantinedRecord(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["operator", "-id"], name="quarantine_list"),
+            models.Index(
+                F("gateway"), Coalesce("occurred_at", "received_at"), name="quarantine_by_time"
+            ),
         ]
         constraints = [
             models.UniqueConstraint(
@@ -181,3 +197,183 @@ class SuspectedRepeat(models.Model):
 
     def __str__(self) -> str:
         return f"{self.record_id} like {self.first_record_id}"
+
+
+class RepeatDismissal(models.Model):
+    """Somebody looked at a suspected repeat and found that it is none. Never changed or deleted.
+
+    Written by metering/repeats.py only.
+    """
+
+    repeat = models.OneToOneField(SuspectedRepeat, models.PROTECT, related_name="dismissal")
+    reason = models.CharField(max_length=200)
+    dismissed_at = models.DateTimeField()
+    key = models.ForeignKey(ApiKey, models.PROTECT, related_name="+")  # whose decision it was
+
+    objects: models.Manager[RepeatDismissal]
+
+    def __str__(self) -> str:
+        return f"not a repeat: {self.reason}"
+
+
+class DuplicateBatch(models.Model):
+    """The records of one request that were charged before: they are stored nowhere else.
+
+    `times` are those that the records carried this time. Written by metering/duplicates.py only.
+    """
+
+    pk = models.CompositePrimaryKey("batch_id", "source")
+    batch_id = models.BigIntegerField()  # from the sequence subscriptions_batch_id
+    source = models.CharField(max_length=256)
+    gateway = models.ForeignKey(
+        Gateway, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    charged_at = models.DateTimeField()
+    occurred_from = models.DateTimeField()
+    occurred_to = models.DateTimeField()  # inclusive
+    times = ArrayField(models.DateTimeField())
+
+    objects: models.Manager[DuplicateBatch]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["gateway", "occurred_to"], name="duplicates_of_gateway"),
+        ]
+
+    def __str__(self) -> str:
+        return f"duplicates of batch {self.batch_id}"
+
+
+class UsageWindow(models.Model):
+    """A span of a gateway's time of which it has told its own totals (`usage-counters`).
+
+    What it holds is the usage with `window_start <= occurred_at < window_end`, of one source or
+    (null) of all. `findings` are what the last comparison found. It is due to be compared while
+    `state` is open, or `touches`, which goes up when usage of that time is folded, is past
+    `compared_touches`. Written by metering/usage_windows.py only.
+    """
+
+    class State(models.TextChoices):
+        OPEN = "open"  # counters have come and are not compared yet
+        DIFFERS = "differs"
+        CLOSED = "closed"  # no difference, or one that somebody accepted
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="+")
+    gateway = models.ForeignKey(Gateway, models.PROTECT, related_name="+")
+    source = models.CharField(max_length=256, null=True)  # noqa: DJ001 - "" are native records
+    window_start = models.DateTimeField()
+    window_end = models.DateTimeField()
+    state = models.CharField(max_length=8, choices=State.choices, default=State.OPEN)
+    revision = models.PositiveIntegerField(default=0)  # that of the counter which holds
+    touches = models.BigIntegerField(default=0)
+    compared_touches = models.BigIntegerField(default=0)
+    compared_at = models.DateTimeField(null=True)
+    findings = models.JSONField(null=True)
+    late_requests = models.BigIntegerField(default=0)  # those that came when it was closed
+    # A resend that is asked for: of the missing numbers, or of all that the window holds.
+    asked_at = models.DateTimeField(null=True)
+    asked_whole = models.BooleanField(default=False)
+    asked_reason = models.CharField(max_length=200, blank=True, default="")
+    closed_at = models.DateTimeField(null=True)
+    closed_reason = models.CharField(max_length=200, blank=True, default="")
+
+    objects: models.Manager[UsageWindow]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["operator", "id"], name="window_list"),
+            models.Index(fields=["gateway", "window_end"], name="window_touch"),
+            models.Index(
+                fields=["operator", "id"],
+                name="window_due",
+                condition=Q(state="open") | ~Q(touches=F("compared_touches")),
+            ),
+        ]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["gateway", "source", "window_start", "window_end"],
+                nulls_distinct=False,
+                name="window_once",
+            ),
+            models.CheckConstraint(
+                name="window_forward", condition=Q(window_end__gt=F("window_start"))
+            ),
+            models.CheckConstraint(
+                name="window_closed_has_a_time",
+                condition=Q(state="closed", closed_at__isnull=False)
+                | (~Q(state="closed") & Q(closed_at__isnull=True, closed_reason="")),
+            ),
+            models.CheckConstraint(
+                name="window_compared_has_findings",
+                condition=Q(state="open")
+                | Q(compared_at__isnull=False, findings__isnull=False, revision__gt=0),
+            ),
+            models.CheckConstraint(
+                name="window_compared_what_was_touched",
+                condition=Q(compared_touches__lte=F("touches"), late_requests__gte=0),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.window_start:%Y-%m-%dT%H:%M} to {self.window_end:%Y-%m-%dT%H:%M}"
+
+
+class UsageCounter(models.Model):
+    """A gateway's own totals of a window. A later one takes its place; it is never changed.
+
+    Inclusive, as in records: input holds cached and cache-write tokens, output holds reasoning.
+    What the gateway does not tell is null, and not compared. `sequences` are the numbers that it
+    gave its records: objects of source, first and last. Written by metering/usage_windows.py only.
+    """
+
+    window = models.ForeignKey(UsageWindow, models.PROTECT, related_name="counters")
+    revision = models.PositiveIntegerField()
+    requests = models.BigIntegerField()
+    input_tokens = models.BigIntegerField()
+    cached_input_tokens = models.BigIntegerField(null=True)
+    cache_write_tokens = models.BigIntegerField(null=True)
+    output_tokens = models.BigIntegerField()
+    reasoning_tokens = models.BigIntegerField(null=True)
+    sequences = models.JSONField(default=list)
+    received_at = models.DateTimeField()
+    key = models.ForeignKey(ApiKey, models.PROTECT, related_name="+")
+
+    objects: models.Manager[UsageCounter]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["window", "revision"], name="counter_revision_once"),
+            models.CheckConstraint(
+                name="counter_not_negative",
+                condition=Q(requests__gte=0, input_tokens__gte=0, output_tokens__gte=0),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"revision {self.revision}"
+
+
+class WindowEvent(models.Model):
+    """Something that happened to a window, for whoever asks later. Never changed or deleted.
+
+    `key` is whose doing it was; null: the comparison's. Written by metering/usage_windows.py only.
+    """
+
+    class Kind(models.TextChoices):
+        COUNTED = "counted"  # counters came, or others in their place
+        ASKED = "asked"  # for a resend
+        CLOSED = "closed"
+        LATE = "late"  # usage came when it was closed
+        REOPENED = "reopened"
+
+    window = models.ForeignKey(UsageWindow, models.PROTECT, related_name="events")
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    at = models.DateTimeField()
+    reason = models.CharField(max_length=200, blank=True, default="")
+    detail = models.JSONField(default=dict)
+    key = models.ForeignKey(ApiKey, models.PROTECT, related_name="+", null=True)
+
+    objects: models.Manager[WindowEvent]
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.at:%Y-%m-%dT%H:%M}"

@@ -21,6 +21,7 @@ from subscriptions.errors import DomainError
 MAX_RECORDS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_ATTRIBUTES_BYTES = 4096
+MAX_DIGITS = 18  # of a gateway's number of a record: such fit the database
 # So few that what they unpack to is never much: 32 MiB at the most.
 _PACKED_AT_ONCE = 1024
 # Keys under which senders put prompts and completions: never stored, not even in quarantine.

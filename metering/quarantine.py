@@ -6,12 +6,13 @@ import datetime as dt
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection, transaction
 
 from metering.models import QuarantinedRecord
-from metering.parsing import Rejected
+from metering.parsing import EARLIEST, LATEST, MAX_DIGITS, Rejected
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,12 +29,13 @@ class Rejection:
 _KEEP_SQL = """
 INSERT INTO metering_quarantinedrecord
     (operator_id, gateway_id, source, record_id, subject, cause, detail, payload, digest,
-     received_at, attempts, resolution)
+     received_at, attempts, resolution, occurred_at, sequence)
 SELECT %(operator)s, %(gateway)s, q.source, q.record_id, q.subject, q.cause, q.detail, q.payload,
-       q.digest, %(at)s, 1, ''
+       q.digest, %(at)s, 1, '', q.occurred_at, q.sequence
 FROM unnest(%(source)s::text[], %(record_id)s::text[], %(subject)s::text[], %(cause)s::text[],
-            %(detail)s::text[], %(payload)s::text[], %(digest)s::bytea[])
-     AS q (source, record_id, subject, cause, detail, payload, digest)
+            %(detail)s::text[], %(payload)s::text[], %(digest)s::bytea[],
+            %(occurred_at)s::timestamptz[], %(sequence)s::bigint[])
+     AS q (source, record_id, subject, cause, detail, payload, digest, occurred_at, sequence)
 ORDER BY q.digest
 ON CONFLICT (gateway_id, digest) WHERE resolved_at IS NULL
 DO UPDATE SET attempts = metering_quarantinedrecord.attempts + 1,
@@ -58,6 +60,7 @@ def keep(
         for rejected, payload in refused
     ]
     once = dict(zip(digests, refused, strict=True))
+    placed = [_place(payload) for _, payload in once.values()]
     with connection.cursor() as cursor:
         cursor.execute(
             _KEEP_SQL,
@@ -72,6 +75,8 @@ def keep(
                 "detail": [_plain(r.detail.encode()) for r, _ in once.values()],
                 "payload": [_plain(payload) for _, payload in once.values()],
                 "digest": list(once),
+                "occurred_at": [place.occurred_at for place in placed],
+                "sequence": [place.sequence for place in placed],
             },
         )
         ids = {bytes(digest): row_id for digest, row_id in cursor.fetchall()}
@@ -79,6 +84,45 @@ def keep(
         Rejection(r.index, r.id, r.cause, r.detail, ids[digest])
         for digest, (r, _) in zip(digests, refused, strict=True)
     ]
+
+
+class _Placed(msgspec.Struct):
+    occurred_at: Any = None
+    attributes: Any = None
+
+
+class _Place(NamedTuple):
+    """Where a record belongs, by what it says: its time, and the gateway's number of it."""
+
+    occurred_at: dt.datetime | None = None
+    sequence: int | None = None
+
+
+_placed = msgspec.json.Decoder(_Placed)
+
+
+def _place(payload: bytes) -> _Place:
+    """Whatever cannot be read of a record that was refused stays unknown."""
+    try:
+        said = _placed.decode(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return _Place()
+    sequence = said.attributes.get("sequence") if isinstance(said.attributes, dict) else None
+    digits = str(sequence) if isinstance(sequence, int | str) else ""
+    numbered = digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS
+    return _Place(_instant(said.occurred_at), int(digits) if numbered else None)
+
+
+def _instant(said: Any) -> dt.datetime | None:
+    if not isinstance(said, str):
+        return None
+    try:
+        instant = msgspec.convert(said, dt.datetime, strict=False)
+    except msgspec.ValidationError:
+        return None
+    if instant.tzinfo is None or not EARLIEST <= instant < LATEST:
+        return None
+    return instant.astimezone(dt.UTC)  # PostgreSQL takes offsets of less than 16 hours
 
 
 def _plain(text: bytes) -> str:

@@ -9,12 +9,15 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from django.db import connection
+from django.db import connection, transaction
 
 from metering.context import Caller
-from metering.models import SuspectedRepeat
+from metering.models import RepeatDismissal, SuspectedRepeat
 from metering.parsing import Usage
+from subscriptions.errors import Conflict
 from subscriptions.units import to_wire
+
+MAX_REASON = 200
 
 _SECOND = dt.timedelta(seconds=1)
 # The record that was charged first is the one that the others may repeat. What the bounds of the
@@ -92,8 +95,26 @@ def flag(caller: Caller, usages: Sequence[Usage], *, at: dt.datetime) -> None:
         )
 
 
+class Dismissed(Conflict):
+    cause = "already_dismissed"
+
+
+@transaction.atomic
+def dismiss(row: SuspectedRepeat, *, reason: str, key_id: int, at: dt.datetime) -> None:
+    """Write down that somebody looked, and that it is no repeat: both records stay charged.
+
+    Repeatable with the same reason. Raises Dismissed where another was given first.
+    """
+    decision, _ = RepeatDismissal.objects.get_or_create(
+        repeat=row, defaults={"reason": reason, "key_id": key_id, "dismissed_at": at}
+    )
+    if decision.reason != reason:
+        raise Dismissed(f"this was dismissed before, because: {decision.reason}")
+
+
 def as_json(row: SuspectedRepeat) -> dict[str, object]:
     """The row for the API."""
+    dismissal: RepeatDismissal | None = getattr(row, "dismissal", None)
     return {
         "id": str(row.pk),
         "gateway": row.gateway.name,
@@ -105,4 +126,7 @@ def as_json(row: SuspectedRepeat) -> dict[str, object]:
         "occurred_at": row.occurred_at,
         "units": to_wire(row.units),
         "flagged_at": row.flagged_at,
+        "dismissed_at": dismissal.dismissed_at if dismissal else None,
+        "dismissed_by": dismissal.key.name if dismissal else None,
+        "dismissed_reason": dismissal.reason if dismissal else None,
     }

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Min
 
+from metering import usage_windows
 from metering.models import UsageBatch
 from subscriptions import periods
 from subscriptions.errors import Invalid
@@ -73,7 +74,10 @@ def fold(*, at: dt.datetime, limit: int = FOLD_AT_ONCE) -> int:
                     "last": max(batch[3] for batch in group),
                 },
             )
-        UsageBatch.objects.filter(id__in=[batch[0] for batch in waiting]).update(folded_at=at)
+        if waiting:
+            ids = [batch[0] for batch in waiting]
+            UsageBatch.objects.filter(id__in=ids).update(folded_at=at)
+            usage_windows.touch(ids)
     return len(waiting)
 
 

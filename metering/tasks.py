@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from metering import rollups
+from metering import rollups, usage_windows
 from subscriptions import clock
+from subscriptions.models import Operator
 
 
 @shared_task
 def fold_usage() -> None:
     """Fold finished batches into the hourly totals."""
     rollups.fold_all(at=clock.wall())
+
+
+@shared_task
+def compare_windows() -> None:
+    """Have every window that is due compared, each by itself: a long one holds up no other."""
+    for operator in Operator.objects.all():
+        for window_id in usage_windows.due(operator.pk):
+            # Else a long one would be asked for again and again.
+            compare_window.apply_async((window_id,), expires=20)
+
+
+@shared_task
+def compare_window(window_id: int) -> None:
+    """Compare a window unless somebody has done it meanwhile, by its operator's clock."""
+    operator = Operator.objects.get(pk=usage_windows.operator_of(window_id))
+    usage_windows.compare(window_id, at=clock.now(operator), only_due=True)

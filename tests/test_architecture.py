@@ -152,7 +152,9 @@ WRITERS = {
     "metering/ingest.py": {"usagebatch"},
     "metering/rollups.py": {"usagehour", "usagebatch"},
     "metering/quarantine.py": {"quarantinedrecord"},
-    "metering/repeats.py": {"suspectedrepeat"},
+    "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
+    "metering/duplicates.py": {"duplicatebatch"},
+    "metering/usage_windows.py": {"usagewindow", "usagecounter", "windowevent"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

@@ -11,7 +11,7 @@ from django.db import connection
 from rest_framework.test import APIClient
 
 from metering import rollups
-from metering.models import QuarantinedRecord
+from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
 from subscriptions.models import Operator
 from tests import adapter_fixtures as sent
@@ -51,9 +51,20 @@ class Theirs:
         self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
         self.gateway.charge(record(f"{SECRET}-1"), record(f"{SECRET}-2", subject=f"{SECRET}-who"))
         reserve(self.gateway, "ask-1")
+        for name in ("t-1", "t-2"):
+            event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
+            call(self.gateway.client, ("POST", ""), "/api/v1/events", event)
+        counters = {
+            "window_start": (NOW - DAY).isoformat(),
+            "window_end": NOW.isoformat(),
+            **dict.fromkeys(("requests", "input_tokens", "output_tokens"), 9),
+        }
+        self.gateway.send(counters, path="/api/v1/usage-counters")
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
+        self.repeat = SuspectedRepeat.objects.get()
+        self.window = UsageWindow.objects.get()
 
 
 def booster(name: str) -> dict[str, Any]:
@@ -93,10 +104,16 @@ NOT_FOUND: dict[Door, Any] = {
         "reason": "x",
     },
     ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
+    ("GET", "/api/v1/usage-windows/{window_id}"): None,
+    ("POST", "/api/v1/usage-windows/{window_id}/compare"): None,
+    ("POST", "/api/v1/usage-windows/{window_id}/resend"): {"reason": "x"},
+    ("POST", "/api/v1/usage-windows/{window_id}/close"): {"reason": "x"},
+    ("POST", "/api/v1/suspected-repeats/{repeat_id}/dismiss"): {"reason": "x"},
 }
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
     ("GET", "/api/v1/quarantine"),
+    ("GET", "/api/v1/usage-windows"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
@@ -152,6 +169,8 @@ ELSEWHERE = {
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
     *AUTHORIZING,
+    ("GET", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
+    ("POST", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
     *RESERVING,  # test_another_operators_gateway_reaches_no_reservation_…
 }
 
@@ -171,6 +190,8 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         external_id="s-1",
         subscription_id=theirs.subscription.id,
         quarantine_id=theirs.quarantined.pk,
+        repeat_id=theirs.repeat.pk,
+        window_id=theirs.window.pk,
         code=code,
         name="ask-1",
         original="v1/chat",
@@ -207,6 +228,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "metering_usagehour": by_subscriber,
         "metering_usagebatch": by_operator,
         "metering_quarantinedrecord": by_operator,
+        "metering_suspectedrepeat": by_operator,
+        "metering_usagewindow": by_operator,
     }
     parameters = {"operator": theirs.operator.pk, "subscriber": theirs.subscriber.pk}
     found = {}
@@ -370,10 +393,6 @@ def test_another_operators_gateway_charges_nobody_here_in_another_senders_format
 
 
 def test_another_operators_suspected_repeats_are_not_listed(theirs: Theirs, ours: Operator) -> None:
-    for name in ("t-1", "t-2"):
-        event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
-        call(theirs.gateway.client, ("POST", ""), "/api/v1/events", event)
-
     listed = [
         len(api.get("/api/v1/suspected-repeats").json()["items"])
         for api in (theirs.api, client_for(make_key(ours)))
@@ -394,7 +413,7 @@ def test_two_operators_that_use_the_same_names_keep_apart(theirs: Theirs, ours: 
         assert gateway.charge(record(f"r-{n}"))["units"] == "600.000"
 
     assert used(own) == {"uncovered": 1800}
-    assert sum(used(theirs.subscriber).values()) == 4 * 120
+    assert sum(used(theirs.subscriber).values()) == 4 * 120 + 2 * 78
 
 
 def test_without_any_key_or_with_one_of_the_other_role_every_door_is_shut(

@@ -17,7 +17,8 @@ from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
 
-from metering.models import QuarantinedRecord
+from metering.models import QuarantinedRecord, UsageWindow
+from subscriptions import clock
 from subscriptions.models import Reservation
 from tests.asking import reserve
 from tests.factories import (
@@ -29,7 +30,7 @@ from tests.factories import (
     make_subscriber,
     subscribe,
 )
-from tests.usage import GATEWAYS, Gateway, assert_books_agree, put, record
+from tests.usage import GATEWAYS, HOUR, Gateway, assert_books_agree, put, record
 
 SCHEMA = "/api/schema/?format=json"
 METHODS = {"get", "post", "put", "patch", "delete"}
@@ -49,6 +50,7 @@ FOR_GATEWAYS = (
 ASKS = "^/api/v1/(reservations|authorize)"
 # Seconds for a run that takes half a minute: a machine that is slow breaks no door.
 PATIENCE = 800
+COUNTERS = "/api/v1/usage-counters"
 
 
 @pytest.fixture
@@ -216,8 +218,32 @@ def test_whatever_an_operator_sends_no_door_breaks(server: Any, tmp_path: Path) 
         make_key(operator),
         *(part for path in FOR_GATEWAYS for part in ("--exclude-path", path)),
         *("--exclude-path", "/api/v1/test-clock"),
-        *("--exclude-path-regex", ASKS),
+        *("--exclude-path-regex", f"{ASKS}|^/api/v1/(usage-|suspected)"),
         *("--max-examples", "15"),
+        config=config,
+    )
+
+
+@whatever_is_sent
+@pytest.mark.django_db(transaction=True)
+def test_whatever_an_operator_decides_no_door_breaks(server: Any, tmp_path: Path) -> None:
+    operator = make_operator()
+    gateway = Gateway(operator)
+    end = clock.now(operator)
+    counters = {
+        "window_start": (end - HOUR).isoformat(),
+        "window_end": end.isoformat(),
+        **dict.fromkeys(("requests", "input_tokens", "output_tokens"), 9),
+    }
+    assert gateway.send(counters, path=COUNTERS).status_code == 200
+    config = tmp_path / "schemathesis.toml"
+    config.write_text(f"[parameters]\nwindow_id = {UsageWindow.objects.get().pk}\n")
+
+    schemathesis(
+        server,
+        make_key(operator),
+        *("--include-path-regex", "^/api/v1/(usage-windows|suspected-repeats)"),
+        *("--max-examples", "8"),
         config=config,
     )
 
@@ -265,6 +291,19 @@ def test_whatever_a_gateway_asks_the_door_holds(server: Any, tmp_path: Path) -> 
 
     assert Reservation.objects.exists()
     assert_books_agree()
+
+
+@whatever_is_sent
+@pytest.mark.django_db(transaction=True)
+def test_whatever_a_gateway_counts_the_door_holds(server: Any) -> None:
+    operator = make_operator()
+    make_subscriber(operator)
+
+    schemathesis(
+        server,
+        make_gateway_key(operator),
+        *("--include-path", COUNTERS, "--max-examples", "60"),
+    )
 
 
 @whatever_is_sent

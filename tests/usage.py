@@ -27,7 +27,7 @@ from tests.factories import (
 PATH = "/api/v1/usage-records"
 # What is asked with a gateway's key.
 GATEWAYS = (
-    *(PATH, "/api/v1/reservations", "/api/v1/authorize"),
+    *(PATH, "/api/v1/reservations", "/api/v1/authorize", "/api/v1/usage-counters"),
     *("/api/v1/events", "/v1/", "/v2/"),
 )
 US = dt.timedelta(microseconds=1)

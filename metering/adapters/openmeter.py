@@ -6,6 +6,8 @@ one for input and one for output (`data.type`), each with an id of its own: then
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 from metering.adapters.items import (
@@ -20,7 +22,7 @@ from metering.adapters.items import (
 )
 from metering.adapters.openai import AnyUsage, counts_of_any
 from metering.adapters.reading import Format
-from metering.parsing import Usage
+from metering.parsing import MAX_DIGITS, Usage
 
 
 class Data(AnyUsage, gc=False):
@@ -39,6 +41,7 @@ class Event(msgspec.Struct, gc=False):
     time: MaybeTime = None
     type: str | None = None
     data: Data | None = None
+    sequence: Any = None  # CloudEvents' extension: the source's own number of the event
 
 
 # What `data.type` says of `data.tokens`. A system prompt is input.
@@ -53,7 +56,7 @@ def usage_of(event: Event, arrival: Arrival) -> Usage:
     if data is None:
         raise Unfit("no_usage", "the event has no data")
     id = event.id
-    return usage(
+    record = usage(
         arrival,
         _counts(data),
         source=event.source or "openmeter",
@@ -62,6 +65,19 @@ def usage_of(event: Event, arrival: Arrival) -> Usage:
         model=data.model,
         at=event.time,
     )
+    if event.sequence is not None:
+        _number(record, event)
+    return record
+
+
+def _number(record: Usage, event: Event) -> None:
+    """Keep the event's number where a native record has it, if it is one."""
+    digits = str(event.sequence) if isinstance(event.sequence, str | int) else ""
+    if digits.isascii() and digits.isdigit() and len(digits) <= MAX_DIGITS:
+        marks: dict[str, Any] = {"sequence": int(digits)}
+        if event.time is None:
+            marks["time"] = "received"
+        record.attributes = msgspec.Raw(msgspec.json.encode(marks))
 
 
 def _counts(data: Data) -> Counts:

@@ -268,6 +268,69 @@ RELEASE: dict[str, Any] = {
 }
 
 
+# --- the reconciliation centre ------------------------------------------------------------------
+
+_TOTAL = {"type": "integer", "minimum": 0, "maximum": 10**15}
+_MAYBE_TOTAL = {**_TOTAL, "type": ["integer", "null"]}
+_NUMBER = {"type": "integer", "minimum": 0, "maximum": 10**18 - 1}
+_MAYBE_SOURCE = {"type": ["string", "null"], "maxLength": 256}
+USAGE_COUNTERS: dict[str, Any] = {
+    "operation_id": "send_usage_counters",
+    "summary": "A gateway's own totals of a window, to be compared",
+    "request": {
+        "application/json": {
+            "type": "object",
+            "required": [
+                "window_start",
+                "window_end",
+                "requests",
+                "input_tokens",
+                "output_tokens",
+            ],
+            "properties": {
+                "window_start": _TIME,
+                "window_end": {**_TIME, "description": "not included"},
+                "requests": {**_TOTAL, "description": "records, whatever their outcome"},
+                "input_tokens": {**_TOTAL, "description": "holds cached and cache-write tokens"},
+                "cached_input_tokens": _MAYBE_TOTAL,
+                "cache_write_tokens": _MAYBE_TOTAL,
+                "output_tokens": {**_TOTAL, "description": "holds reasoning tokens"},
+                "reasoning_tokens": _MAYBE_TOTAL,
+                "source": {**_MAYBE_SOURCE, "description": "left out: of all; empty: native ones"},
+                "sequences": {
+                    "type": "array",
+                    "maxItems": 1000,
+                    "description": "numbers of the records, as in their attributes.sequence",
+                    "items": {
+                        "type": "object",
+                        "required": ["first", "last"],
+                        "properties": {
+                            "first": _NUMBER,
+                            "last": _NUMBER,
+                            "source": _MAYBE_SOURCE,
+                        },
+                    },
+                },
+            },
+        }
+    },
+    "examples": [
+        OpenApiExample(
+            "an hour",
+            {
+                "window_start": "2026-06-10T03:00:00Z",
+                "window_end": "2026-06-10T04:00:00Z",
+                "requests": 1000,
+                "input_tokens": 1_200_000,
+                "output_tokens": 340_000,
+                "sequences": [{"first": 5001, "last": 6000}],
+            },
+            request_only=True,
+        )
+    ],
+}
+
+
 # Other senders' formats: theirs to describe, so only loosely here ---------------------------------
 
 _EVENT = {"type": "object", "additionalProperties": True}

@@ -11,6 +11,7 @@ from metering.api import (
     reports,
     reservations,
     usage_records,
+    usage_windows,
 )
 
 urlpatterns = [
@@ -29,4 +30,11 @@ urlpatterns = [
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
     path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),
+    path("suspected-repeats/<int:repeat_id>/dismiss", repeats.DismissDoor.as_view()),
+    path("usage-counters", usage_windows.UsageCountersDoor.as_view()),
+    path("usage-windows", usage_windows.UsageWindowsDoor.as_view()),
+    path("usage-windows/<int:window_id>", usage_windows.UsageWindowDoor.as_view()),
+    path("usage-windows/<int:window_id>/compare", usage_windows.CompareDoor.as_view()),
+    path("usage-windows/<int:window_id>/resend", usage_windows.ResendDoor.as_view()),
+    path("usage-windows/<int:window_id>/close", usage_windows.CloseDoor.as_view()),
 ]

@@ -18,6 +18,7 @@ from token_billing_client.errors import (
 from token_billing_client.leave import Leave, Reservation
 from token_billing_client.poster import Batch, Posted, Poster
 from token_billing_client.usage import MAX_BYTES, MAX_RECORDS, Charged, Rejection, Usage
+from token_billing_client.windows import Totals, Window
 
 __all__ = [
     "MAX_BYTES",
@@ -36,6 +37,8 @@ __all__ = [
     "SpoolError",
     "SpoolFull",
     "SpoolInUse",
+    "Totals",
     "Unavailable",
     "Usage",
+    "Window",
 ]

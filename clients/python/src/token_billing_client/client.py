@@ -24,12 +24,14 @@ from token_billing_client.errors import Refused, SpoolError, Unavailable
 from token_billing_client.leave import Leave, Reservation
 from token_billing_client.spool import Spool, Stored
 from token_billing_client.usage import MAX_BYTES, MAX_RECORDS, Charged, Usage
+from token_billing_client.windows import Totals, Window
 from token_billing_client.wire import LONGEST_PAUSE, USAGE_RECORDS, Platform, repeat
 
 log = logging.getLogger(__name__)
 
 RESERVATIONS = "/api/v1/reservations"
 AUTHORIZE = "/api/v1/authorize"
+USAGE_COUNTERS = "/api/v1/usage-counters"
 # The body itself is at fault. All else, a key that is not valid too, may be mended while we wait.
 _BODY_REFUSED = frozenset({400, 409, 413, 415, 422})
 
@@ -328,6 +330,20 @@ class Client:
             "GET", AUTHORIZE, params={"subject": subject, "model": model}, answers=(403, 429)
         )
         return Leave.read(response)
+
+    # --- agreeing ---------------------------------------------------------------------------------
+
+    def tell(self, totals: Totals) -> Window:
+        """Tell the gateway's own totals of a window, after sending all that was recorded.
+
+        The same again is compared again; `Window.wants` says what to `record` again. Raises
+        Unavailable where the platform is away, or usage still waits. Raises Refused.
+        """
+        if not self.flush(seconds=self._ask_seconds):
+            raise Unavailable(f"usage still waits in {self._spool.folder}: {self._trouble}")
+        body = _json(totals.to_json())
+        # A comparison takes longer than an ask.
+        return Window.read(self._platform.ask("POST", USAGE_COUNTERS, body=body))
 
     def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Ask until it is answered or `ask_seconds` are over."""

@@ -33,7 +33,8 @@ class Usage:
 
     `input_tokens` includes cached and cache-write tokens, `output_tokens` reasoning. Without an
     `id` of the gateway's own it gets a new one, without `occurred_at` it is of now. Prompts and
-    completions have no place in `attributes`.
+    completions have no place in `attributes`. `sequence` is the gateway's own number of it: a gap
+    in these names what was lost; it travels among the attributes.
     """
 
     subject: str
@@ -47,6 +48,7 @@ class Usage:
     occurred_at: dt.datetime = field(default_factory=_now)
     outcome: str | None = None
     attributes: Mapping[str, Any] | None = None
+    sequence: int | None = None
 
     def __post_init__(self) -> None:
         if self.occurred_at.tzinfo is None:
@@ -70,6 +72,8 @@ class Usage:
             record["outcome"] = self.outcome
         if self.attributes is not None:
             record["attributes"] = dict(self.attributes)
+        if self.sequence is not None:
+            record["attributes"] = {**record.get("attributes", {}), "sequence": self.sequence}
         return json.dumps(record, separators=(",", ":"), allow_nan=False).encode()
 
 
