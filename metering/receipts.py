@@ -183,6 +183,8 @@ def _receipt(
         "output": weight.output,
         "reasoning": weight.reasoning,
     }
+    # Of an outcome that the plan gives away, nothing is weighed.
+    billed = record.units > 0 or not record.outcome
     return {
         "id": record.record_id,
         "subject": subject,
@@ -206,7 +208,7 @@ def _receipt(
                     "units": to_wire(int(count * weighed[name] * THOUSANDTHS)),
                 }
                 for name, count in tokens.items()
-                if count
+                if count and billed
             ],
             "buckets": [
                 {"id": str(draw.bucket_id), "kind": draw.kind, "units": to_wire(draw.units)}

@@ -22,6 +22,7 @@ import psycopg
 from django.db import connection, transaction
 
 from subscriptions.models import BucketEntry, Operator, Reservation
+from subscriptions.outcomes import USUALLY_FREE
 
 EXAMPLES = 20
 
@@ -220,7 +221,7 @@ WHERE e.kind = %(usage)s
 # weight: 3 times the time.
 _RECORD_UNITS = """
 SELECT g.operator_id, CASE
-           WHEN w.id IS NULL OR r.units <>
+           WHEN w.id IS NULL OR (r.units > 0 OR r.outcome = '') AND r.units <>
                 r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
               + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
               + r.reasoning_tokens * w.reasoning
@@ -241,6 +242,40 @@ LEFT JOIN (
     FROM subscriptions_ratecardweight
     OFFSET 0
 ) w ON w.id = r.weight_id
+"""
+
+# Rule 5, for usage that did not simply end well: by the plan's own table, or without a plan by the
+# usual one. What leaves open which plan it was charged under is said at _WEIGHTS_USED.
+_OUTCOME_BILLED = """
+SELECT r.operator_id, CASE WHEN r.free <> r.plan_says AND r.free <> r.usual THEN jsonb_build_object(
+           'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
+           'record', r.record_id, 'occurred_at', r.occurred_at, 'outcome', r.outcome,
+           'units', r.units, 'plan', r.plan_id) END AS wrong
+FROM (
+    SELECT g.operator_id, r.subscriber_id, r.gateway_id, r.source, r.record_id, r.occurred_at,
+           r.outcome, r.units, l.id AS plan_id, r.units = 0 AS free,
+           CASE WHEN l.id IS NULL THEN r.outcome = ANY(%(usually_free)s)
+                WHEN u.reopenings > 0 AND r.occurred_at < p.starts_at + interval '5 minutes'
+                THEN r.units = 0
+                ELSE coalesce(l.outcomes ->> r.outcome, 'billed') = 'free' END AS plan_says,
+           CASE WHEN r.occurred_at > u.created_at + interval '5 minutes'
+                THEN coalesce(l.outcomes ->> r.outcome, 'billed') = 'free'
+                ELSE r.outcome = ANY(%(usually_free)s) END AS usual
+    FROM metering_usagerecord r
+    JOIN subscriptions_gateway g ON g.id = r.gateway_id
+    JOIN subscriptions_ratecardweight w ON w.id = r.weight_id
+    LEFT JOIN (
+        subscriptions_subscriptionperiod p
+        JOIN subscriptions_subscription u
+          ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
+        JOIN subscriptions_plan l ON l.id = p.plan_id
+    ) ON p.subscriber_id = r.subscriber_id
+     AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
+    WHERE r.outcome <> ''
+      AND 0 < r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
+            + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
+            + r.reasoning_tokens * w.reasoning
+) r
 """
 
 _RECORD_NAMES = """
@@ -565,6 +600,7 @@ CHECKS = (
     Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
     Check("record_units", "a record's units = tokens x weights", _RECORD_UNITS),
     WEIGHTS,
+    Check("outcome_billed", "a record is billed or free as its outcome says", _OUTCOME_BILLED),
     Check("record_names", "gateway, subject and subscriber are one operator's", _RECORD_NAMES),
     Check("identity_once", "an id is charged once within three days", _IDENTITY_ONCE),
     Check("batch_totals", "a batch holds what it says", _BATCH_TOTALS),
@@ -658,6 +694,7 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         "journal_since": journal_since or _NEVER,
         "examples": EXAMPLES,
         "open": Reservation.State.OPEN.value,
+        "usually_free": sorted(USUALLY_FREE),
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
     }
     reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}

@@ -7,8 +7,8 @@ already says makes none, so that a script may publish its whole catalogue again 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from django.db import transaction
@@ -24,6 +24,7 @@ from subscriptions.models import (
     RateCard,
     RateCardWeight,
 )
+from subscriptions.outcomes import USUAL, Outcome, free
 
 
 class UnknownPlan(Invalid):
@@ -62,7 +63,8 @@ class Component:
 class PlanTerms:
     """All that a plan version says. Units in thousandths, prices include tax.
 
-    `price_per_million` is money per million units in the currency of `price`.
+    `price_per_million` is money per million units in the currency of `price`. `outcomes` says for
+    each outcome whether it is `billed` or `free`; one that is not named is billed.
     """
 
     name: str
@@ -81,6 +83,7 @@ class PlanTerms:
     cap_units: int | None = None
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
+    outcomes: Mapping[str, str] = field(default_factory=lambda: dict(USUAL))
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
 
@@ -120,6 +123,7 @@ def publish_plan(
         cap_units=terms.cap_units,
         degrade_model=terms.degrade_model,
         degrade_tokens_per_minute=terms.degrade_tokens_per_minute,
+        outcomes=dict(terms.outcomes),
         tax_rate=terms.tax_rate,
         created_at=at,
     )
@@ -148,6 +152,8 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
+    if Outcome.COMPLETE in free(terms.outcomes):
+        raise Invalid("outcome `complete` cannot be free")
     if terms.components:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
@@ -179,6 +185,7 @@ def terms_of(plan: Plan) -> PlanTerms:
         cap_units=plan.cap_units,
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
+        outcomes=plan.outcomes,
         tax_rate=plan.tax_rate,
         components=tuple(
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)

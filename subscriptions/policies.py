@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from subscriptions import outcomes
 from subscriptions.models import Plan
 from subscriptions.units import MAX_UNITS, THOUSANDTHS
 
@@ -19,7 +20,8 @@ class PlanPolicy:
 
     `overage_units` is the cap of the overage bucket (None: no cap) where usage is metered,
     `max_blocks` how many packs a period may buy (None: no limit). `degrade_model` and
-    `degrade_tokens_per_minute` are what it degrades to, as far as the plan says.
+    `degrade_tokens_per_minute` are what it degrades to, as far as the plan says. Usage that ended
+    with one of `free_outcomes` is charged nothing.
     """
 
     plan_id: int
@@ -30,6 +32,7 @@ class PlanPolicy:
     max_blocks: int | None
     degrade_model: str = ""
     degrade_tokens_per_minute: int | None = None
+    free_outcomes: frozenset[str] = outcomes.USUALLY_FREE
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -54,6 +57,7 @@ def policy_from(plan: Plan) -> PlanPolicy:
         ),
         degrade_model=plan.degrade_model,
         degrade_tokens_per_minute=plan.degrade_tokens_per_minute,
+        free_outcomes=outcomes.free(plan.outcomes),
     )
 
 

@@ -181,6 +181,11 @@ def live() -> None:
     # Asked before: committed, released, refused, and one that outlives the month.
     carrier.ask("ask-1", "rolling", 20_000)
     carrier.settle("ask-1", "rolling", 15_000)
+    # Calls that failed, with a plan and without, and words of the sender's own.
+    for code in ("rolling", "none"):
+        for word in ("upstream_error", "client_gone", "timed out"):
+            failed = a_record(f"{word}-{code}", code, carrier.now, 3_000)
+            carrier.send([failed | {"outcome": word}])
     carrier.ask("ask-2", "rolling", 20_000)
     carrier.settle("ask-2", "rolling")
     carrier.ask("ask-3", "daily", 10**9)
@@ -431,6 +436,12 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     ("record_units", update(RECORD, "output_tokens = output_tokens + 1")),
     ("record_units", update(RECORD, "weight_id = -1")),
+    (
+        "outcome_billed",
+        update(RECORD, "outcome = 'blocked'", "units > 0 AND occurred_at > '2026-06-12'"),
+    ),
+    ("outcome_billed", update(RECORD, "outcome = 'client_gone'", "outcome = 'upstream_error'")),
+    ("outcome_billed", update(RECORD, "outcome = 'other'", "outcome = 'upstream_error'")),
     # A weight that is none, of another pattern, of another version, of another card.
     ("weights_hold", update(RECORD, "weight_id = -1")),
     ("weights_hold", update(RECORD, "model = 'qwen/turbo'", DEEPSEEK)),

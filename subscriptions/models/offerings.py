@@ -130,6 +130,8 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     # What a gateway that asks is told when the units are used up, where the plan degrades.
     degrade_model = models.CharField(max_length=256, blank=True, default="")
     degrade_tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
+    # `billed` or `free` by outcome; what is not named is billed.
+    outcomes = models.JSONField(default=dict)
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )
