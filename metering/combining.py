@@ -10,7 +10,6 @@ ever.
 from __future__ import annotations
 
 import threading
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
@@ -20,8 +19,8 @@ Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
 _MOST_AT_ONCE = 500
-# How long a run holds back for company.
-_PATIENCE_SECONDS = 0.0005
+# How long a run holds back, at most, until as many are there as were lately.
+_PATIENCE_SECONDS = 0.001
 
 
 class _Waiting(Generic[Item, Answer]):
@@ -38,6 +37,20 @@ class _Waiting(Generic[Item, Answer]):
         self.bell.acquire()
 
 
+class _Queue(Generic[Item, Answer]):
+    """What waits of one key, whether somebody leads it, and the `gate` of a leader who holds back
+    for `company`."""
+
+    __slots__ = ("company", "gate", "led", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting: deque[_Waiting[Item, Answer]] = deque()
+        self.led = False
+        # How many were there at the end of the last run: taken along by it, or waiting behind it.
+        self.company = 0
+        self.gate: threading.Lock | None = None
+
+
 class Combiner(Generic[Key, Item, Answer]):
     """Runs `work(key, items)` for what different threads `submit`, one run at a time per key.
 
@@ -48,46 +61,53 @@ class Combiner(Generic[Key, Item, Answer]):
     def __init__(self, work: Callable[[Key, Sequence[Item]], Sequence[Answer]]) -> None:
         self._work = work
         self._guard = threading.Lock()
-        self._queues: dict[Key, deque[_Waiting[Item, Answer]]] = defaultdict(deque)
-        self._led: set[Key] = set()
-        self._last: dict[Key, int] = {}  # how many the last run took
+        self._queues: dict[Key, _Queue[Item, Answer]] = defaultdict(_Queue)
 
     def submit(self, key: Key, item: Item) -> Answer:
         """The item's answer, after the run that it was part of; raises what that run raised."""
         waiting: _Waiting[Item, Answer] = _Waiting(item)
         with self._guard:
-            self._queues[key].append(waiting)
-            leads = key not in self._led
-            if leads:
-                self._led.add(key)
+            queue = self._queues[key]
+            leads, queue.led = not queue.led, True
+            queue.waiting.append(waiting)
+            if queue.gate is not None and len(queue.waiting) >= queue.company:
+                queue.gate.release()
+                queue.gate = None
         if not leads:
             waiting.bell.acquire()
         if not waiting.done:
-            self._lead(key)
+            self._lead(key, queue)
         if waiting.error is not None:
             raise waiting.error
         return waiting.answer  # type: ignore[return-value]
 
-    def _lead(self, key: Key) -> None:
+    def _lead(self, key: Key, queue: _Queue[Item, Answer]) -> None:
         """Take what waits (the leader's own item is first), run it, and pass the lead on."""
-        if 1 < self._last.get(key, 0) > len(self._queues[key]):
-            time.sleep(_PATIENCE_SECONDS)
+        self._hold_back(queue)
         with self._guard:
-            queue = self._queues[key]
-            taken = [queue.popleft() for _ in range(min(len(queue), _MOST_AT_ONCE))]
-            self._last[key] = len(taken)
+            waiting = queue.waiting
+            taken = [waiting.popleft() for _ in range(min(len(waiting), _MOST_AT_ONCE))]
         try:
             self._run(key, taken)
         finally:
             with self._guard:
-                queue = self._queues[key]
-                if queue:
-                    queue[0].bell.release()
+                queue.company = len(taken) + len(queue.waiting)
+                if queue.waiting:
+                    queue.waiting[0].bell.release()
                 else:
-                    self._led.discard(key)
-                    del self._queues[key]
-            for waiting in taken[1:]:
-                waiting.bell.release()
+                    queue.led = False
+            for other in taken[1:]:
+                other.bell.release()
+
+    def _hold_back(self, queue: _Queue[Item, Answer]) -> None:
+        with self._guard:
+            if len(queue.waiting) >= queue.company:
+                return
+            gate = queue.gate = threading.Lock()
+            gate.acquire()
+        gate.acquire(timeout=_PATIENCE_SECONDS)
+        with self._guard:
+            queue.gate = None
 
     def _run(self, key: Key, taken: Sequence[_Waiting[Item, Answer]]) -> None:
         try:

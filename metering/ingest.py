@@ -7,7 +7,9 @@ days, and the commit. Hourly totals are folded in later, by rollups.py.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import functools
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import psycopg
-from django.db import transaction
+from django.db import connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
@@ -26,8 +28,9 @@ from metering.parsing import EARLIEST, Rejected, Usage, native_json
 from metering.quarantine import Rejection
 from metering.records import RECORDS, Line, PartitionGone, SeenBefore
 from metering.weighing import Cards, Weight, cards_of
-from subscriptions import buckets, clock, lifecycle, partitions, pgarrays
+from subscriptions import buckets, clock, lifecycle, partitions, pgarrays, warm
 from subscriptions.buckets import Demand
+from subscriptions.pgarrays import micros_of, pack_int8, pack_interval
 from subscriptions.sharding import shard_of
 
 WINDOW_BACK = dt.timedelta(days=35)
@@ -74,7 +77,7 @@ class _Unsure(Exception):
 
 
 class _NotSteady(Exception):
-    """Not all is remembered that one statement for few records takes for granted."""
+    """Something is not as the one statement for few records takes for granted."""
 
 
 class _NotReady(Exception):
@@ -108,16 +111,19 @@ def ingest(
             usage.subject = caller.subject
     if indexes is None:
         indexes = range(len(usages))
-    pgarrays.revive()
-    known = Context(caller, usages, at=at)
     total = Ingested()
-    for nr, members in enumerate(_by_shard(usages, known)):
-        request = _Request(caller, usages, indexes, members, () if nr else rejected, before_draw)
-        done = _charge(request, known, at=at, received_at=received_at)
-        total.batch_id = total.batch_id or done.batch_id
-        total.charged += done.charged
-        total.duplicates += done.duplicates
-        total.rejected += done.rejected
+    with warm.connection():
+        pgarrays.revive()
+        known = Context(caller, usages, at=at)
+        for nr, members in enumerate(_by_shard(usages, known)):
+            request = _Request(
+                caller, usages, indexes, members, () if nr else rejected, before_draw
+            )
+            done = _charge(request, known, at=at, received_at=received_at)
+            total.batch_id = total.batch_id or done.batch_id
+            total.charged += done.charged
+            total.duplicates += done.duplicates
+            total.rejected += done.rejected
     total.rejected.sort(key=lambda rejection: rejection.index)
     return total
 
@@ -159,7 +165,13 @@ def _charge(
     for _ in range(_ATTEMPTS):
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
         try:
-            with transaction.atomic(), records.failures(), buckets.failures():
+            # What is done at once is a transaction by itself.
+            alone = at_once and not connection.in_atomic_block
+            with (
+                contextlib.nullcontext() if alone else transaction.atomic(),
+                records.failures(),
+                buckets.failures(),
+            ):
                 done = attempt.charge_few() if at_once else attempt.charge()
         except SeenBefore:
             # A duplicate draws nothing: whose it is must not be remembered, but read.
@@ -186,8 +198,8 @@ def _charge(
         else:
             attempt.remember()
             return done
-        if not at_once or fresh:
-            known = Context(caller, request.usages, at=at, fresh=fresh)
+        # Anew also where nothing was wrong with it: it may have been resolved by terms now stale.
+        known = Context(caller, request.usages, at=at, fresh=fresh)
         at_once = False
     raise psycopg.OperationalError("the charge was overtaken too often; send it again")
 
@@ -221,9 +233,10 @@ class _Numbers:
         self._guard = threading.Lock()
         self._left: list[int] = []
 
-    def next(self, cursor: pgarrays.Cursor) -> int:
+    def next(self) -> int:
         with self._guard:
             if not self._left:
+                cursor = pgarrays.cursor()
                 cursor.execute(
                     "SELECT nextval('subscriptions_batch_id') FROM generate_series(1, %s)",
                     [self._MANY],
@@ -273,12 +286,16 @@ class _Attempt:
         self.demands: list[Demand] = []
         self.drawn = buckets.Drawn([], frozenset())
 
+    @functools.cached_property
+    def cursor(self) -> pgarrays.Cursor:
+        return pgarrays.cursor()
+
     def charge(self) -> Ingested:
         """The general way: whatever the records, and whatever is remembered of whom."""
         done, gateway_id = self.done, self.caller.gateway_id
-        self.cursor = cursor = pgarrays.cursor()
+        cursor = self.cursor
         self.terms = terms = self._read_terms()
-        done.batch_id = _numbers.next(cursor)
+        done.batch_id = _numbers.next()
         lines = self._weigh()
         if self.look_first:
             lines = self._unseen(lines)
@@ -304,46 +321,46 @@ class _Attempt:
                     grace=terms.grace,
                     locks_first=self.locks_first,
                 )
-                read_around = records.look_around(cursor, lines, gateway_id=gateway_id)
+                records.look_around(cursor, lines, gateway_id=gateway_id)
                 self._close(lines)
                 self.drawn = read_drawn()
-                read_around()
             if not self.known.still_holds():
                 raise buckets.Raced
         return self._answer(lines)
 
     def charge_few(self) -> Ingested:
-        """The same for few records of which all is remembered, in one wait before the commit.
+        """The same for few records that one bucket each covers, commit and all in one wait.
 
-        Raises _NotSteady where it is not so.
+        What is not remembered is read before, without a transaction: twice on both sides of the
+        bucket's generation, which the draw then puts to the test. Raises _NotSteady where another
+        way is needed.
         """
         caller = self.caller
         terms = _terms.get((caller.operator_id, caller.key_id))
-        if terms is None or None in self.known.standings:
+        if terms is None:
             raise _NotSteady
         self.terms = terms
         self.at = terms.now(self.wall)
-        self.cursor = cursor = pgarrays.cursor()
         lines = self._weigh()
         if not lines or self.refused:
             raise _NotSteady
         self._demand(lines)
-        draws = buckets.remembered(self.demands, at=self.at, grace=terms.grace)
-        if draws is None:
+        covered = buckets.cover(self.demands, at=self.at, grace=terms.grace)
+        if covered is None:
             raise _NotSteady
-        self.done.batch_id = _numbers.next(cursor)
+        if covered.found and not self.known.still_holds():
+            raise buckets.Raced
+        self.done.batch_id = _numbers.next()
         given = (
-            *(Int8(caller.operator_id), Int8(caller.key_id), Int8(caller.gateway_id), self.at),
-            *(terms.clock_at, terms.grace, terms.time_zone, terms.default_card),
-            *(Int8(terms.stamp), Int8(self.done.batch_id)),
+            *(pack_int8(each) for each in (caller.operator_id, caller.key_id, caller.gateway_id)),
+            pack_int8(micros_of(self.at)),
+            pack_int8(micros_of(terms.clock_at)) if terms.clock_at else None,
+            pack_interval(terms.grace),
+            *(terms.time_zone.encode(), terms.default_card.encode()),
+            *(pack_int8(terms.stamp), pack_int8(self.done.batch_id)),
         )
-        with cursor.connection.pipeline():
-            records.charge_few(cursor, given, draws, lines)
-            read_around = records.look_around(cursor, lines, gateway_id=caller.gateway_id)
-            row = cursor.fetchone()
-            read_around()
-        low: Sequence[int] = (row and row[0]) or ()
-        self.drawn = buckets.Drawn([], frozenset(low))
+        low = records.charge_few(given, covered[:4], lines, gateway_id=caller.gateway_id)
+        self.drawn = buckets.Drawn(covered.found, frozenset(low))
         return self._answer(lines)
 
     def _answer(self, lines: list[Line]) -> Ingested:

@@ -8,19 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
+import psycopg
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
 from metering.context import Standing
 from metering.parsing import Usage
-from subscriptions import partitions
-from subscriptions.pgarrays import Cursor, Instants, Int8s, Texts
+from subscriptions import partitions, pipeline
+from subscriptions.pgarrays import (
+    EPOCH,
+    Cursor,
+    Int8s,
+    Texts,
+    array_header,
+    micros_of,
+    pack_int8,
+    pack_int8s,
+    pack_texts,
+    unpack_int8s,
+)
+from subscriptions.pipeline import Statement
 
 # A resend with another time counts as the same record up to so many days away.
 NEIGHBOUR_DAYS = 3
@@ -55,7 +69,7 @@ Line = tuple[int, str, str, dt.datetime, int, int, Usage, Standing, int]
 
 @contextlib.contextmanager
 def failures() -> Iterator[None]:
-    """Raise SeenBefore if a key is stored already, PartitionGone where a day is missing.
+    """Raise SeenBefore if a key is stored near its day already, PartitionGone where one is missing.
 
     Around all statements of a charge: in a pipeline a statement's failure comes to light at any
     later one. The transaction is lost then.
@@ -80,7 +94,6 @@ _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
 _FIXED = struct.Struct(">h" + "iq" * 7 + "ii" * 5 + "i")
 _NULL = b"\xff\xff\xff\xff"
-_EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # PostgreSQL's
 
 
 def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
@@ -92,7 +105,7 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
     for line in lines:
         subscriber_id, source, record_id, occurred_at, units, _, usage, standing, weight_id = line
         name = record_id.encode()
-        since = occurred_at - _EPOCH
+        since = occurred_at - EPOCH
         cached = usage.cached_input_tokens
         written = usage.cache_write_tokens
         reasoning = usage.reasoning_tokens
@@ -124,11 +137,18 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
             add(tails[shared])
         if usage.attributes is unset:
             add(_NULL)
-        else:  # jsonb, version 1
-            attributes = bytes(usage.attributes)
-            add((length(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes)
+        else:
+            add(_jsonb(usage))
     add(_TRAILER)
     return b"".join(parts)
+
+
+def _jsonb(usage: Usage) -> bytes:
+    """A record's attributes with their length: jsonb, version 1, or null."""
+    if usage.attributes is msgspec.UNSET:
+        return _NULL
+    attributes = bytes(usage.attributes)
+    return (len(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes
 
 
 def store(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int, batch_id: int) -> None:
@@ -138,56 +158,83 @@ def store(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int, batch_id: i
         copy.write(data)
 
 
-_FEW_SQL = f"""
-SELECT metering_charge_few({", ".join(["%b"] * 31)})
-"""
-# Up to so many records one statement is faster than COPY and what follows it.
+# A metering_line in binary: how many bytes follow, how many columns, and of each its type's oid and
+# length before its value.
+_LINE = struct.Struct(">ii" + "iiq" * 5 + "iii" * 5 + "ii")
+_LINE_HEAD = _LINE.size - 4
+_INT4, _INT8, _TEXT, _INSTANT, _JSONB = 23, 20, 25, 1184, 3802
+_JSONB_OID = _JSONB.to_bytes(4, "big")
+
+
+def _rows(lines: Sequence[Line]) -> bytes:
+    """The lines as the elements of a metering_line[]."""
+    parts = []
+    for line in lines:
+        usage = line[6]
+        uncached, cached, written, output, reasoning = usage.classes()
+        name = line[2].encode()
+        tail = _texts(usage.model, line[1], usage.outcome or "") + _JSONB_OID + _jsonb(usage)
+        parts.append(
+            _LINE.pack(
+                _LINE_HEAD + len(name) + len(tail),
+                15,
+                _INT8, 8, line[0],
+                _INSTANT, 8, micros_of(line[3]),
+                _INT8, 8, line[7].binding_id,
+                _INT8, 8, line[8],
+                _INT8, 8, line[4],
+                _INT4, 4, uncached,
+                _INT4, 4, cached,
+                _INT4, 4, written,
+                _INT4, 4, output,
+                _INT4, 4, reasoning,
+                _TEXT, len(name),
+            )
+        )  # fmt: skip
+        parts.append(name)
+        parts.append(tail)
+    return b"".join(parts)
+
+
+@functools.lru_cache(maxsize=4096)
+def _texts(*texts: str) -> bytes:
+    """Columns that are the same in many records."""
+    encoded = [text.encode() for text in texts]
+    return b"".join(struct.pack(">ii", _TEXT, len(text)) + text for text in encoded)
+
+
+_FEW = Statement(
+    "metering_charge_few",
+    f"SELECT metering_charge_few({', '.join(f'${nr}' for nr in range(1, 16))})",
+)
+# Up to so many records one message is faster than COPY and what follows it.
 FEW = 64
 
 
 def charge_few(
-    cursor: Cursor, terms: Sequence[Any], draws: Sequence[Int8s], lines: Sequence[Line]
-) -> None:
-    """Send one statement that stores few lines, closes their batch and draws for them.
+    terms: Sequence[bytes | None],
+    draws: Sequence[Sequence[int]],
+    lines: Sequence[Line],
+    *,
+    gateway_id: int,
+) -> list[int]:
+    """Store few lines, close their batch and draw for them, in a transaction of its own.
 
-    `terms` are the function's arguments up to the batch, `draws` subscribers, buckets, units and
-    generations. It answers the subscribers whose bucket runs low, in one array.
+    `terms` are the function's arguments up to the batch, in binary; `draws` subscribers, buckets,
+    units and generations. Answers the subscribers whose bucket runs low. Raises as `failures` says
+    and as the function does.
     """
-    usages = [line[6] for line in lines]
-    times = [line[3] for line in lines]
-    classes = [usage.classes() for usage in usages]
-    cursor.execute(
-        _FEW_SQL,
-        [
-            *terms,
-            *draws,
-            min(times),
-            max(times),
-            Int8s([line[0] for line in lines]),
-            Instants([_micros(time) for time in times]),
-            Int8s([line[7].binding_id for line in lines]),
-            Int8s([line[8] for line in lines]),
-            Int8s([line[4] for line in lines]),
-            *[Int8s(column) for column in zip(*classes, strict=True)],
-            Texts([line[2] for line in lines]),
-            Texts([usage.model for usage in usages]),
-            Texts([line[1] for line in lines]),
-            Texts([usage.outcome or "" for usage in usages]),
-            Texts([_attributes(usage).decode() for usage in usages]),
-        ],
-        prepare=True,
-        binary=True,
-    )
-
-
-def _micros(time: dt.datetime) -> int:
-    """Microseconds since PostgreSQL's epoch."""
-    since = time - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _attributes(usage: Usage) -> bytes:
-    return b"" if usage.attributes is msgspec.UNSET else bytes(usage.attributes)
+    rows = array_header(pipeline.oid_of("metering_line"), len(lines)) + _rows(lines)
+    calls: list[tuple[Statement, Sequence[bytes | None]]] = [
+        (_FEW, [*terms, *[pack_int8s(column) for column in draws], rows])
+    ]
+    for statement, near, source in _looks(lines):
+        owners, ids = [line[0] for line in near], [line[2] for line in near]
+        asked = (pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode())
+        calls.append((statement, asked))
+    row = pipeline.run(calls)[0]
+    low = row[0] if row else None
+    return unpack_int8s(low) if low is not None else []
 
 
 _FIND_SQL = """
@@ -241,49 +288,46 @@ def content_of(usage: Usage) -> tuple[Any, ...]:
     return usage.subject, usage.model, *usage.classes()
 
 
-# The keys of one day and source against the partitions around it; an empty one costs nothing.
-_NEIGHBOUR_SQL = """
-SELECT FROM unnest(%b::bigint[], %b::text[]) AS g (subscriber_id, record_id)
+# The keys of one day and source against the partitions around it; an empty one costs nothing. What
+# is found ends the transaction, as a key stored twice on one day does.
+_AROUND_SQL = """
+SELECT metering_seen_before()
+FROM unnest($1::bigint[], $2::text[]) AS g (subscriber_id, record_id)
 CROSS JOIN LATERAL ({looks}) AS seen
 LIMIT 1
 """
 _LOOK_SQL = """
 SELECT FROM {table} r
-WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = %b AND r.source = %b
+WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = $3 AND r.source = $4
   AND r.record_id = g.record_id AND (SELECT EXISTS (SELECT FROM {table}))
 """
 
 
-def look_around(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int) -> Callable[[], None]:
-    """Ask whether an id of these lines is stored on one of the days around its own.
+def look_around(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int) -> None:
+    """Fail if an id of these lines is stored on one of the days around its own.
 
     To be called with the subscribers' locks held: of two charges that carry one id with other
-    times, the later then sees the earlier's record. Inside a pipeline it only sends; what it
-    answers reads the outcome, and raises SeenBefore.
+    times, the later then sees the earlier's record. Inside a pipeline it only sends.
     """
-    asked: list[Cursor] = []
+    raw = psycopg.RawCursor(cursor.connection)
+    for statement, near, source in _looks(lines):
+        owners, ids = Int8s([line[0] for line in near]), Texts([line[2] for line in near])
+        raw.execute(statement.sql, [owners, ids, Int8(gateway_id), source], prepare=True)
+
+
+def _looks(lines: Sequence[Line]) -> Iterator[tuple[Statement, Sequence[Line], str]]:
+    """What has to be asked of which lines, and their source."""
     for (day, source), near in _by_day_and_source(lines).items():
         tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
-        if not tables:
-            continue
-        looks = " UNION ALL ".join(_LOOK_SQL.format(table=table) for table in tables)
-        look = Cursor(cursor.connection)
-        asked.append(look)
-        look.execute(
-            _NEIGHBOUR_SQL.format(looks=looks),
-            [
-                Int8s([line[0] for line in near]),
-                Texts([line[2] for line in near]),
-                *[Int8(gateway_id), source] * len(tables),
-            ],
-            prepare=True,
-        )
+        if tables:
+            yield _around(tuple(tables)), near, source
 
-    def read() -> None:
-        if any(look.fetchone() is not None for look in asked):
-            raise SeenBefore
 
-    return read
+@functools.lru_cache(maxsize=256)
+def _around(tables: tuple[str, ...]) -> Statement:
+    looks = " UNION ALL ".join(_LOOK_SQL.format(table=table) for table in tables)
+    days = "_".join(table.rpartition("_")[2] for table in tables)
+    return Statement(f"metering_around_{days}", _AROUND_SQL.format(looks=looks))
 
 
 def _by_day_and_source(lines: Sequence[Line]) -> dict[tuple[dt.date, str], Sequence[Line]]:

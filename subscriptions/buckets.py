@@ -22,7 +22,7 @@ from django.db import connection
 from psycopg import DatabaseError
 from psycopg.types.numeric import Int8
 
-from subscriptions import partitions
+from subscriptions import partitions, pgarrays
 from subscriptions.models import Bucket, BucketEntry
 from subscriptions.pgarrays import Cursor, Int8s
 from subscriptions.policies import PlanPolicy
@@ -586,11 +586,16 @@ def draw(
     demands.sort(key=_demand_order)
     _check_picks(demands, at=at, grace=grace)
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
-    columns = _picked(demands)
-    if columns is None:
+    picks = _picks(demands)
+    if picks is not None:
+        rows = [
+            (demand.subscriber_id, pick[0], demand.units, pick[1])
+            for demand, pick in zip(demands, picks, strict=True)
+        ]
+    else:
         burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
-        columns = [Int8s(column) for column in zip(*burnt, strict=True)]
-        columns.append(Int8s([-1] * len(burnt)))
+        rows = [(*row, -1) for row in burnt]
+    columns = [Int8s(column) for column in zip(*rows, strict=True)]
     sent = Cursor(cursor.connection)
     sent.execute(_DRAW_SQL, [*columns, Int8(batch_id), at], binary=True, prepare=True)
 
@@ -602,26 +607,39 @@ def draw(
     return read
 
 
-def remembered(
-    demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta
-) -> list[Int8s] | None:
-    """The draw of demands that all have a pick, for a caller that sends it with other things:
-    subscribers, buckets, units and generations; None where one has no pick. Raises Raced."""
+class Covered(NamedTuple):
+    """A draw of which every demand has its bucket, in the draw's order; `found` got it just now."""
+
+    subscribers: list[int]
+    buckets: list[int]
+    units: list[int]
+    generations: list[int]
+    found: list[Demand]
+
+
+def cover(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> Covered | None:
+    """The draw of demands that one bucket each covers, for a caller that sends it with other
+    things; None where some demand needs the window way. Locks nothing. Raises Raced."""
     demands.sort(key=_demand_order)
     _check_picks(demands, at=at, grace=grace)
-    return _picked(demands)
-
-
-def _picked(demands: Sequence[Demand]) -> list[Int8s] | None:
-    picks = [demand.pick for demand in demands if demand.pick is not None]
-    if len(picks) < len(demands):
+    picks, found = _picks(demands), []
+    if picks is None:
+        found = _pick(pgarrays.cursor(), demands, at=at, grace=grace)
+        picks = _picks(demands)
+    if picks is None:
         return None
-    return [
-        Int8s([demand.subscriber_id for demand in demands]),
-        Int8s([pick[0] for pick in picks]),
-        Int8s([demand.units for demand in demands]),
-        Int8s([pick[1] for pick in picks]),
-    ]
+    return Covered(
+        [demand.subscriber_id for demand in demands],
+        [pick[0] for pick in picks],
+        [demand.units for demand in demands],
+        [pick[1] for pick in picks],
+        found,
+    )
+
+
+def _picks(demands: Sequence[Demand]) -> list[Pick] | None:
+    picks = [demand.pick for demand in demands if demand.pick is not None]
+    return picks if len(picks) == len(demands) else None
 
 
 @contextlib.contextmanager

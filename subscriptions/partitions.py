@@ -52,6 +52,7 @@ def day_of(instant: dt.datetime) -> dt.date:
     return instant.astimezone(dt.UTC).date()
 
 
+@functools.lru_cache(maxsize=1024)
 def name_of(table: DayTable, day: dt.date) -> str:
     return f"{table.table}_{day:%Y%m%d}"
 

@@ -3,9 +3,11 @@ charge sends thousands of elements a batch."""
 
 from __future__ import annotations
 
+import datetime as dt
 import select
 import struct
 import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import psycopg
@@ -20,35 +22,69 @@ class Int8s(list[int]):
     """A bigint[] without nulls."""
 
 
-class Instants(list[int]):
-    """A timestamptz[] without nulls, as microseconds since PostgreSQL's epoch, 2000."""
-
-
 class Texts(list[str]):
     """A text[] without nulls."""
 
 
-def _header(oid: int, count: int) -> bytes:
+def array_header(oid: int, count: int) -> bytes:
+    """What comes before the elements of an array of one dimension, in binary, without nulls."""
     if not count:
         return struct.pack(">iii", 0, 0, oid)
     return struct.pack(">iiiii", 1, 0, oid, count, 1)
 
 
+def pack_int8(value: int) -> bytes:
+    """A bigint, or an instant of `micros_of`, as the server takes it in binary."""
+    return value.to_bytes(8, "big", signed=True)
+
+
+def pack_interval(span: dt.timedelta) -> bytes:
+    """An interval; its days are days, whatever the zone makes of them."""
+    micros = span.seconds * 1_000_000 + span.microseconds
+    return struct.pack(">qii", micros, span.days, 0)
+
+
+def pack_int8s(values: Sequence[int]) -> bytes:
+    """A bigint[] without nulls."""
+    count = len(values)
+    flat = [8] * (2 * count)
+    flat[1::2] = values
+    return array_header(20, count) + struct.pack(f">{'iq' * count}", *flat)
+
+
+def unpack_int8s(data: bytes) -> list[int]:
+    """The values of a bigint[] without nulls."""
+    if len(data) <= 12:
+        return []
+    (count,) = struct.unpack_from(">i", data, 12)
+    return list(struct.unpack_from(f">{'4xq' * count}", data, 20))
+
+
+def pack_texts(values: Sequence[str]) -> bytes:
+    """A text[] without nulls."""
+    parts = [array_header(25, len(values))]
+    for text in values:
+        data = text.encode()
+        parts.append(len(data).to_bytes(4, "big"))
+        parts.append(data)
+    return b"".join(parts)
+
+
+EPOCH = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)  # PostgreSQL's
+
+
+def micros_of(instant: dt.datetime) -> int:
+    """An instant as PostgreSQL counts it: microseconds since 2000."""
+    since = instant - EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
 class _Int8sDumper(Dumper):
     format = Format.BINARY
     oid = 1016  # _int8
-    _of = 20
 
     def dump(self, obj: list[int]) -> bytes:
-        count = len(obj)
-        flat = [8] * (2 * count)
-        flat[1::2] = obj
-        return _header(self._of, count) + struct.pack(f">{'iq' * count}", *flat)
-
-
-class _InstantsDumper(_Int8sDumper):
-    oid = 1185  # _timestamptz
-    _of = 1184
+        return pack_int8s(obj)
 
 
 class _TextsDumper(Dumper):
@@ -56,12 +92,7 @@ class _TextsDumper(Dumper):
     oid = 1009  # _text
 
     def dump(self, obj: list[str]) -> bytes:
-        parts = [_header(25, len(obj))]
-        for text in obj:
-            data = text.encode()
-            parts.append(len(data).to_bytes(4, "big"))
-            parts.append(data)
-        return b"".join(parts)
+        return pack_texts(obj)
 
 
 _taught: weakref.WeakSet[psycopg.Connection[Any]] = weakref.WeakSet()
@@ -73,7 +104,6 @@ def cursor() -> Cursor:
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:
         raw.adapters.register_dumper(Int8s, _Int8sDumper)
-        raw.adapters.register_dumper(Instants, _InstantsDumper)
         raw.adapters.register_dumper(Texts, _TextsDumper)
         _taught.add(raw)
     return psycopg.Cursor(raw)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,14 @@ import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from metering.records import RECORDS
-from subscriptions import partitions
+from subscriptions import partitions, warm
+
+
+@pytest.fixture(scope="session")
+def django_db_setup(django_db_setup: None) -> Iterator[None]:
+    """The database; at its end nothing may be connected to it."""
+    yield
+    warm.close()
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import connection
 
@@ -34,16 +35,16 @@ def fill(day: dt.date) -> str:
 
 
 def plan_of(sql: str, parameters: list[Any]) -> str:
-    cursor = pgarrays.cursor()
+    raw = pgarrays.cursor().connection
+    cursor = psycopg.RawCursor(raw) if "$1" in sql else psycopg.Cursor(raw)
     cursor.execute(f"EXPLAIN {sql}", parameters)
     return "\n".join(row[0] for row in cursor.fetchall())
 
 
 def test_the_look_at_a_day_around_reads_its_key_and_not_a_busy_subscribers_whole_day() -> None:
     name = fill(DAY)
-    sql = records._NEIGHBOUR_SQL.format(looks=records._LOOK_SQL.format(table=name))
 
-    plan = plan_of(sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+    plan = plan_of(records._around((name,)).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
 
     assert f"{name}_key" in plan
     assert f"{name}_time" not in plan

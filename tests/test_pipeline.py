@@ -1,0 +1,121 @@
+"""What is sent in one message is one transaction; threads share the connection used last."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from django.db import connection, transaction
+
+from subscriptions import pgarrays, pipeline, warm
+from subscriptions.pgarrays import pack_int8, pack_int8s, unpack_int8s
+from subscriptions.pipeline import Statement
+
+KEEP = Statement("test_keep", "INSERT INTO kept (n) VALUES ($1::bigint) RETURNING n")
+COUNT = Statement("test_count", "SELECT count(*) FROM kept")
+DIVIDE = Statement("test_divide", "SELECT 1 / $1::bigint")
+ECHO = Statement("test_echo", "SELECT $1::bigint[]")
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture(autouse=True)
+def table(transactional_db: None) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TEMP TABLE IF NOT EXISTS kept (n bigint UNIQUE)")
+        cursor.execute("TRUNCATE kept")
+
+
+def kept() -> list[int]:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT n FROM kept ORDER BY n")
+        return [row[0] for row in cursor.fetchall()]
+
+
+def test_what_is_sent_together_is_committed_and_answered_together() -> None:
+    rows = pipeline.run([(KEEP, [pack_int8(-7)]), (KEEP, [pack_int8(8)]), (COUNT, [])])
+
+    assert rows == [[pack_int8(-7)], [pack_int8(8)], [pack_int8(2)]]
+    assert kept() == [-7, 8]
+
+
+def test_a_statement_that_fails_undoes_those_before_it() -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        pipeline.run([(KEEP, [pack_int8(1)]), (DIVIDE, [pack_int8(0)]), (COUNT, [])])
+
+    assert kept() == []
+    assert pipeline.run([(KEEP, [pack_int8(2)])]) == [[pack_int8(2)]]
+
+
+def test_what_a_rollback_made_the_server_forget_is_prepared_again() -> None:
+    pipeline.run([(KEEP, [pack_int8(1)])])
+    with connection.cursor() as cursor:
+        cursor.execute("DEALLOCATE ALL")
+
+    pipeline.run([(COUNT, []), (KEEP, [pack_int8(2)])])
+    pipeline.run([(KEEP, [pack_int8(3)]), (COUNT, [])])
+
+    assert kept() == [1, 2, 3]
+
+
+def test_inside_a_transaction_it_is_a_part_of_that() -> None:
+    def keep_twice() -> None:
+        with transaction.atomic():
+            pipeline.run([(KEEP, [pack_int8(1)])])
+            pipeline.run([(KEEP, [pack_int8(1)])])
+
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        keep_twice()
+
+    assert kept() == []
+
+
+def test_a_connection_that_died_is_replaced() -> None:
+    with warm.connection():
+        pipeline.run([(DIVIDE, [pack_int8(1)])])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    with warm.connection():
+        pgarrays.revive()
+
+        assert pipeline.run([(DIVIDE, [pack_int8(1)])]) == [[pack_int8(1)]]
+
+
+@pytest.mark.parametrize("values", [[], [5], [-(2**63), 0, 2**63 - 1]])
+def test_arrays_come_back_as_they_went(values: list[int]) -> None:
+    [row] = pipeline.run([(ECHO, [pack_int8s(values)])])
+
+    assert row is not None
+    assert row[0] is not None
+    assert unpack_int8s(row[0]) == values
+
+
+def backend() -> int:
+    with warm.connection(), connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        pid: int = cursor.fetchone()[0]
+        return pid
+
+
+def test_threads_that_take_turns_share_one_connection() -> None:
+    found = set()
+    for _ in range(4):
+        with ThreadPoolExecutor(1) as pool:
+            found.add(pool.submit(backend).result(60))
+
+    assert len(found) == 1
+
+
+def test_a_thread_inside_a_transaction_keeps_its_own_connection() -> None:
+    other = backend()
+    with transaction.atomic():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            own = cursor.fetchone()[0]
+
+        assert backend() == own
+    assert own != other
