@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 
 from metering import duplicates, rollups, usage_windows
+from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
 from subscriptions import clock, lifecycle, partitions, reservations
 from subscriptions.models import Operator
@@ -50,6 +51,7 @@ def drop_outlived() -> None:
     if not clocks:
         return
     oldest = min(clocks)
-    partitions.drop_before(RECORDS, partitions.day_of(oldest - RECORDS_KEPT))
+    for table in (ADJUSTED, RECORDS):  # rows against records first: they are nothing without them
+        partitions.drop_before(table, partitions.day_of(oldest - RECORDS_KEPT))
     duplicates.forget(before=oldest - RECORDS_KEPT)
     partitions.drop_before(partitions.ENTRIES, partitions.day_of(oldest - JOURNAL_KEPT))

@@ -22,7 +22,7 @@ from django.db import connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
-from metering import context, duplicates, quarantine, records
+from metering import context, duplicates, outcomes, quarantine, records
 from metering.context import Caller, Context, Standing
 from metering.parsing import EARLIEST, Rejected, Usage, native_json
 from metering.quarantine import Rejection
@@ -445,6 +445,10 @@ class _Attempt:
                 + (usage.output_tokens - reasoning) * weight.output
                 + reasoning * weight.reasoning
             )
+            if usage.outcome is not None and outcomes.is_free(
+                usage.outcome, standing.period.policy
+            ):
+                units = 0
             lines.append(
                 (
                     subscriber_id,

@@ -88,6 +88,83 @@ class UsageBatch(models.Model):
         return f"batch {self.id}"
 
 
+class Adjustment(models.Model):
+    """One decision on usage that was charged, of one subscriber: one journal batch, and its audit.
+
+    `units` is what its records cost more (less: < 0) than before. Written by
+    metering/adjusting.py only.
+    """
+
+    class Kind(models.IntegerChoices):
+        VOID = 1  # the usage never was
+        CORRECTION = 2  # it was other than told
+        RERATING = 3  # it weighs something else
+
+    pk = models.CompositePrimaryKey("subscriber_id", "batch_id")
+    subscriber_id = models.BigIntegerField()
+    batch_id = models.BigIntegerField()  # from the sequence subscriptions_batch_id
+    operator = models.ForeignKey(
+        Operator, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+    )
+    kind = models.PositiveSmallIntegerField(choices=Kind.choices)
+    reason = models.CharField(max_length=500)
+    made_by = models.CharField(max_length=100)  # the key's name
+    made_at = models.DateTimeField()  # the operator's time
+    records = models.IntegerField()
+    units = units_field()
+    occurred_from = models.DateTimeField()
+    occurred_to = models.DateTimeField()  # inclusive
+
+    objects: models.Manager[Adjustment]
+
+    class Meta:
+        indexes = [
+            # The audit's list, across subscribers on purpose.
+            models.Index(fields=["operator", "batch_id"], name="adjustment_list"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_kind_display()} {self.batch_id}"
+
+
+class AdjustedRecord(models.Model):
+    """A row against a usage record, or in its place: a record itself is never edited.
+
+    Rows of a record alternate, `nr` from 1: an odd one takes back what was in force until then
+    (all counts negative, `requests` -1), an even one of the same batch says what is in force since
+    (`requests` 1). A void has no even one. `draws` holds [bucket, units] in the order drawn, their
+    sum is `units`: the first odd row so freezes the split that followed from the record's own
+    batch. Partitioned as the records are; written by metering/adjusting.py only.
+    """
+
+    pk = models.CompositePrimaryKey(
+        "subscriber_id", "gateway_id", "source", "record_id", "occurred_at", "nr"
+    )
+    subscriber_id = models.BigIntegerField()
+    gateway_id = models.BigIntegerField()
+    source = models.CharField(max_length=256)
+    record_id = models.CharField(max_length=512)
+    occurred_at = models.DateTimeField()
+    nr = models.IntegerField()
+    batch_id = models.BigIntegerField()  # the adjustment's
+    requests = models.SmallIntegerField()
+    weight_id = models.BigIntegerField()
+    units = units_field()
+    uncached_input_tokens = models.IntegerField()
+    cached_input_tokens = models.IntegerField()
+    cache_write_tokens = models.IntegerField()
+    output_tokens = models.IntegerField()
+    reasoning_tokens = models.IntegerField()
+    model = models.CharField(max_length=256)
+    outcome = models.CharField(max_length=32)
+    draws = models.JSONField()
+
+    objects: models.Manager[AdjustedRecord]
+
+    def __str__(self) -> str:
+        return f"{self.record_id} {self.nr}"
+
+
 class UsageHour(models.Model):
     """Totals of a subscriber's hour (of the operator's zone) and model; written by rollups.py."""
 

@@ -1,19 +1,9 @@
-"""How a call ended: the words that senders' own are turned into, and native senders may use."""
+"""Outcomes as senders tell them, and whether a record's is billed."""
 
 from __future__ import annotations
 
-from enum import StrEnum
-
-
-class Outcome(StrEnum):
-    """Stored with a record; an absent one means `complete`."""
-
-    COMPLETE = "complete"
-    CLIENT_GONE = "client_gone"  # the caller hung up before the end
-    UPSTREAM_ERROR = "upstream_error"  # the model or its provider failed
-    CACHED_REPLAY = "cached_replay"  # answered from the gateway's cache, not by a model
-    BLOCKED = "blocked"  # refused by the gateway: budget, rate limit, guardrail, key
-
+from subscriptions.outcomes import USUALLY_FREE, Outcome
+from subscriptions.policies import PlanPolicy
 
 # A record with one of these may hold no tokens: nothing was used, and that is worth keeping.
 FRUITLESS = frozenset({Outcome.CLIENT_GONE, Outcome.UPSTREAM_ERROR, Outcome.BLOCKED})
@@ -26,3 +16,8 @@ def of_status(status: int) -> Outcome | None:
     if status >= 500:
         return Outcome.UPSTREAM_ERROR
     return Outcome.BLOCKED if status >= 400 else None
+
+
+def is_free(outcome: str, policy: PlanPolicy | None) -> bool:
+    """Whether the plan (None: usage without one) charges nothing for a call that ended so."""
+    return outcome in (USUALLY_FREE if policy is None else policy.free_outcomes)

@@ -21,7 +21,9 @@ from typing import Any, NamedTuple
 import psycopg
 from django.db import connection, transaction
 
+from metering.models import Adjustment
 from subscriptions.models import BucketEntry, Operator, Reservation
+from subscriptions.outcomes import USUALLY_FREE
 
 EXAMPLES = 20
 
@@ -88,8 +90,10 @@ FROM (
     FROM (
         SELECT batch_id, subscriber_id, units FROM metering_usagerecord
         UNION ALL
+        SELECT batch_id, subscriber_id, units FROM metering_adjustedrecord
+        UNION ALL
         SELECT batch_id, subscriber_id, -units
-        FROM subscriptions_bucketentry WHERE kind = %(usage)s
+        FROM subscriptions_bucketentry WHERE kind IN (%(usage)s, %(reversal)s)
         ORDER BY 1, 2
         OFFSET 0
     ) u
@@ -101,6 +105,10 @@ WHERE g.excess = 0
        SELECT FROM metering_usagebatch t
        WHERE t.id = g.batch_id
          AND (t.occurred_from < %(records_since)s OR t.charged_at < %(journal_since)s))
+  AND NOT EXISTS (
+       SELECT FROM metering_adjustment t
+       WHERE t.batch_id = g.batch_id
+         AND (t.occurred_from < %(records_since)s OR t.made_at < %(journal_since)s))
 """
 
 _SUBSCRIBER_DRAWN = """
@@ -111,13 +119,19 @@ FROM (
     FROM (
         SELECT subscriber_id, batch_id, units FROM metering_usagerecord
         UNION ALL
+        SELECT subscriber_id, batch_id, units FROM metering_adjustedrecord
+        UNION ALL
         SELECT subscriber_id, batch_id, -units
-        FROM subscriptions_bucketentry WHERE kind = %(usage)s
+        FROM subscriptions_bucketentry WHERE kind IN (%(usage)s, %(reversal)s)
     ) u
     WHERE NOT EXISTS (
         SELECT FROM metering_usagebatch t
         WHERE t.id = u.batch_id
           AND (t.occurred_from < %(records_since)s OR t.charged_at < %(journal_since)s))
+      AND NOT EXISTS (
+        SELECT FROM metering_adjustment t
+        WHERE t.batch_id = u.batch_id
+          AND (t.occurred_from < %(records_since)s OR t.made_at < %(journal_since)s))
     GROUP BY 1
 ) g
 LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
@@ -207,8 +221,10 @@ WHERE r.state = %(committed)s AND r.answer -> 'accepted' = '1'
 
 _ENTRY_BUCKET = """
 SELECT s.operator_id, CASE
-           WHEN b.id IS NULL OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s)
-             OR (e.kind = %(grant)s) <> (e.units < 0)
+           WHEN b.id IS NULL
+             OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s, %(reversal)s,
+                               %(lapse)s)
+             OR (e.kind IN (%(grant)s, %(reversal)s)) <> (e.units < 0)
            THEN jsonb_build_object(
                'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
                'kind', e.kind, 'units', e.units, 'bucket_exists', b.id IS NOT NULL) END AS wrong
@@ -225,16 +241,181 @@ SELECT s.operator_id, CASE
                'operator', s.operator_id, 'batch_operator', t.operator_id,
                'charged_at', e.charged_at, 'batch_charged_at', t.charged_at) END AS wrong
 FROM subscriptions_bucketentry e
-LEFT JOIN metering_usagebatch t ON t.id = e.batch_id
+LEFT JOIN (
+    SELECT id, operator_id, charged_at, NULL::bigint AS subscriber_id FROM metering_usagebatch
+    UNION ALL
+    SELECT batch_id, operator_id, made_at, subscriber_id FROM metering_adjustment
+) t ON t.id = e.batch_id AND (t.subscriber_id IS NULL OR t.subscriber_id = e.subscriber_id)
+   AND (e.kind = %(usage)s OR t.subscriber_id IS NOT NULL)
 LEFT JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
-WHERE e.kind = %(usage)s
+WHERE e.kind IN (%(usage)s, %(reversal)s, %(lapse)s)
 """
+
+# Counter-rows: no bucket was ever given back more than usage drew of it.
+_REVERSED_DRAWN = """
+SELECT s.operator_id, CASE WHEN e.drawn < 0 THEN jsonb_build_object(
+           'subscriber', e.subscriber_id, 'bucket', e.bucket_id,
+           'drawn_minus_reversed', e.drawn) END AS wrong
+FROM (
+    SELECT e.subscriber_id, e.bucket_id, sum(e.units) AS drawn
+    FROM subscriptions_bucketentry e
+    WHERE e.kind IN (%(usage)s, %(reversal)s)
+    GROUP BY 1, 2
+    HAVING bool_or(e.kind = %(reversal)s)
+) e
+JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+WHERE b.created_at >= %(journal_since)s
+"""
+
+# What comes back to a prepaid bucket that has ended, or to one that was taken back, lapses whole;
+# nothing else does.
+_LAPSED = """
+SELECT s.operator_id, CASE
+           WHEN e.lapsed <> CASE WHEN w.bucket_id IS NOT NULL
+                 OR (b.kind NOT IN ('overage', 'uncovered') AND b.valid_until <= e.charged_at)
+                THEN e.reversed ELSE 0 END
+           THEN jsonb_build_object(
+               'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
+               'kind', b.kind, 'valid_until', b.valid_until, 'charged_at', e.charged_at,
+               'reversed', e.reversed, 'lapsed', e.lapsed) END AS wrong
+FROM (
+    SELECT subscriber_id, batch_id, bucket_id, charged_at,
+           -coalesce(sum(units) FILTER (WHERE kind = %(reversal)s), 0) AS reversed,
+           coalesce(sum(units) FILTER (WHERE kind = %(lapse)s), 0) AS lapsed
+    FROM subscriptions_bucketentry
+    WHERE kind IN (%(reversal)s, %(lapse)s)
+    GROUP BY 1, 2, 3, 4
+) e
+JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
+LEFT JOIN (
+    SELECT subscriber_id, bucket_id, min(charged_at) AS charged_at
+    FROM subscriptions_bucketentry WHERE kind = %(withdrawal)s GROUP BY 1, 2
+) w ON w.subscriber_id = e.subscriber_id AND w.bucket_id = e.bucket_id
+   AND w.charged_at <= e.charged_at
+WHERE b.created_at >= %(journal_since)s
+"""
+
+# A record's rows alternate from the first on: each odd one takes back just what its predecessor
+# (the record, or the row before) says, and each row's draws add up to its units. The split that
+# the first one froze only has to fit into its batch's draw: next check.
+_ROWS_ALTERNATE = """
+SELECT s.operator_id, CASE
+           WHEN a.nr <> a.place OR a.requests <> CASE WHEN a.nr %% 2 = 1 THEN -1 ELSE 1 END
+             OR (a.nr %% 2 = 0 AND a.batch_id <> a.batch_before)
+             OR (a.nr %% 2 = 1 AND (a.says IS DISTINCT FROM a.said
+                                   OR (a.nr > 1 AND a.moved <> -a.moved_before)))
+             OR a.units <> (SELECT coalesce(sum((e.value ->> 1)::bigint), 0)
+                            FROM jsonb_array_elements(a.draws) e)
+           THEN jsonb_build_object(
+               'subscriber', a.subscriber_id, 'gateway', a.gateway_id, 'source', a.source,
+               'record', a.record_id, 'occurred_at', a.occurred_at, 'nr', a.nr,
+               'batch', a.batch_id, 'says', a.says::text, 'said', a.said::text,
+               'draws', a.draws) END AS wrong
+FROM (
+    SELECT a.*, row_number() OVER w AS place, lag(a.batch_id) OVER w AS batch_before,
+           lag(a.moved) OVER w AS moved_before,
+           (a.model, a.outcome, a.weight_id, -a.units, -a.uncached_input_tokens,
+            -a.cached_input_tokens, -a.cache_write_tokens, -a.output_tokens,
+            -a.reasoning_tokens) AS says,
+           coalesce(
+               lag((a.model, a.outcome, a.weight_id, a.units, a.uncached_input_tokens,
+                    a.cached_input_tokens, a.cache_write_tokens, a.output_tokens,
+                    a.reasoning_tokens)) OVER w,
+               (r.model, r.outcome, r.weight_id, r.units, r.uncached_input_tokens,
+                r.cached_input_tokens, r.cache_write_tokens, r.output_tokens,
+                r.reasoning_tokens)) AS said
+    FROM (
+        SELECT a.*, (SELECT coalesce(sum((e.value ->> 0)::numeric * (e.value ->> 1)::numeric), 0)
+                     FROM jsonb_array_elements(a.draws) e) AS moved
+        FROM metering_adjustedrecord a
+        WHERE a.occurred_at >= %(records_since)s
+    ) a
+    LEFT JOIN metering_usagerecord r
+           ON r.subscriber_id = a.subscriber_id AND r.gateway_id = a.gateway_id
+          AND r.source = a.source AND r.record_id = a.record_id AND r.occurred_at = a.occurred_at
+    WINDOW w AS (PARTITION BY a.subscriber_id, a.gateway_id, a.source, a.record_id, a.occurred_at
+                 ORDER BY a.nr)
+) a
+LEFT JOIN subscriptions_subscriber s ON s.id = a.subscriber_id
+"""
+
+# What the first rows froze of a batch is no more than the batch drew of each bucket.
+_FROZEN_WITHIN = """
+SELECT s.operator_id, CASE WHEN f.units > coalesce(e.units, 0) THEN jsonb_build_object(
+           'subscriber', f.subscriber_id, 'batch', f.batch_id, 'bucket', f.bucket_id,
+           'frozen', f.units, 'drawn', e.units) END AS wrong
+FROM (
+    SELECT r.subscriber_id, r.batch_id, (e.value ->> 0)::bigint AS bucket_id,
+           -sum((e.value ->> 1)::bigint) AS units
+    FROM metering_adjustedrecord a
+    JOIN metering_usagerecord r
+      ON r.subscriber_id = a.subscriber_id AND r.gateway_id = a.gateway_id
+     AND r.source = a.source AND r.record_id = a.record_id AND r.occurred_at = a.occurred_at
+    CROSS JOIN LATERAL jsonb_array_elements(a.draws) e
+    WHERE a.nr = 1
+    GROUP BY 1, 2, 3
+) f
+JOIN metering_usagebatch t ON t.id = f.batch_id AND t.charged_at >= %(journal_since)s
+LEFT JOIN subscriptions_bucketentry e
+       ON e.subscriber_id = f.subscriber_id AND e.batch_id = f.batch_id
+      AND e.bucket_id = f.bucket_id AND e.kind = %(usage)s
+LEFT JOIN subscriptions_subscriber s ON s.id = f.subscriber_id
+"""
+
+# An adjustment says how many records it touched and what that came to, and moved just what the
+# draws of its rows say, bucket by bucket.
+_ADJUSTMENT_TOTALS = """
+SELECT coalesce(t.operator_id, s.operator_id), CASE
+           WHEN t.batch_id IS NULL OR r.batch_id IS NULL OR t.records <> r.records
+             OR t.units <> r.units OR t.occurred_from <> r.first OR t.occurred_to <> r.last
+             OR s.operator_id IS DISTINCT FROM t.operator_id
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'batch', batch_id, 'operator', t.operator_id,
+               'records', t.records, 'units', t.units, 'rows_of', r.records,
+               'units_of_rows', r.units) END AS wrong
+FROM (SELECT * FROM metering_adjustment WHERE occurred_from >= %(records_since)s) t
+FULL JOIN (
+    SELECT subscriber_id, batch_id, count(*) FILTER (WHERE requests < 0) AS records,
+           sum(units) AS units, min(occurred_at) AS first, max(occurred_at) AS last
+    FROM metering_adjustedrecord a
+    WHERE NOT EXISTS (
+        SELECT FROM metering_adjustment cut
+        WHERE cut.batch_id = a.batch_id AND cut.occurred_from < %(records_since)s)
+    GROUP BY 1, 2
+) r USING (subscriber_id, batch_id)
+LEFT JOIN subscriptions_subscriber s ON s.id = subscriber_id
+"""
+_ADJUSTMENT_MOVED = """
+SELECT s.operator_id, CASE WHEN m.excess <> 0 THEN jsonb_build_object(
+           'subscriber', m.subscriber_id, 'batch', m.batch_id, 'bucket', m.bucket_id,
+           'draws_minus_journal', m.excess) END AS wrong
+FROM (
+    SELECT subscriber_id, batch_id, bucket_id, sum(units) AS excess
+    FROM (
+        SELECT a.subscriber_id, a.batch_id, (e.value ->> 0)::bigint AS bucket_id,
+               (e.value ->> 1)::bigint AS units
+        FROM metering_adjustedrecord a CROSS JOIN LATERAL jsonb_array_elements(a.draws) e
+        UNION ALL
+        SELECT e.subscriber_id, e.batch_id, e.bucket_id, -e.units
+        FROM subscriptions_bucketentry e
+        JOIN metering_adjustment t ON t.subscriber_id = e.subscriber_id AND t.batch_id = e.batch_id
+        WHERE e.kind IN (%(usage)s, %(reversal)s)
+    ) u
+    GROUP BY 1, 2, 3
+) m
+JOIN metering_adjustment t ON t.subscriber_id = m.subscriber_id AND t.batch_id = m.batch_id
+ AND t.occurred_from >= %(records_since)s AND t.made_at >= %(journal_since)s
+LEFT JOIN subscriptions_subscriber s ON s.id = m.subscriber_id
+"""
+
 
 # Rule 5. OFFSET 0 keeps the planner from multiplying numerics once a record instead of once a
 # weight: 3 times the time.
 _RECORD_UNITS = """
 SELECT g.operator_id, CASE
-           WHEN w.id IS NULL OR r.units <>
+           WHEN w.id IS NULL OR (r.units <> 0 OR r.outcome = '') AND r.units <>
                 r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
               + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
               + r.reasoning_tokens * w.reasoning
@@ -242,11 +423,21 @@ SELECT g.operator_id, CASE
                'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
                'record', r.record_id, 'occurred_at', r.occurred_at, 'weight', r.weight_id,
                'units', r.units,
-               'tokens_by_weight',
+               'batch', r.batch_id, 'tokens_by_weight',
                 r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
               + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
               + r.reasoning_tokens * w.reasoning) END AS wrong
-FROM metering_usagerecord r
+FROM (
+    SELECT subscriber_id, gateway_id, source, record_id, occurred_at, weight_id, units, outcome,
+           uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+           reasoning_tokens, batch_id
+    FROM metering_usagerecord
+    UNION ALL
+    SELECT subscriber_id, gateway_id, source, record_id, occurred_at, weight_id, units, outcome,
+           uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+           reasoning_tokens, batch_id
+    FROM metering_adjustedrecord
+) r
 LEFT JOIN subscriptions_gateway g ON g.id = r.gateway_id
 LEFT JOIN (
     SELECT id, (input * 1000)::bigint AS input, (cached_input * 1000)::bigint AS cached_input,
@@ -255,6 +446,49 @@ LEFT JOIN (
     FROM subscriptions_ratecardweight
     OFFSET 0
 ) w ON w.id = r.weight_id
+"""
+
+# Rule 5, for usage that did not simply end well: by the plan's own table, or without a plan by the
+# usual one. What leaves open which plan it was charged under is said at _WEIGHTS_USED.
+_OUTCOME_BILLED = """
+SELECT r.operator_id, CASE WHEN r.free <> r.plan_says AND r.free <> r.usual THEN jsonb_build_object(
+           'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
+           'record', r.record_id, 'occurred_at', r.occurred_at, 'outcome', r.outcome,
+           'units', r.units, 'plan', r.plan_id) END AS wrong
+FROM (
+    SELECT g.operator_id, r.subscriber_id, r.gateway_id, r.source, r.record_id, r.occurred_at,
+           r.outcome, r.units, l.id AS plan_id, r.units = 0 AS free,
+           CASE WHEN l.id IS NULL THEN r.outcome = ANY(%(usually_free)s)
+                WHEN u.reopenings > 0 AND r.occurred_at < p.starts_at + interval '5 minutes'
+                THEN r.units = 0
+                ELSE coalesce(l.outcomes ->> r.outcome, 'billed') = 'free' END AS plan_says,
+           CASE WHEN r.occurred_at > u.created_at + interval '5 minutes'
+                THEN coalesce(l.outcomes ->> r.outcome, 'billed') = 'free'
+                ELSE r.outcome = ANY(%(usually_free)s) END AS usual
+    FROM (
+        SELECT subscriber_id, gateway_id, source, record_id, occurred_at, weight_id, units, outcome,
+               uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+               reasoning_tokens
+        FROM metering_usagerecord WHERE outcome <> ''
+        UNION ALL
+        SELECT subscriber_id, gateway_id, source, record_id, occurred_at, weight_id, units, outcome,
+               uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+               reasoning_tokens
+        FROM metering_adjustedrecord WHERE outcome <> '' AND requests > 0
+    ) r
+    JOIN subscriptions_gateway g ON g.id = r.gateway_id
+    JOIN subscriptions_ratecardweight w ON w.id = r.weight_id
+    LEFT JOIN (
+        subscriptions_subscriptionperiod p
+        JOIN subscriptions_subscription u
+          ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
+        JOIN subscriptions_plan l ON l.id = p.plan_id
+    ) ON p.subscriber_id = r.subscriber_id
+     AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
+    WHERE 0 < r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
+            + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
+            + r.reasoning_tokens * w.reasoning
+) r
 """
 
 _RECORD_NAMES = """
@@ -330,15 +564,25 @@ FULL JOIN (
             high * (1 << 30) + low) AS total
     FROM (
         SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, o.time_zone) AS hour, r.model,
-               count(*) AS requests, sum(r.uncached_input_tokens) AS uncached,
+               sum(r.requests) AS requests, sum(r.uncached_input_tokens) AS uncached,
                sum(r.cached_input_tokens) AS cached, sum(r.cache_write_tokens) AS cache_write,
                sum(r.output_tokens) AS output, sum(r.reasoning_tokens) AS reasoning,
                sum((r.units >> 30)::int) AS high, sum((r.units & ((1 << 30) - 1))::int) AS low
-        FROM metering_usagerecord r
+        FROM (
+            SELECT subscriber_id, gateway_id, occurred_at, model, 1 AS requests,
+                   uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                   reasoning_tokens, units
+            FROM metering_usagerecord r
+            WHERE NOT EXISTS (
+                SELECT FROM metering_usagebatch t WHERE t.id = r.batch_id AND t.folded_at IS NULL)
+            UNION ALL
+            SELECT subscriber_id, gateway_id, occurred_at, model, requests,
+                   uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
+                   reasoning_tokens, units
+            FROM metering_adjustedrecord
+        ) r
         JOIN subscriptions_gateway g ON g.id = r.gateway_id
         JOIN subscriptions_operator o ON o.id = g.operator_id
-        WHERE NOT EXISTS (
-            SELECT FROM metering_usagebatch t WHERE t.id = r.batch_id AND t.folded_at IS NULL)
         GROUP BY 1, 2, 3
     ) r
     WHERE hour >= %(records_since)s
@@ -359,7 +603,12 @@ WITH draw AS NOT MATERIALIZED (
                    SELECT subscriber_id FROM subscriptions_suspension)) AS plain
     FROM subscriptions_bucketentry e
     JOIN subscriptions_bucket b ON b.subscriber_id = e.subscriber_id AND b.id = e.bucket_id
-    JOIN metering_usagebatch t ON t.id = e.batch_id
+    JOIN (
+        SELECT id, operator_id, occurred_from, occurred_to FROM metering_usagebatch
+        UNION ALL
+        SELECT DISTINCT batch_id, operator_id, occurred_from, occurred_to
+        FROM metering_adjustment
+    ) t ON t.id = e.batch_id
     JOIN subscriptions_operator o ON o.id = t.operator_id
     WHERE e.kind = %(usage)s AND t.occurred_from >= %(records_since)s
 )
@@ -398,8 +647,12 @@ FROM (
                ELSE false
            END), 0) AS payable
     FROM (SELECT * FROM draw WHERE NOT plain OFFSET 0) d  -- few: found before the records are read
-    LEFT JOIN metering_usagerecord r
-      ON r.subscriber_id = d.subscriber_id AND r.batch_id = d.batch_id
+    LEFT JOIN (
+        SELECT subscriber_id, batch_id, occurred_at, units FROM metering_usagerecord
+        UNION ALL
+        SELECT subscriber_id, batch_id, occurred_at, units
+        FROM metering_adjustedrecord WHERE requests > 0
+    ) r ON r.subscriber_id = d.subscriber_id AND r.batch_id = d.batch_id
     CROSS JOIN LATERAL (
         SELECT (date_trunc('month', r.occurred_at AT TIME ZONE d.time_zone) + interval '1 month')
                AT TIME ZONE d.time_zone AS ends_at
@@ -557,6 +810,21 @@ LEFT JOIN (
  AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
 WHERE %(operators)s::bigint[] IS NULL OR o.id = ANY(%(operators)s::bigint[])
 GROUP BY 1, 2, 3, 4
+UNION ALL
+-- What was corrected is weighed by the card that weighed it before.
+SELECT t.operator_id, a.weight_id, a.model,
+       CASE WHEN t.kind = %(correction)s THEN ARRAY[c.code] END::text[],
+       count(*), min(a.occurred_at), max(a.occurred_at)
+FROM metering_adjustedrecord a
+JOIN metering_adjustment t ON t.subscriber_id = a.subscriber_id AND t.batch_id = a.batch_id
+JOIN metering_adjustedrecord b
+  ON b.subscriber_id = a.subscriber_id AND b.gateway_id = a.gateway_id AND b.source = a.source
+ AND b.record_id = a.record_id AND b.occurred_at = a.occurred_at AND b.nr = a.nr - 1
+JOIN subscriptions_ratecardweight w ON w.id = b.weight_id
+JOIN subscriptions_ratecard c ON c.id = w.rate_card_id
+WHERE a.requests > 0
+  AND (%(operators)s::bigint[] IS NULL OR t.operator_id = ANY(%(operators)s::bigint[]))
+GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4
 """
 _WEIGHTS = """
@@ -577,9 +845,16 @@ CHECKS = (
     Check("reservation_charged", "what was committed was charged", _RESERVATION_CHARGED),
     Check("entry_bucket", "every movement belongs to a bucket", _ENTRY_BUCKET),
     Check("entry_batch", "every draw belongs to a batch of usage", _ENTRY_BATCH),
+    Check("reversed_drawn", "no bucket got back more than was drawn", _REVERSED_DRAWN),
+    Check("lapsed", "a bucket that has ended is not refilled", _LAPSED),
+    Check("rows_alternate", "each row against a record takes back what is there", _ROWS_ALTERNATE),
+    Check("frozen_within", "what was frozen of a batch = part of its draw", _FROZEN_WITHIN),
+    Check("adjustment_totals", "an adjustment holds what it says", _ADJUSTMENT_TOTALS),
+    Check("adjustment_moved", "an adjustment moves what its rows say", _ADJUSTMENT_MOVED),
     Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
     Check("record_units", "a record's units = tokens x weights", _RECORD_UNITS),
     WEIGHTS,
+    Check("outcome_billed", "a record is billed or free as its outcome says", _OUTCOME_BILLED),
     Check("record_names", "gateway, subject and subscriber are one operator's", _RECORD_NAMES),
     Check("identity_once", "an id is charged once within three days", _IDENTITY_ONCE),
     Check("batch_totals", "a batch holds what it says", _BATCH_TOTALS),
@@ -674,7 +949,9 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         "examples": EXAMPLES,
         "open": Reservation.State.OPEN.value,
         "committed": Reservation.State.COMMITTED.value,
+        "usually_free": sorted(USUALLY_FREE),
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
+        **{kind.name.lower(): kind.value for kind in Adjustment.Kind},
     }
     reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}
     nobody = reports[None] = _blank("")

@@ -15,23 +15,21 @@ from django.db import connection, transaction
 from django.db.models import Min
 
 from metering import usage_windows
-from metering.models import UsageBatch
+from metering.models import Adjustment, UsageBatch
 from subscriptions import periods
 from subscriptions.errors import Invalid
 
 FOLD_AT_ONCE = 200
 _LOCK = 7003
 
-# The day partitions are pruned by the batches' own range, their pages by the BRIN on batch_id.
-_FOLD_SQL = """
+_ADD_SQL = """
 INSERT INTO metering_usagehour AS h
     (subscriber_id, hour, model, requests, uncached_input_tokens, cached_input_tokens,
      cache_write_tokens, output_tokens, reasoning_tokens, units)
-SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, %(zone)s), r.model, count(*),
+SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, %(zone)s), r.model, {requests},
        sum(r.uncached_input_tokens), sum(r.cached_input_tokens), sum(r.cache_write_tokens),
        sum(r.output_tokens), sum(r.reasoning_tokens), sum(r.units)
-FROM metering_usagerecord r
-WHERE r.batch_id = ANY(%(batches)s) AND r.batch_id BETWEEN %(low)s AND %(high)s
+FROM {rows}
   AND r.occurred_at BETWEEN %(first)s AND %(last)s
 GROUP BY 1, 2, 3
 ORDER BY 1, 2, 3
@@ -44,6 +42,17 @@ ON CONFLICT (subscriber_id, hour, model) DO UPDATE SET
     reasoning_tokens = h.reasoning_tokens + EXCLUDED.reasoning_tokens,
     units = h.units + EXCLUDED.units
 """
+# The day partitions are pruned by the batches' own range, their pages by the BRIN on batch_id.
+_FOLD_SQL = _ADD_SQL.format(
+    requests="count(*)",
+    rows="""metering_usagerecord r
+WHERE r.batch_id = ANY(%(batches)s) AND r.batch_id BETWEEN %(low)s AND %(high)s""",
+)
+_ADJUST_SQL = _ADD_SQL.format(
+    requests="sum(r.requests)",
+    rows="""metering_adjustedrecord r
+WHERE r.subscriber_id = %(subscriber)s AND r.batch_id = %(batch)s""",
+)
 
 
 def fold(*, at: dt.datetime, limit: int = FOLD_AT_ONCE) -> int:
@@ -94,6 +103,25 @@ def _alike(
         yield zone, group
 
 
+def adjust(adjustment: Adjustment, zone: str) -> None:
+    """Let the hourly totals say what an adjustment changed, in the transaction that makes it.
+
+    A total may come before the records it is taken from, and is negative until they are folded.
+    """
+    assert connection.in_atomic_block
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _ADJUST_SQL,
+            {
+                "zone": zone,
+                "subscriber": adjustment.subscriber_id,
+                "batch": adjustment.batch_id,
+                "first": adjustment.occurred_from,
+                "last": adjustment.occurred_to,
+            },
+        )
+
+
 def fold_all(*, at: dt.datetime) -> int:
     """Fold until nothing waits (or another folder is at it); answers how many batches."""
     total = 0
@@ -120,6 +148,7 @@ class Row(NamedTuple):
 
 # Whole hours come from the totals; edges inside an hour, and what is not folded yet, from the
 # records. The batches not folded yet that hold this subscriber are found through its journal.
+# Adjustments are in the totals at once: only at the edges their rows are wanted.
 _USAGE_SQL = """
 WITH unfolded AS (
     SELECT b.id, b.occurred_from, b.occurred_to
@@ -149,12 +178,20 @@ WITH unfolded AS (
     WHERE r.subscriber_id = %(subscriber)s
       AND ((r.occurred_at >= %(from)s AND r.occurred_at < %(first_edge)s)
         OR (r.occurred_at >= %(last_edge)s AND r.occurred_at < %(to)s))
+    UNION ALL
+    SELECT a.occurred_at, a.model, a.requests, a.uncached_input_tokens, a.cached_input_tokens,
+           a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.units
+    FROM metering_adjustedrecord a
+    WHERE a.subscriber_id = %(subscriber)s
+      AND ((a.occurred_at >= %(from)s AND a.occurred_at < %(first_edge)s)
+        OR (a.occurred_at >= %(last_edge)s AND a.occurred_at < %(to)s))
 )
 SELECT {period}, {model}, sum(requests)::bigint, sum(uncached_input_tokens)::bigint,
        sum(cached_input_tokens)::bigint, sum(cache_write_tokens)::bigint,
        sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint, sum(units)::bigint
 FROM usage
 GROUP BY 1, 2
+HAVING sum(requests) <> 0  -- what was voided is as if it never was
 ORDER BY 1, 2
 """
 MAX_RANGE = {"hour": dt.timedelta(days=31), "day": dt.timedelta(days=400), "month": None}

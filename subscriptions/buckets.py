@@ -1083,3 +1083,78 @@ def columns(units: Units, sign: int = 1) -> tuple[Int8s, Int8s, Int8s]:
         Int8s([key[1] for key in keys]),
         Int8s([sign * units[key] for key in keys]),
     )
+
+
+# --- reversing: what was drawn for usage that is void or less by now -----------------------------
+
+_REVERSE_SQL = """
+WITH r AS (
+    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
+        AS r (subscriber_id, bucket_id, units, refilled)
+), u AS (
+    UPDATE subscriptions_bucket b SET used = b.used - r.refilled FROM r
+    WHERE b.subscriber_id = r.subscriber_id AND b.id = r.bucket_id AND r.refilled > 0
+)
+INSERT INTO subscriptions_bucketentry (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+SELECT r.subscriber_id, %b, r.bucket_id, 5, -r.units, %b FROM r
+UNION ALL
+SELECT r.subscriber_id, %b, r.bucket_id, 6, r.units - r.refilled, %b FROM r
+WHERE r.units > r.refilled
+"""
+_EVER = dt.datetime(1971, 1, 1, tzinfo=dt.UTC)
+
+
+def reverse(
+    cursor: Cursor,
+    units: Units,
+    demands: Sequence[Demand],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> None:
+    """Give drawn units back to their buckets, right before `draw` is to draw these demands.
+
+    Locks all buckets of these subscribers, and opens before what the demands may fall to. A bucket
+    is refilled while it lives; into a prepaid one that has ended by `at`, or one that was taken
+    back, the units enter and lapse at once: its balance stays, and the journal still tells what
+    usage drew of it. What overflow buckets get back always counts: it is not owed any more.
+    Joins the caller's transaction on `cursor` (settings of PLANNER_SQL).
+    """
+    open_ones = [demand for demand in demands if demand.units]
+    if open_ones:
+        _open_overflow(cursor, open_ones, at=at, grace=grace)
+    subscribers = {key[0] for key in units} | {demand.subscriber_id for demand in open_ones}
+    held = lock_to_free(cursor, subscribers, since=_EVER)
+    if not units:
+        return
+    sources = {
+        (subscriber_id, source.id): source for subscriber_id, own in held.items() for source in own
+    }
+    taken_back = _taken_back(units)
+    refilled = {
+        key: 0
+        if key in taken_back or (sources[key].kind in PREPAID and sources[key].valid_until <= at)
+        else given
+        for key, given in units.items()
+    }
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    cursor.execute(
+        _REVERSE_SQL,
+        [*columns(units), columns(refilled)[2], *[Int8(batch_id), at] * 2],
+        binary=True,
+        prepare=True,
+    )
+    # A bucket that was empty burns before others again: what is remembered of those is void.
+    _overtake(sorted(key for key, given in refilled.items() if given and not sources[key].left))
+
+
+def _taken_back(keys: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
+    """Those of these buckets that were withdrawn."""
+    return set(
+        BucketEntry.objects.filter(
+            kind=Movement.WITHDRAWAL,
+            subscriber_id__in={key[0] for key in keys},
+            bucket_id__in={key[1] for key in keys},
+        ).values_list("subscriber_id", "bucket_id")
+    )

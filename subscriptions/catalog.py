@@ -7,8 +7,8 @@ already says makes none, so that a script may publish its whole catalogue again 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from django.db import transaction
@@ -25,6 +25,7 @@ from subscriptions.models import (
     RateCard,
     RateCardWeight,
 )
+from subscriptions.outcomes import USUAL, Outcome, free
 from subscriptions.policies import Window, windows_of
 
 
@@ -64,7 +65,8 @@ class Component:
 class PlanTerms:
     """All that a plan version says. Units in thousandths, prices include tax.
 
-    `price_per_million` is money per million units in the currency of `price`.
+    `price_per_million` is money per million units in the currency of `price`. `outcomes` says for
+    each outcome whether it is `billed` or `free`; one that is not named is billed.
     """
 
     name: str
@@ -86,6 +88,7 @@ class PlanTerms:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     limits_fail_closed: bool = False
+    outcomes: Mapping[str, str] = field(default_factory=lambda: dict(USUAL))
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
@@ -130,6 +133,7 @@ def publish_plan(
         requests_per_minute=terms.requests_per_minute,
         tokens_per_minute=terms.tokens_per_minute,
         limits_fail_closed=terms.limits_fail_closed,
+        outcomes=dict(terms.outcomes),
         tax_rate=terms.tax_rate,
         created_at=at,
     )
@@ -166,6 +170,8 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
         raise Invalid("a window of a kind stands in `windows` more than once")
     if any(window.sliding and window.per != PlanWindow.Per.FIVE_HOURS for window in terms.windows):
         raise Invalid("only a window of 5h may slide")
+    if Outcome.COMPLETE in free(terms.outcomes):
+        raise Invalid("outcome `complete` cannot be free")
     if terms.components:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
@@ -200,6 +206,7 @@ def terms_of(plan: Plan) -> PlanTerms:
         requests_per_minute=plan.requests_per_minute,
         tokens_per_minute=plan.tokens_per_minute,
         limits_fail_closed=plan.limits_fail_closed,
+        outcomes=plan.outcomes,
         tax_rate=plan.tax_rate,
         components=tuple(
             Component(name=c.name, price=c.price, tax_rate=c.tax_rate)

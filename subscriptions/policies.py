@@ -6,6 +6,7 @@ import functools
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+from subscriptions import outcomes
 from subscriptions.models import Plan
 from subscriptions.units import MAX_UNITS, THOUSANDTHS
 
@@ -28,7 +29,8 @@ class PlanPolicy:
 
     `overage_units` is the cap of the overage bucket (None: no cap) where usage is metered,
     `max_blocks` how many packs a period may buy (None: no limit). `degrade_model` and
-    `degrade_tokens_per_minute` are what it degrades to, as far as the plan says.
+    `degrade_tokens_per_minute` are what it degrades to, as far as the plan says. Usage that ended
+    with one of `free_outcomes` is charged nothing.
     """
 
     plan_id: int
@@ -43,6 +45,7 @@ class PlanPolicy:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     limits_fail_closed: bool = False
+    free_outcomes: frozenset[str] = outcomes.USUALLY_FREE
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -71,6 +74,7 @@ def policy_from(plan: Plan) -> PlanPolicy:
         requests_per_minute=plan.requests_per_minute,
         tokens_per_minute=plan.tokens_per_minute,
         limits_fail_closed=plan.limits_fail_closed,
+        free_outcomes=outcomes.free(plan.outcomes),
     )
 
 

@@ -16,6 +16,7 @@ from django.apps import apps
 from django.conf import settings
 from django.db import connection
 
+from metering.adjusted import ADJUSTED
 from metering.models import UsageBatch
 from metering.records import RECORDS
 from subscriptions import lifecycle, partitions
@@ -48,6 +49,8 @@ HOT = (
     "subscriptions_reservation",
     "metering_usagerecord",
     "metering_usagehour",
+    "metering_adjustment",
+    "metering_adjustedrecord",
 )
 DAY = dt.date(2026, 6, 10)
 # Queues of jobs, across subscribers on purpose, and the folder's way from a batch to its records.
@@ -56,6 +59,7 @@ ACROSS_SUBSCRIBERS = {
     "period_turn_queue",
     "outbox_queue",
     "reservation_expiry_queue",
+    "adjustment_list",
     f"{partitions.name_of(RECORDS, DAY)}_batch",
 }
 
@@ -63,9 +67,10 @@ ACROSS_SUBSCRIBERS = {
 @pytest.fixture
 def hot_tables(db: None) -> list[str]:
     """The hot tables, with a day of those that have days."""
-    for table in (RECORDS, partitions.ENTRIES):
+    days = (RECORDS, ADJUSTED, partitions.ENTRIES)
+    for table in days:
         partitions.ensure(table, [DAY])
-    return [*HOT, partitions.name_of(RECORDS, DAY), partitions.name_of(partitions.ENTRIES, DAY)]
+    return [*HOT, *(partitions.name_of(table, DAY) for table in days)]
 
 
 def rows(sql: str, *parameters: Any) -> list[Any]:
@@ -151,6 +156,7 @@ WRITERS = {
     "metering/records.py": {"usagerecord"},
     "metering/ingest.py": {"usagebatch"},
     "metering/rollups.py": {"usagehour", "usagebatch"},
+    "metering/adjusting.py": {"adjustment", "adjustedrecord"},
     "metering/quarantine.py": {"quarantinedrecord"},
     "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
     "metering/duplicates.py": {"duplicatebatch"},

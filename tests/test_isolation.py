@@ -27,7 +27,7 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
-from tests.usage import DAY, GATEWAYS, Gateway, counted, put, record, used
+from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -50,6 +50,9 @@ class Theirs:
         lifecycle.give(self.subscriber.pk, units=1000, valid_until=NOW + DAY, reason=SECRET, at=NOW)
         self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
         self.gateway.charge(record(f"{SECRET}-1"), record(f"{SECRET}-2", subject=f"{SECRET}-who"))
+        path = f"subscribers/s-1/usage-records/{SECRET}-1/correct"
+        corrected = post(self.api, path, {"reason": SECRET, "input_tokens": 90})
+        assert corrected.status_code == 200, corrected.content
         reserve(self.gateway, "ask-1")
         for name in ("t-1", "t-2"):
             event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
@@ -109,11 +112,17 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/usage-windows/{window_id}/resend"): {"reason": "x"},
     ("POST", "/api/v1/usage-windows/{window_id}/close"): {"reason": "x"},
     ("POST", "/api/v1/suspected-repeats/{repeat_id}/dismiss"): {"reason": "x"},
+    ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
+        "reason": "x",
+        "input_tokens": 1,
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
     ("GET", "/api/v1/quarantine"),
     ("GET", "/api/v1/usage-windows"),
+    ("GET", "/api/v1/adjustments"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
@@ -192,6 +201,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         quarantine_id=theirs.quarantined.pk,
         repeat_id=theirs.repeat.pk,
         window_id=theirs.window.pk,
+        record_id=f"{SECRET}-1",
         code=code,
         name="ask-1",
         original="v1/chat",
@@ -227,6 +237,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "metering_usagerecord": by_subscriber,
         "metering_usagehour": by_subscriber,
         "metering_usagebatch": by_operator,
+        "metering_adjustment": by_operator,
+        "metering_adjustedrecord": by_subscriber,
         "metering_quarantinedrecord": by_operator,
         "metering_suspectedrepeat": by_operator,
         "metering_usagewindow": by_operator,

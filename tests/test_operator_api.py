@@ -108,6 +108,13 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
         "on_exhaustion": "stop",
         "overage": {"price_per_million": None, "block": None, "cap": None, "cap_units": None},
         "degrade_to": {"model": None, "tokens_per_minute": None},
+        "outcomes": {
+            "complete": "billed",
+            "client_gone": "billed",
+            "upstream_error": "free",
+            "cached_replay": "free",
+            "blocked": "free",
+        },
         "tax_rate": "0.06",
         "components": [],
         "windows": [],

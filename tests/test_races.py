@@ -17,6 +17,7 @@ import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, connections
+from rest_framework.test import APIClient
 
 from metering import ingest
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
@@ -1016,3 +1017,93 @@ def test_reservations_usage_and_the_sweep_at_once_lose_nothing(
     while reservations.expire_due(operator.pk, at=NOW + DAY):
         pass
     assert not Bucket.objects.filter(subscriber__operator=operator, reserved__gt=0).exists()
+
+
+def test_the_same_record_made_void_several_times_at_once_is_void_once(
+    operator: Operator, gateway: Gateway
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=1_000 * T))
+    api = client_for(make_key(operator))
+    gateway.charge(record("r-1"), record("r-2"))
+
+    answers = at_once(
+        *[partial(adjust, api, "r-1", "void")] * 4, charging(gateway, [record("r-3")])
+    )
+
+    assert len({answer["adjustment"]["batch"] for answer in answers[:4]}) == 1
+    [bucket] = buckets_of(subscriber)
+    assert bucket.used == 240 * T
+
+
+def test_records_made_void_and_corrected_while_others_are_charged(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """The allowance runs dry and is refilled all the time, for whoever remembers what pays."""
+    subscriber = make_subscriber(operator)
+    plan = make_plan(operator, allowance=1_200 * T, on_exhaustion="meter", price_per_million="1.20")
+    subscribe(subscriber, plan)
+    api = client_for(make_key(operator))
+    gateway.charge(*(record(f"old-{nr}") for nr in range(12)))
+
+    def fix(nr: int) -> list[Any]:
+        for which in range(nr, 12, 3):
+            adjust(api, f"old-{which}", "correct", input_tokens=which * 10)
+            if which % 2:
+                adjust(api, f"old-{which}", "void")
+        return []
+
+    at_once(
+        *(partial(fix, nr) for nr in range(3)),
+        *(charging(gateway, *([record(f"new-{nr}-{m}")] for m in range(15))) for nr in range(3)),
+    )
+
+    left = sum(20 + which * 10 for which in range(0, 12, 2))
+    buckets = {bucket.kind: bucket.used // T for bucket in buckets_of(subscriber)}
+    assert sum(buckets.values()) == left + 45 * 120
+
+
+def test_of_a_void_and_a_correction_at_once_the_void_stands(
+    operator: Operator, gateway: Gateway
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10_000 * T))
+    api = client_for(make_key(operator))
+
+    for nr in range(8):
+        gateway.charge(record(f"r-{nr}"))
+        said = [{"input_tokens": tokens, "reason": "x"} for tokens in (10, 500)]
+        path = f"subscribers/s-1/usage-records/r-{nr}/correct"
+        corrections = [partial(post, api, path, body) for body in said]
+        *answers, _ = at_once(*corrections, partial(adjust, api, f"r-{nr}", "void"))
+        assert {answer.status_code for answer in answers} <= {200, 409}
+
+    assert [bucket.used for bucket in buckets_of(subscriber)] == [0]
+
+
+def test_records_made_void_while_their_bucket_ends(operator: Operator, gateway: Gateway) -> None:
+    make_rate_card(operator)
+    subscriber = make_subscriber(operator)
+    api = client_for(make_key(operator))
+    for nr in range(6):
+        end = NOW + (nr + 1) * HOUR
+        lifecycle.give(
+            subscriber.pk, units=240 * T, valid_until=end, reason="x", at=operator.clock_at or NOW
+        )
+        at = end - MINUTE
+        set_clock(operator, at)
+        gateway.charge(*(record(f"r-{nr}-{m}", occurred_at=at) for m in range(2)))
+
+        def end_it(end: dt.datetime = end) -> list[Any]:
+            set_clock(operator, end)
+            return []
+
+        at_once(*(partial(adjust, api, f"r-{nr}-{m}", "void") for m in range(2)), end_it)
+        # Refilled before its end, or not at all: each of the two as it came.
+        assert buckets_of(subscriber)[-1].used in (0, 120 * T, 240 * T)
+
+
+def adjust(api: APIClient, id: str, how: str, **said: Any) -> Any:
+    answer = post(api, f"subscribers/s-1/usage-records/{id}/{how}", {"reason": "x", **said})
+    assert answer.status_code == 200, answer.content
+    return answer.json()

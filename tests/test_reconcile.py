@@ -14,16 +14,19 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from metering import rollups
+from metering.adjusted import ADJUSTED
+from metering.models import UsageRecord
 from metering.reconciliation import CHECKS, EXAMPLES
 from metering.records import RECORDS
 from subscriptions import catalog, lifecycle, partitions, reservations
-from subscriptions.models import Bucket
+from subscriptions.models import Bucket, Subscriber
 from tests.asking import asked
 from tests.factories import (
     NOW,
     client_for,
     local,
     make_gateway_key,
+    make_key,
     make_operator,
     make_plan,
     make_rate_card,
@@ -181,6 +184,11 @@ def live() -> None:
     # Asked before: committed, released, refused, and one that outlives the month.
     carrier.ask("ask-1", "rolling", 20_000)
     carrier.settle("ask-1", "rolling", 15_000)
+    # Calls that failed, with a plan and without, and words of the sender's own.
+    for code in ("rolling", "none"):
+        for word in ("upstream_error", "client_gone", "timed out"):
+            failed = a_record(f"{word}-{code}", code, carrier.now, 3_000)
+            carrier.send([failed | {"outcome": word}])
     carrier.ask("ask-2", "rolling", 20_000)
     carrier.settle("ask-2", "rolling")
     carrier.ask("ask-3", "daily", 10**9)
@@ -208,6 +216,7 @@ def live() -> None:
         name = f"s-{nr}"
         subscribe(make_subscriber(other.operator, name), make_plan(other.operator))
         other.use((name, NOW, 1_000), (name, NOW - HOUR / 4, 1_000))
+    adjust(carrier)
     rollups.fold_all(at=NOW)
     # Open still.
     lifecycle.give(
@@ -221,10 +230,37 @@ def live() -> None:
     other.use(("s-0", NOW, 1_000))
 
 
+def adjust(carrier: Carrier) -> None:
+    """Void and correct what this and last month's buckets of all kinds paid for."""
+    api = client_for(make_key(carrier.operator))
+    own = Subscriber.objects.filter(operator=carrier.operator)
+    paths = dict(own.values_list("pk", "external_id"))
+    rows = UsageRecord.objects.filter(
+        subscriber_id__in=paths, record_id__startswith="r-", units__gt=0
+    )
+    for nr, row in enumerate(rows.order_by("occurred_at", "subscriber_id", "record_id")):
+        if nr % 3:
+            continue
+        path = f"/api/v1/subscribers/{paths[row.subscriber_id]}/usage-records/{row.record_id}"
+        which: dict[str, Any] = {"reason": "a test", "occurred_at": row.occurred_at.isoformat()}
+        steps: list[dict[str, Any]] = [
+            {"output_tokens": 30_000, "reasoning_tokens": 9},
+            {"output_tokens": 90_000},
+        ]
+        for step in steps[: nr % 4]:
+            answer = api.post(f"{path}/correct", which | step, format="json")
+            assert answer.status_code == 200, answer.content
+        if nr % 2:
+            answer = api.post(f"{path}/void", which, format="json")
+            assert answer.status_code == 200, answer.content
+
+
 TABLES = (
     "metering_usagerecord",
     "metering_usagebatch",
     "metering_usagehour",
+    "metering_adjustment",
+    "metering_adjustedrecord",
     "subscriptions_bucket",
     "subscriptions_bucketentry",
     "subscriptions_subscription",
@@ -326,7 +362,8 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 
 # --- not in order -------------------------------------------------------------------------------
 
-RECORD, BATCH, HOURLY, BUCKET, ENTRY, SUBSCRIPTION, PERIOD, RESERVATION, NAME = TABLES
+RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
+SUBSCRIPTION, PERIOD, RESERVATION, NAME = OTHERS
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -411,6 +448,45 @@ FAULTS: list[tuple[str, Fault]] = [
     ("entry_batch", update(BATCH, "charged_at = charged_at + interval '1 second'")),
     ("entry_batch", update(BATCH, f"operator_id = {SOUTH}")),
     ("entry_batch", delete(BATCH)),
+    ("batch_drawn", update(ROW, "units = units - 1", "requests < 0")),
+    ("batch_drawn", update(ENTRY, "units = units - 1", "kind = 5")),
+    ("batch_drawn", delete(ROW)),
+    ("bucket_balance", delete(ENTRY, "kind = 6")),
+    ("bucket_balance", delete(ENTRY, "kind = 5")),
+    ("entry_bucket", update(ENTRY, "units = -units", "kind = 5")),
+    ("entry_bucket", update(ENTRY, "units = -units", "kind = 6")),
+    ("entry_batch", update(DECISION, "made_at = made_at + interval '1 second'")),
+    ("entry_batch", delete(DECISION)),
+    ("reversed_drawn", update(ENTRY, "units = -10 ^ 15", "kind = 5")),
+    ("lapsed", update(ENTRY, "units = units - 1", "kind = 6")),
+    ("lapsed", update(ENTRY, "kind = 3", "kind = 6")),
+    ("lapsed", update(ENTRY, "kind = 6, units = -units", "kind = 5")),
+    ("rows_alternate", delete(ROW, "nr = 2")),
+    ("rows_alternate", delete(ROW, "nr = 1")),
+    ("rows_alternate", update(ROW, "requests = -requests")),
+    ("rows_alternate", update(ROW, "draws = '[]'", "units <> 0")),
+    ("rows_alternate", update(ROW, "batch_id = batch_id + 1", "nr = 2")),
+    ("rows_alternate", update(ROW, "outcome = 'x'", "nr = 1")),
+    ("rows_alternate", update(ROW, "reasoning_tokens = reasoning_tokens + 1", "nr = 2")),
+    ("frozen_within", update(ROW, "draws = '[[-1, -5]]'", "nr = 1 AND units <> 0")),
+    (
+        "frozen_within",
+        update(ROW, "draws = jsonb_build_array(draws -> 0) || draws", "nr = 1 AND units <> 0"),
+    ),
+    ("adjustment_totals", update(DECISION, "records = records + 1")),
+    ("adjustment_totals", update(DECISION, "units = units + 1")),
+    ("adjustment_totals", update(DECISION, "occurred_to = occurred_to + interval '1 second'")),
+    ("adjustment_totals", update(DECISION, f"operator_id = {SOUTH}")),
+    ("adjustment_totals", delete(DECISION)),
+    ("adjustment_totals", again(DECISION, '{"batch_id": -1}', "true")),
+    ("adjustment_moved", update(ROW, "draws = '[]'", "units <> 0")),
+    ("adjustment_moved", delete(ENTRY, "kind = 5")),
+    ("record_units", update(ROW, "output_tokens = output_tokens + 1", "nr = 2")),
+    ("outcome_billed", update(ROW, "outcome = 'blocked'", "nr = 2")),
+    ("weights_hold", update(ROW, "weight_id = -1", "nr = 2")),
+    ("weights_hold", update(ROW, "model = 'qwen/turbo'", "nr = 2")),
+    ("hourly_totals", update(ROW, "output_tokens = output_tokens + 1")),
+    ("hourly_totals", delete(ROW)),
     # Paid by a booster bought later; by a bucket that had ended; by last month's long after it;
     # by an allowance while suspended.
     (
@@ -438,6 +514,12 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     ("record_units", update(RECORD, "output_tokens = output_tokens + 1")),
     ("record_units", update(RECORD, "weight_id = -1")),
+    (
+        "outcome_billed",
+        update(RECORD, "outcome = 'blocked'", "units > 0 AND occurred_at > '2026-06-12'"),
+    ),
+    ("outcome_billed", update(RECORD, "outcome = 'client_gone'", "outcome = 'upstream_error'")),
+    ("outcome_billed", update(RECORD, "outcome = 'other'", "outcome = 'upstream_error'")),
     # A weight that is none, of another pattern, of another version, of another card.
     ("weights_hold", update(RECORD, "weight_id = -1")),
     ("weights_hold", update(RECORD, "model = 'qwen/turbo'", DEEPSEEK)),
@@ -617,6 +699,7 @@ def test_rows_of_no_operator_are_reported_too() -> None:
 
 
 def test_what_retention_dropped_is_no_difference() -> None:
+    rows = drop_before(ADJUSTED, dt.date(2026, 6, 12))
     records = drop_before(RECORDS, dt.date(2026, 6, 12))
     journal = drop_before(partitions.ENTRIES, dt.date(2026, 6, 19))
     try:
@@ -625,6 +708,7 @@ def test_what_retention_dropped_is_no_difference() -> None:
             found = differences(reconcile("--json")[1])
     finally:
         mend(RECORDS, records)
+        mend(ADJUSTED, rows)
         mend(partitions.ENTRIES, journal)
 
     report = json.loads(printed)

@@ -95,6 +95,7 @@ def test_a_receipt_shows_tokens_by_class_times_weight(
         "model": "deepseek/chat",
         "occurred_at": "2026-06-10T04:00:00Z",
         "outcome": "complete",
+        "voided": False,
         "input_tokens": 1000,
         "cached_input_tokens": 333,
         "cache_write_tokens": 100,
@@ -113,6 +114,7 @@ def test_a_receipt_shows_tokens_by_class_times_weight(
             ],
             "buckets": [{"id": uncovered, "kind": "uncovered", "units": "926.175"}],
         },
+        "adjustments": [],
     }
 
 

@@ -10,8 +10,9 @@ from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
-from metering.outcomes import FRUITLESS, Outcome
+from metering.outcomes import FRUITLESS
 from metering.parsing import Count, SourcedUsage, Usage, check
+from subscriptions.outcomes import Outcome
 
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 MAX_COUNT = 1_000_000_000

@@ -24,8 +24,8 @@ from metering.adapters.items import (
 )
 from metering.adapters.openai import ChatUsage, Details, counts_of_chat
 from metering.adapters.reading import Format
-from metering.outcomes import Outcome
 from metering.parsing import Usage
+from subscriptions.outcomes import Outcome
 
 SOURCE = "litellm"
 FAILURES = "litellm/failure"

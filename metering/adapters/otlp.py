@@ -27,8 +27,8 @@ from metering.adapters.items import (
     usage,
 )
 from metering.adapters.reading import Format
-from metering.outcomes import Outcome
 from metering.parsing import Malformed, Usage
+from subscriptions.outcomes import Outcome
 
 SOURCE = "otlp"
 _EPOCH = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)

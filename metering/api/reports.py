@@ -14,7 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from metering import receipts, rollups
-from metering.models import UsageRecord
+from metering.models import Adjustment, UsageRecord
 from subscriptions import registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
@@ -141,14 +141,27 @@ class Receipt(serializers.Serializer[Any]):
     buckets = ReceiptDraw(many=True)
 
 
+class AdjustmentStep(serializers.Serializer[Any]):
+    """What was changed of a record after it was charged."""
+
+    batch = serializers.CharField()
+    kind = serializers.ChoiceField(choices=[kind.name.lower() for kind in Adjustment.Kind])
+    reason = serializers.CharField()
+    made_by = serializers.CharField(help_text="the name of the key")
+    made_at = Instant()
+    units_before = serializers.CharField()
+    units_after = serializers.CharField()
+
+
 class RecordRow(serializers.Serializer[Any]):
-    """A usage record with its receipt."""
+    """A usage record as it is in force, with its receipt; one that is void counts nothing."""
 
     id = serializers.CharField()
     subject = serializers.CharField()
     model = serializers.CharField()
     occurred_at = Instant()
     outcome = serializers.CharField(allow_null=True)
+    voided = serializers.BooleanField()
     input_tokens = serializers.IntegerField()
     cached_input_tokens = serializers.IntegerField()
     cache_write_tokens = serializers.IntegerField()
@@ -156,6 +169,7 @@ class RecordRow(serializers.Serializer[Any]):
     reasoning_tokens = serializers.IntegerField()
     units = serializers.CharField()
     receipt = Receipt()
+    adjustments = AdjustmentStep(many=True)
 
 
 class RecordsBody(serializers.Serializer[Any]):

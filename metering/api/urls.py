@@ -3,6 +3,7 @@
 from django.urls import path
 
 from metering.api import (
+    adjustments,
     authorize,
     events,
     quarantine,
@@ -27,6 +28,15 @@ urlpatterns = [
     path("events/batch", events.EventBatches.as_view()),
     path("subscribers/<str:external_id>/usage", reports.UsageDoor.as_view()),
     path("subscribers/<str:external_id>/usage-records", reports.UsageRecordsDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/usage-records/<path:record_id>/void",
+        adjustments.VoidDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/usage-records/<path:record_id>/correct",
+        adjustments.CorrectDoor.as_view(),
+    ),
+    path("adjustments", adjustments.AdjustmentsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
     path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),

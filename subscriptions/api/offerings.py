@@ -17,6 +17,7 @@ from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, TaxRate, Text, Units
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
 from subscriptions.models import Booster, Plan, PlanWindow
+from subscriptions.outcomes import USUAL, Billing, Outcome
 from subscriptions.policies import Window, windows_of
 
 MAX_VALID_DAYS = 3660
@@ -79,6 +80,23 @@ class RateLimitBody(serializers.Serializer[Any]):
     )
 
 
+def _billing(outcome: Outcome) -> serializers.ChoiceField:
+    """`billed` or `free`; as is usual where it is left out."""
+    return serializers.ChoiceField(
+        choices=[billing.value for billing in Billing], default=USUAL[outcome]
+    )
+
+
+class OutcomesBody(serializers.Serializer[Any]):
+    """Whether usage that ended so is charged; with any other word it is."""
+
+    complete = serializers.ChoiceField(choices=[Billing.BILLED.value], default=Billing.BILLED.value)
+    client_gone = _billing(Outcome.CLIENT_GONE)
+    upstream_error = _billing(Outcome.UPSTREAM_ERROR)
+    cached_replay = _billing(Outcome.CACHED_REPLAY)
+    blocked = _billing(Outcome.BLOCKED)
+
+
 class ComponentBody(serializers.Serializer[Any]):
     name = Text(max_length=200)
     price = Price()
@@ -101,6 +119,7 @@ class PlanBody(serializers.Serializer[Any]):
     on_exhaustion = _choice(Plan.OnExhaustion.values)
     overage = OverageBody(required=False, allow_null=True)
     degrade_to = DegradeBody(required=False, allow_null=True)
+    outcomes = OutcomesBody(required=False, allow_null=True)
     tax_rate = TaxRate(default=Decimal("0.06"))
     components = serializers.ListField(
         child=ComponentBody(), required=False, allow_null=True, max_length=20
@@ -120,6 +139,7 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     components = said.pop("components", None) or []
     windows = said.pop("windows", None) or []
     rate_limit = said.pop("rate_limit", None) or {}
+    outcomes = said.pop("outcomes", None)
     return catalog.PlanTerms(
         **said,
         price_per_million=overage.get("price_per_million"),
@@ -132,6 +152,7 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
         requests_per_minute=rate_limit.get("requests_per_minute"),
         tokens_per_minute=rate_limit.get("tokens_per_minute"),
         limits_fail_closed=rate_limit.get("when_unavailable") == "closed",
+        outcomes=dict(USUAL if outcomes is None else outcomes),
         components=tuple(catalog.Component(**component) for component in components),
         windows=tuple(
             Window(window["per"], window["units"], window["kind"] == "sliding")
@@ -171,6 +192,7 @@ def show_plan(plan: Plan) -> dict[str, Any]:
                 "model": plan.degrade_model or None,
                 "tokens_per_minute": plan.degrade_tokens_per_minute,
             },
+            "outcomes": {word: plan.outcomes.get(word, Billing.BILLED.value) for word in USUAL},
             "components": [
                 {"name": c.name, "price": c.price, "tax_rate": c.tax_rate} for c in components
             ],

@@ -89,6 +89,8 @@ class BucketEntry(models.Model):
         USAGE = 2  # leaves: drawn by usage records
         ROLLOVER = 3  # leaves: moved to the next period's rollover bucket
         WITHDRAWAL = 4  # leaves: a grant taken back before it could be used
+        REVERSAL = 5  # enters: drawn for usage that is void or less by now
+        LAPSE = 6  # leaves, with a reversal into a bucket that has ended: nobody may use it
 
     pk = models.CompositePrimaryKey("subscriber_id", "batch_id", "bucket_id", "kind", "charged_at")
     subscriber_id = models.BigIntegerField()

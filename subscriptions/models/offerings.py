@@ -135,6 +135,8 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     requests_per_minute = models.PositiveIntegerField(null=True, blank=True)
     tokens_per_minute = models.PositiveBigIntegerField(null=True, blank=True)
     limits_fail_closed = models.BooleanField(default=False)
+    # `billed` or `free` by outcome; what is not named is billed.
+    outcomes = models.JSONField(default=dict)
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )
