@@ -8,7 +8,7 @@ from metering.migrations._sql import CREATE_ADJUSTED, DROP_ADJUSTED
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("metering", "0003_suspected_repeats"),
+        ("metering", "0004_few_in_one_message"),
         ("subscriptions", "0009_journal_takes_back"),
     ]
 
