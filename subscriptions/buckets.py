@@ -619,7 +619,10 @@ class Covered(NamedTuple):
 
 def cover(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> Covered | None:
     """The draw of demands that one bucket each covers, for a caller that sends it with other
-    things; None where some demand needs the window way. Locks nothing. Raises Raced."""
+    things; None where some demand needs the window way, or costs nothing: no draw would put to the
+    test what is known of it. Locks nothing. Raises Raced."""
+    if not all(demand.units for demand in demands):
+        return None
     demands.sort(key=_demand_order)
     _check_picks(demands, at=at, grace=grace)
     picks, found = _picks(demands), []
