@@ -28,16 +28,19 @@ from metering.asking import Request
 from metering.combining import Combiner
 from metering.committing import Answer, Order
 from metering.context import Caller
-from subscriptions import clock
+from subscriptions import clock, pgarrays, warm
 from subscriptions.errors import DomainError, NotFound
 
 
 def _ask_together(caller: Caller, requests: Sequence[Request]) -> list[Answer]:
-    return asking.reserve(caller, requests, wall=clock.wall())
+    with warm.connection():
+        return asking.reserve(caller, requests, wall=clock.wall())
 
 
 def _commit_together(caller: Caller, orders: Sequence[Order]) -> list[Answer]:
-    return committing.commit(caller, orders, wall=clock.wall())
+    with warm.connection():
+        pgarrays.revive()
+        return committing.commit(caller, orders, wall=clock.wall())
 
 
 # What comes at the same moment shares a transaction, as single records do.
