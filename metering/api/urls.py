@@ -9,6 +9,7 @@ from metering.api import (
     rate_cards,
     repeats,
     reports,
+    reratings,
     reservations,
     usage_records,
 )
@@ -31,6 +32,9 @@ urlpatterns = [
         "subscribers/<str:external_id>/usage-records/<path:record_id>/correct",
         adjustments.CorrectDoor.as_view(),
     ),
+    path("re-ratings", reratings.ReratingsDoor.as_view()),
+    path("re-ratings/<int:run_id>", reratings.ReratingDoor.as_view()),
+    path("re-ratings/<int:run_id>/apply", reratings.ReratingApplyDoor.as_view()),
     path("adjustments", adjustments.AdjustmentsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
