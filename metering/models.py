@@ -127,6 +127,55 @@ class Adjustment(models.Model):
         return f"{self.get_kind_display()} {self.batch_id}"
 
 
+class Rerating(models.Model):
+    """A range of usage under another rate card: previewed, then applied as it was previewed.
+
+    Written by metering/rerating.py only.
+    """
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="+")
+    rate_card = models.CharField(max_length=64)  # the code of the card that is to weigh
+    replaces = models.CharField(max_length=64, blank=True, default="")  # only what this one weighed
+    since = models.DateTimeField()
+    until = models.DateTimeField()
+    card_stamp = models.BigIntegerField()  # the operator's newest card version at the preview
+    reason = models.CharField(max_length=500)
+    made_by = models.CharField(max_length=100)
+    made_at = models.DateTimeField()
+    applied_at = models.DateTimeField(null=True)
+
+    objects: models.Manager[Rerating]
+
+    def __str__(self) -> str:
+        return f"re-rating {self.pk}"
+
+
+class ReratingShare(models.Model):
+    """What a re-rating changes for one subscriber; `batch_id` is null until it is applied.
+
+    `digest` is of all that is in force in the range: applied only while that stays the same.
+    """
+
+    pk = models.CompositePrimaryKey("subscriber_id", "run_id")
+    subscriber_id = models.BigIntegerField()
+    run_id = models.BigIntegerField()
+    records = models.IntegerField()  # that change
+    units_before = units_field()
+    units_after = units_field()
+    digest = models.BinaryField(max_length=32)
+    batch_id = models.BigIntegerField(null=True)
+
+    objects: models.Manager[ReratingShare]
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["run_id", "subscriber_id"], name="rerating_shares"),
+        ]
+
+    def __str__(self) -> str:
+        return f"of re-rating {self.run_id}"
+
+
 class AdjustedRecord(models.Model):
     """A row against a usage record, or in its place: a record itself is never edited.
 

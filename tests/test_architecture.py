@@ -157,6 +157,7 @@ WRITERS = {
     "metering/ingest.py": {"usagebatch"},
     "metering/rollups.py": {"usagehour", "usagebatch"},
     "metering/adjusting.py": {"adjustment", "adjustedrecord"},
+    "metering/rerating.py": {"rerating", "reratingshare"},
     "metering/quarantine.py": {"quarantinedrecord"},
     "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
     "metering/duplicates.py": {"duplicatebatch"},

@@ -53,6 +53,9 @@ class Theirs:
         path = f"subscribers/s-1/usage-records/{SECRET}-1/correct"
         corrected = post(self.api, path, {"reason": SECRET, "input_tokens": 90})
         assert corrected.status_code == 200, corrected.content
+        order = {"since": (NOW - DAY).isoformat(), "until": (NOW + DAY).isoformat()}
+        order |= {"rate_card": "standard", "reason": SECRET}
+        self.run = post(self.api, "re-ratings", order).json()
         reserve(self.gateway, "ask-1")
         for name in ("t-1", "t-2"):
             event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
@@ -112,6 +115,8 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/usage-windows/{window_id}/resend"): {"reason": "x"},
     ("POST", "/api/v1/usage-windows/{window_id}/close"): {"reason": "x"},
     ("POST", "/api/v1/suspected-repeats/{repeat_id}/dismiss"): {"reason": "x"},
+    ("GET", "/api/v1/re-ratings/{run_id}"): None,
+    ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
         "input_tokens": 1,
@@ -147,6 +152,12 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/subscribers/batch"): [
         {"external_id": "s-1", "name": "ours", "subjects": ["user-s-1"], "plan": "light"}
     ],
+    ("POST", "/api/v1/re-ratings"): {
+        "rate_card": "standard",
+        "since": "2026-06-01T00:00:00Z",
+        "until": "2026-07-01T00:00:00Z",
+        "reason": "ours",
+    },
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
 }
@@ -202,6 +213,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         repeat_id=theirs.repeat.pk,
         window_id=theirs.window.pk,
         record_id=f"{SECRET}-1",
+        run_id=theirs.run["id"],
         code=code,
         name="ask-1",
         original="v1/chat",
@@ -238,6 +250,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "metering_usagehour": by_subscriber,
         "metering_usagebatch": by_operator,
         "metering_adjustment": by_operator,
+        "metering_rerating": by_operator,
+        "metering_reratingshare": by_subscriber,
         "metering_adjustedrecord": by_subscriber,
         "metering_quarantinedrecord": by_operator,
         "metering_suspectedrepeat": by_operator,

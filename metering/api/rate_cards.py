@@ -99,6 +99,12 @@ SELECT EXISTS (
       AND r.weight_id = ANY (ARRAY(
           SELECT w.id FROM subscriptions_ratecardweight w WHERE w.rate_card_id = ANY (%(cards)s)
       ))
+    UNION ALL
+    SELECT FROM metering_adjustedrecord r
+    WHERE r.occurred_at >= %(instant)s
+      AND r.weight_id = ANY (ARRAY(
+          SELECT w.id FROM subscriptions_ratecardweight w WHERE w.rate_card_id = ANY (%(cards)s)
+      ))
 )
 """
 
