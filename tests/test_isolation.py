@@ -53,9 +53,6 @@ class Theirs:
         path = f"subscribers/s-1/usage-records/{SECRET}-1/correct"
         corrected = post(self.api, path, {"reason": SECRET, "input_tokens": 90})
         assert corrected.status_code == 200, corrected.content
-        order = {"since": (NOW - DAY).isoformat(), "until": (NOW + DAY).isoformat()}
-        order |= {"rate_card": "standard", "reason": SECRET}
-        self.run = post(self.api, "re-ratings", order).json()
         reserve(self.gateway, "ask-1")
         for name in ("t-1", "t-2"):
             event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
@@ -66,6 +63,9 @@ class Theirs:
             **dict.fromkeys(("requests", "input_tokens", "output_tokens"), 9),
         }
         self.gateway.send(counters, path="/api/v1/usage-counters")
+        order = {"since": (NOW - DAY).isoformat(), "until": (NOW + DAY).isoformat()}
+        order |= {"rate_card": "standard", "reason": SECRET}
+        self.run = post(self.api, "re-ratings", order).json()
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
