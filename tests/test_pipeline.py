@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import psycopg
@@ -15,6 +16,7 @@ from subscriptions.pipeline import Statement
 KEEP = Statement("test_keep", "INSERT INTO kept (n) VALUES ($1::bigint) RETURNING n")
 COUNT = Statement("test_count", "SELECT count(*) FROM kept")
 DIVIDE = Statement("test_divide", "SELECT 1 / $1::bigint")
+SLEEP = Statement("test_sleep", "SELECT pg_sleep(60)")
 ECHO = Statement("test_echo", "SELECT $1::bigint[]")
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -83,6 +85,36 @@ def test_a_connection_that_died_is_replaced() -> None:
         pgarrays.revive()
 
         assert pipeline.run([(DIVIDE, [pack_int8(1)])]) == [[pack_int8(1)]]
+
+
+def test_a_server_process_that_ends_in_the_middle_is_an_error_and_is_replaced() -> None:
+    with warm.connection():
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(end_once_asleep, pid)
+            with pytest.raises(psycopg.OperationalError):
+                pipeline.run([(SLEEP, []), (DIVIDE, [pack_int8(1)])])
+            assert ended.result(60)
+        pgarrays.revive()
+
+        assert pipeline.run([(DIVIDE, [pack_int8(1)])]) == [[pack_int8(1)]]
+
+
+def end_once_asleep(pid: int) -> bool:
+    try:
+        with connection.cursor() as cursor:
+            asleep, until = False, time.monotonic() + 60
+            while not asleep and time.monotonic() < until:
+                cursor.execute(
+                    "SELECT wait_event = 'PgSleep' FROM pg_stat_activity WHERE pid = %s", [pid]
+                )
+                asleep = bool(cursor.fetchone()[0])
+            cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+            return bool(cursor.fetchone()[0])
+    finally:
+        connection.close()
 
 
 @pytest.mark.parametrize("values", [[], [5], [-(2**63), 0, 2**63 - 1]])
