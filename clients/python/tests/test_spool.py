@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -9,7 +10,10 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
+from queue import Queue
+from types import FrameType
 
 import pytest
 from hypothesis import given
@@ -35,6 +39,12 @@ def sent_by(spool: Spool) -> list[list[bytes]]:
         batches.append(spool.read(batch))
         spool.remove(batch)
     return batches
+
+
+def send(spool: Spool, sent: Queue[bytes]) -> None:
+    for batch in sent_by(spool):
+        for record in batch:
+            sent.put(record)
 
 
 def files_in(folder: Path) -> list[str]:
@@ -84,6 +94,50 @@ def test_of_a_file_cut_anywhere_every_whole_record_comes_out(lines: list[bytes],
         spool.release()
 
         assert [one for batch in batches for one in batch] == lines[:whole]
+
+
+class SignalAfter:
+    """Raises as a signal's handler would: Python runs one after any call. `calls`: which."""
+
+    def __init__(self, calls: int) -> None:
+        self.left = calls
+
+    def __call__(self, frame: FrameType, event: str, called: object) -> None:
+        if event in ("call", "c_return"):
+            self.left -= 1
+            if not self.left:
+                raise SystemExit
+
+
+def test_a_signal_that_ends_an_append_anywhere_loses_nothing_and_stops_nobody(
+    tmp_path: Path,
+) -> None:
+    for calls in itertools.count(1):
+        spool = spool_in(tmp_path / str(calls), batch_records=2)
+        said: list[bytes] = []
+        sys.setprofile(SignalAfter(calls))
+        try:
+            for nr in range(5):
+                spool.append(b'"%d"' % nr)
+                said.append(b'"%d"' % nr)
+        except SystemExit:
+            pass
+        finally:
+            sys.setprofile(None)
+
+        sent: Queue[bytes] = Queue()
+        sender = threading.Thread(target=send, args=(spool, sent), daemon=True)
+        sender.start()
+        sender.join(5)
+        assert not sender.is_alive(), "the spool stayed locked"
+        assert list(sent.queue)[: len(said)] == said
+        # The one that was interrupted is perhaps there as well.
+        assert sent.qsize() <= len(said) + 1
+        assert (spool.waiting_bytes, files_in(spool.folder)) == (0, [])
+        spool.release()
+        if len(said) == 5:
+            assert calls > 50
+            return
 
 
 def test_a_damaged_line_is_kept_and_the_others_are_sent(tmp_path: Path) -> None:

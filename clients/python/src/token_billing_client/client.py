@@ -138,7 +138,10 @@ class Client:
             return
         self._close_by = time.monotonic() + self._close_seconds
         self._closing.set()
-        self._spool.close()
+        try:
+            self._spool.close()
+        except SpoolError as error:
+            log.error("%s", error)
         for thread in self._threads:
             thread.join(max(0.0, self._close_by - time.monotonic()) + 0.1)
         atexit.unregister(self.close)

@@ -54,7 +54,9 @@ class Spool:
         self._batch_records = batch_records
         self._batch_bytes = batch_bytes
         self._max_bytes = max_bytes
-        self._changed = threading.Condition()
+        # Entered as it is: a signal that raises while a Condition is entered would leave it locked.
+        self._mutex = threading.RLock()
+        self._changed = threading.Condition(self._mutex)
         self._growing: Stored | None = None
         self._sealed: deque[Stored] = deque()
         self._unsynced: set[Path] = set()
@@ -77,7 +79,7 @@ class Spool:
                 f"the record has {len(record)} bytes, a batch at most {self._batch_bytes}"
             )
         line = b"%08x %s\n" % (zlib.crc32(record), record)
-        with self._changed:
+        with self._mutex:
             if self._closed:
                 raise SpoolError(f"{self.folder} was closed")
             if self._bytes + len(line) > self._max_bytes:
@@ -121,6 +123,9 @@ class Spool:
             except OSError:
                 self._seal()  # nothing may follow the torn line
             raise
+        except BaseException:
+            self._seal()  # likewise: a signal came, and how much was written is not known
+            raise
         batch.size += written
         self._bytes += written
 
@@ -134,7 +139,7 @@ class Spool:
 
     def sync(self) -> None:
         """Return when all that was appended before is on the disk itself. Raises SpoolError."""
-        with self._changed:
+        with self._mutex:
             unsynced, self._unsynced = self._unsynced, set()
         try:
             with self._told("cannot be written"):
@@ -144,7 +149,7 @@ class Spool:
                 if unsynced:
                     _fsync(self.folder)
         except SpoolError:
-            with self._changed:
+            with self._mutex:
                 self._unsynced |= unsynced
             raise
 
@@ -155,7 +160,7 @@ class Spool:
 
         It stays the oldest until it is `remove`d or `set_aside`.
         """
-        with self._changed:
+        with self._mutex:
             while not self._sealed:
                 left = None
                 if self._growing is not None and self._growing.records:
@@ -189,24 +194,23 @@ class Spool:
 
     def remove(self, batch: Stored) -> None:
         """The platform has it. Raises SpoolError, and it may be sent again then: harmless."""
-        self._forget(batch)
-        with self._told("cannot be written"):
+        with self._mutex, self._told("cannot be written"):
+            self._forget(batch)
             batch.path.unlink(missing_ok=True)
 
     def set_aside(self, batch: Stored) -> Path:
         """Keep what the platform will never take out of the way; answers where."""
-        self._forget(batch)
         aside = batch.path.with_name(f"refused-{time.time_ns()}{_SUFFIX}")
-        with self._told("cannot be written"):
+        with self._mutex, self._told("cannot be written"):
+            self._forget(batch)
             return batch.path.rename(aside)
 
     def _forget(self, batch: Stored) -> None:
-        with self._changed:
-            assert self._sealed[0] is batch
-            self._sealed.popleft()
-            self._bytes -= batch.size
-            self._unsynced.discard(batch.path)
-            self._changed.notify_all()
+        assert self._sealed[0] is batch
+        self._sealed.popleft()
+        self._bytes -= batch.size
+        self._unsynced.discard(batch.path)
+        self._changed.notify_all()
 
     # --- both -------------------------------------------------------------------------------------
 
@@ -218,7 +222,7 @@ class Spool:
     def drain(self, *, seconds: float) -> bool:
         """Have all that is stored now sent without waiting for more; whether it was, in time."""
         deadline = time.monotonic() + seconds
-        with self._changed:
+        with self._mutex:
             if self._growing is not None and self._growing.records:
                 self._seal()
             last = self._sealed[-1].path if self._sealed else None
@@ -230,14 +234,25 @@ class Spool:
         return True
 
     def close(self) -> None:
-        """No more appends; what is stored can still be taken."""
-        with self._changed:
+        """No more appends; what is stored can still be taken. Raises SpoolError.
+
+        The folder says what is stored: a signal may have ended an append between any two steps.
+        """
+        with self._mutex:
             self._closed = True
             self._changed.notify_all()
+            self._seal()
+            known = {batch.path: batch for batch in self._sealed}
+            with self._told("cannot be read"):
+                paths = sorted(self.folder.glob(_NAMES))
+                self._sealed = deque(known.get(path) or Stored(path) for path in paths)
+                for batch in self._sealed:
+                    batch.size = batch.path.stat().st_size
+            self._bytes = sum(batch.size for batch in self._sealed)
 
     def release(self) -> None:
         """Let another process have the folder."""
-        with self._changed:
+        with self._mutex:
             self._closed = True
             self._seal()
             if self._lock >= 0:
