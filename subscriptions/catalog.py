@@ -78,6 +78,7 @@ class PlanTerms:
     collect: str = Plan.Collect.AT_CLOSE
     rollover: str = Plan.Rollover.NONE
     on_exhaustion: str = Plan.OnExhaustion.STOP
+    refund: str = Plan.Refund.NONE
     price_per_million: Decimal | None = None
     block_units: int | None = None
     block_price: Money | None = None
@@ -123,6 +124,7 @@ def publish_plan(
         collect=terms.collect,
         rollover=terms.rollover,
         on_exhaustion=terms.on_exhaustion,
+        refund=terms.refund,
         price_per_million=terms.price_per_million,
         block_units=terms.block_units,
         block_price=terms.block_price,
@@ -196,6 +198,7 @@ def terms_of(plan: Plan) -> PlanTerms:
         collect=plan.collect,
         rollover=plan.rollover,
         on_exhaustion=plan.on_exhaustion,
+        refund=plan.refund,
         price_per_million=plan.price_per_million,
         block_units=plan.block_units,
         block_price=plan.block_price,

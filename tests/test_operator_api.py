@@ -106,6 +106,7 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
         "collect": "at_close",
         "rollover": "none",
         "on_exhaustion": "stop",
+        "refund": "none",
         "overage": {"price_per_million": None, "block": None, "cap": None, "cap_units": None},
         "degrade_to": {"model": None, "tokens_per_minute": None},
         "outcomes": {

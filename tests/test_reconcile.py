@@ -216,6 +216,26 @@ def live() -> None:
         name = f"s-{nr}"
         subscribe(make_subscriber(other.operator, name), make_plan(other.operator))
         other.use((name, NOW, 1_000), (name, NOW - HOUR / 4, 1_000))
+    # Upgraded and ended in the middle of a period.
+    make_plan(
+        operator,
+        "more",
+        allowance=2 * MILLION,
+        price=yuan("20"),
+        on_exhaustion="blocks",
+        block_units=400_000_000,
+        block_price=yuan("1"),
+    )
+    for name in ("up", "gone"):
+        sold = subscribe(make_subscriber(operator, name), plans["meter"])
+        carrier.use((name, carrier.now, 1_100_000))
+        if name == "up":
+            lifecycle.upgrade(sold.subscriber_id, sold.id, "more", at=carrier.now)
+        else:
+            lifecycle.end_now(
+                sold.subscriber_id, sold.id, at=carrier.now, reason="cancelled", refund=True
+            )
+        carrier.use((name, carrier.now, 1_100_000))
     adjust(carrier)
     rollups.fold_all(at=NOW)
     # Open still.
@@ -267,6 +287,8 @@ TABLES = (
     "subscriptions_subscriptionperiod",
     "subscriptions_reservation",
     "subscriptions_reservationname",
+    "subscriptions_upgrade",
+    "subscriptions_ending",
 )
 
 
@@ -363,7 +385,7 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 # --- not in order -------------------------------------------------------------------------------
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
-SUBSCRIPTION, PERIOD, RESERVATION, NAME = OTHERS
+SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING = OTHERS
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -596,6 +618,18 @@ FAULTS: list[tuple[str, Fault]] = [
     ("periods_follow", update(PERIOD, "starts_at = starts_at - interval '1 hour'")),
     ("periods_follow", update(PERIOD, "ends_at = ends_at + interval '1 hour'")),
     ("periods_follow", delete(PERIOD)),
+    ("upgrade_granted", update(UPGRADE, "days = days - 1")),
+    ("upgrade_granted", update(UPGRADE, "units = units + 1000")),
+    ("upgrade_granted", update(UPGRADE, "nr = nr + 1")),
+    ("upgrade_granted", update(UPGRADE, "at = at + interval '1 hour'")),
+    ("upgrade_granted", update(BUCKET, "kind = 'gift'", "grant_key LIKE 'upgrade:%'")),
+    ("ending_withdrawn", update(ENDING, "unused = unused + 1")),
+    ("ending_withdrawn", update(ENDING, "granted = granted - 1")),
+    ("ending_withdrawn", update(ENDING, "at = at - interval '1 hour'")),
+    (
+        "ending_withdrawn",
+        update(SUBSCRIPTION, "ends_at = ends_at + interval '1 s'", "ends_at IS NOT NULL"),
+    ),
     ("opened_until", update(SUBSCRIPTION, "opened_until = opened_until + interval '1 day'")),
     ("opened_until", delete(PERIOD, "ends_at = '2026-07-31T16:00Z'")),
 ]

@@ -117,6 +117,7 @@ class PlanBody(serializers.Serializer[Any]):
     collect = _choice(Plan.Collect.values)
     rollover = _choice(Plan.Rollover.values)
     on_exhaustion = _choice(Plan.OnExhaustion.values)
+    refund = _choice(Plan.Refund.values)
     overage = OverageBody(required=False, allow_null=True)
     degrade_to = DegradeBody(required=False, allow_null=True)
     outcomes = OutcomesBody(required=False, allow_null=True)
@@ -180,6 +181,7 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             "collect": plan.collect,
             "rollover": plan.rollover,
             "on_exhaustion": plan.on_exhaustion,
+            "refund": plan.refund,
             "tax_rate": plan.tax_rate,
             "created_at": plan.created_at,
             "overage": {

@@ -1,6 +1,7 @@
 """Tables of this room, one file per subject."""
 
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
+from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -24,6 +25,7 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Ending",
     "Gateway",
     "IdempotentRequest",
     "Operator",
@@ -40,4 +42,5 @@ __all__ = [
     "Subscription",
     "SubscriptionPeriod",
     "Suspension",
+    "Upgrade",
 ]

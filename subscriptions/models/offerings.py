@@ -104,6 +104,10 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
         BLOCKS = "blocks"
         DEGRADE = "degrade"
 
+    class Refund(models.TextChoices):
+        NONE = "none"
+        UNUSED = "unused"
+
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="plans")
     code = models.CharField(max_length=64)
     version = models.PositiveIntegerField()
@@ -120,6 +124,9 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     on_exhaustion = models.CharField(
         max_length=10, choices=OnExhaustion.choices, default=OnExhaustion.STOP
     )
+    # What a subscriber who ends it within a period gets back: nothing, or all of the price where
+    # nothing is used within 7 days and else the share of the units that are not.
+    refund = models.CharField(max_length=10, choices=Refund.choices, default=Refund.NONE)
     price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=14, decimal_places=6, null=True, blank=True
     )
