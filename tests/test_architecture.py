@@ -162,6 +162,7 @@ WRITERS = {
     "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
     "metering/duplicates.py": {"duplicatebatch"},
     "metering/usage_windows.py": {"usagewindow", "usagecounter", "windowevent"},
+    "billing/ledger.py": {"account", "posting", "entry"},
 }
 MODELS = {
     model.__name__: model._meta.db_table
