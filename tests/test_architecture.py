@@ -57,6 +57,7 @@ DAY = dt.date(2026, 6, 10)
 ACROSS_SUBSCRIBERS = {
     "subscription_opening_queue",
     "period_turn_queue",
+    "period_close_queue",
     "outbox_queue",
     "reservation_expiry_queue",
     "adjustment_list",
@@ -163,6 +164,8 @@ WRITERS = {
     "metering/duplicates.py": {"duplicatebatch"},
     "metering/usage_windows.py": {"usagewindow", "usagecounter", "windowevent"},
     "billing/ledger.py": {"account", "posting", "entry"},
+    "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
+    "billing/closing.py": {"closechunk"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

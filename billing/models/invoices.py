@@ -147,6 +147,14 @@ class InvoiceLine(models.Model):
     objects: models.Manager[InvoiceLine]
 
     class Meta:
+        indexes = [
+            # What of a bucket is billed already.
+            models.Index(
+                fields=["subscriber_id", "bucket_id"],
+                name="invoice_line_of_bucket",
+                condition=Q(bucket_id__isnull=False),
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(
                 fields=["subscriber_id", "bucket_id"],
