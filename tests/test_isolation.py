@@ -69,8 +69,13 @@ class Theirs:
         order |= {"rate_card": "standard", "reason": SECRET}
         self.run = post(self.api, "re-ratings", order).json()
         with transaction.atomic():
-            span = {"first_subscriber": self.subscriber.pk, "last_subscriber": self.subscriber.pk}
-            invoicing.bill(self.operator, **span, ended_by=NOW + 30 * DAY, at=NOW)
+            invoicing.bill(
+                self.operator,
+                first_subscriber=self.subscriber.pk,
+                last_subscriber=self.subscriber.pk,
+                ended_by=NOW + 30 * DAY,
+                at=NOW,
+            )
         self.number = Invoice.objects.get().number
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
