@@ -71,17 +71,24 @@ class Marks:
 
 
 def skewed(population: Population, rng: random.Random) -> Iterator[int]:
-    """Whose record comes next, without end: conversations as long as in the Mooncake trace.
+    """Whose record comes next, without end: the Mooncake trace's subscribers, hour after hour.
 
-    Each belongs to somebody drawn at random, and is mixed with those that run at the same time.
+    As many as there, anybody among the population, each with as many requests an hour as there;
+    they come one subscriber's with another's, as far apart as there. Who is busy stays busy.
     """
-    weights = traces.subject_weights(1000, busy=0, busy_share=0.0)
-    lengths = [round(weight / weights[0]) for weight in weights]
-    everybody = range(population.size)
+    busy = rng.sample(range(population.size), min(traces.MOONCAKE_SUBJECTS, population.size))
+    weights = traces.subject_weights(len(busy), busy=0, busy_share=0.0)
+    requests = [round(weight / weights[0]) for weight in weights]
+    hour = list(zip(busy, requests, strict=True))
     while True:
+        rng.shuffle(hour)
         part: list[int] = []
-        while len(part) < MIXED:
-            part += [rng.choice(everybody)] * rng.choice(lengths)
+        for owner, times in hour:
+            part += [owner] * times
+            if len(part) >= MIXED:
+                rng.shuffle(part)
+                yield from part
+                part = []
         rng.shuffle(part)
         yield from part
 

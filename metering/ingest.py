@@ -10,10 +10,13 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import functools
+import operator
 import threading
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
@@ -144,7 +147,7 @@ def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
     standings = known.standings
     if None not in standings:
         owners = {standing[1] for standing in standings if standing}
-        if len({shard_of(owner) for owner in owners}) == 1:
+        if len(set(map(shard_of, owners))) == 1:
             return [range(len(usages))]
     groups: dict[int, list[int]] = defaultdict(list)
     for nr, usage in enumerate(usages):
@@ -462,23 +465,27 @@ class _Attempt:
                     weight.id,
                 )
             )
+        lines.sort(key=_KEY)
         lines = self._once(lines)
         if suspects:
             self._judge(suspects)
-        lines.sort()
         return lines
 
     def _once(self, lines: list[Line]) -> list[Line]:
-        """Each key once: of several in one request the first wins."""
-        keys = {line[:3] for line in lines}
-        if len(keys) == len(lines):
+        """Each key once: of several in one request the first wins. The lines are in key order."""
+        repeated = [
+            nr
+            for nr, (line, next_one) in enumerate(pairwise(lines), start=1)
+            if line[0] == next_one[0] and line[2] == next_one[2] and line[1] == next_one[1]
+        ]
+        if not repeated:
             return lines
-        first: dict[tuple[int, str, str], Line] = {}
-        for line in lines:
-            winner = first.setdefault(line[:3], line)
-            if winner is not line:
-                self._settle_repeat(line[5], records.content_of(winner[6]))
-        return list(first.values())
+        for nr in repeated:
+            # The sort is stable: of equal keys the first in the request comes first.
+            first = bisect_left(lines, lines[nr][:3], key=_KEY)
+            self._settle_repeat(lines[nr][5], records.content_of(lines[first][6]))
+        dropped = set(repeated)
+        return [line for nr, line in enumerate(lines) if nr not in dropped]
 
     def _judge(self, suspects: list[_Suspect]) -> None:
         """Refuse records, but for those that are stored already: these are duplicates."""
@@ -571,6 +578,9 @@ class _Attempt:
             ],
             prepare=True,
         )
+
+
+_KEY = operator.itemgetter(0, 1, 2)
 
 
 class _Suspect(NamedTuple):

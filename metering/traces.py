@@ -200,7 +200,8 @@ LONG_CONTEXT = Profile(
     input_tokens=(891, 894, 901, 964, 2306, 6909, 15368, 27367, 39552, 85401, 121301, 126195),
     output_tokens=(1, 3, 10, 24, 156, 350, 472, 597, 698, 1120, 2000, 2000),
 )
-# Mooncake: of 7,373 conversations this share had at most so many requests in the hour.
+# Mooncake: of so many conversations this share had at most so many requests in the hour.
+MOONCAKE_SUBJECTS = 7373
 _SUBJECT_SHARES = (0.0, 0.694, 0.871, 0.934, 0.961, 0.977, 0.985, 0.992, 0.999, 1.0)
 _SUBJECT_REQUESTS = (1, 1, 2, 3, 4, 5, 6, 8, 17, 43)
 # Mooncake: 38.7 % of the requests follow another of the same conversation. What came before, which

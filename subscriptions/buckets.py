@@ -588,16 +588,18 @@ def draw(
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
     picks = _picks(demands)
     if picks is not None:
-        rows = [
-            (demand.subscriber_id, pick[0], demand.units, pick[1])
-            for demand, pick in zip(demands, picks, strict=True)
+        columns = [
+            [demand.subscriber_id for demand in demands],
+            [pick[0] for pick in picks],
+            [demand.units for demand in demands],
+            [pick[1] for pick in picks],
         ]
     else:
         burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
-        rows = [(*row, -1) for row in burnt]
-    columns = [Int8s(column) for column in zip(*rows, strict=True)]
+        columns = [list(column) for column in zip(*burnt, strict=True)] + [[-1] * len(burnt)]
     sent = Cursor(cursor.connection)
-    sent.execute(_DRAW_SQL, [*columns, Int8(batch_id), at], binary=True, prepare=True)
+    arrays = [Int8s(column) for column in columns]
+    sent.execute(_DRAW_SQL, [*arrays, Int8(batch_id), at], binary=True, prepare=True)
 
     def read() -> Drawn:
         row = sent.fetchone()
