@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0009_journal_takes_back"),
+        ("subscriptions", "0011_only_what_crosses"),
     ]
 
     operations = [
