@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0011_only_what_crosses"),
+        ("subscriptions", "0013_periods_are_closed"),
     ]
 
     operations = [
