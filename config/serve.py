@@ -110,6 +110,7 @@ class Platform:
     def __post_init__(self) -> None:
         self.data = self.data.resolve()
         self._stopping = threading.Event()
+        self._interrupted = False
         self._keepers: list[threading.Thread] = []
         self._lock = -1
         self._attached = False
@@ -178,15 +179,18 @@ class Platform:
 
     def wait(self) -> None:
         """Returns when `interrupt` is called, as from a signal's handler."""
-        self._stopping.wait()
+        # Not by a lock: a signal that another thread was given wakes nobody who waits for one.
+        while not self.interrupted:
+            time.sleep(0.2)
 
     def interrupt(self) -> None:
-        """Asks for the end: waits return, and children end. `stop` has to follow."""
-        self._stopping.set()
+        """Asks for the end: waits return. `stop` has to follow."""
+        # No lock either: a second signal's handler may begin in the middle of the first.
+        self._interrupted = True
 
     @property
     def interrupted(self) -> bool:
-        return self._stopping.is_set()
+        return self._interrupted or self._stopping.is_set()
 
     def stop(self) -> None:
         """Stops web, beat and worker in this order, then leaves the services. Once is enough."""

@@ -128,8 +128,11 @@ def test_it_stands_what_happens_to_it(served: Served) -> None:
     served.up()
     assert served.answers()
 
-    output = served.end(signal.SIGTERM)
+    # Told to stop while it is held: on going on, any of its threads is given the signal.
     assert served.process
+    served.process.send_signal(signal.SIGSTOP)
+    served.process.send_signal(signal.SIGTERM)
+    output = served.end(signal.SIGCONT)
     assert served.process.returncode == 0, output
     assert "Stopping" in output
     eventually(lambda: served.processes() == [])  # the last killed may still be dying
