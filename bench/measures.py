@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import functools
+import json
+import os
 import random
 import re
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -15,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Sum
 
 from bench import load, population, preload, senders
@@ -28,8 +31,8 @@ from bench.senders import Door, Reading, Sent
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
-from subscriptions import clock, lifecycle, partitions
-from subscriptions.models import SubscriptionPeriod
+from subscriptions import buckets, clock, lifecycle, partitions
+from subscriptions.models import Booster, Operator, SubscriptionPeriod
 from subscriptions.partitions import DayTable
 
 # A table like that of the records, which nothing but COPY touches.
@@ -39,6 +42,7 @@ POSTERS = 2
 MATERIAL = 600  # batches, at full scale
 _WARMING = 5
 MILLION = 1_000_000
+DAY = dt.timedelta(days=1)
 
 Owners = Callable[[Population, random.Random], Iterator[int]]
 marks = Marks()
@@ -105,6 +109,12 @@ def _warm(lab: Lab, web: Web, people: Population, material: Material) -> float:
     for _ in range(_WARMING - 1):
         _post(lab, web, people, material.marked_bodies(marks.new()))
     return _post(lab, web, people, material.marked_bodies(marks.new())).sent.rate
+
+
+def _introduce(lab: Lab, web: Web, people: Population) -> None:
+    """Let nearly every process know everybody before a clock starts, as a running platform does."""
+    everybody = load.make(people, load.spread(people, _rng()), 100, with_copies=False)
+    _warm(lab, web, people, everybody)
 
 
 def _make(lab: Lab, people: Population, owners: Owners, *, with_copies: bool) -> Material:
@@ -325,11 +335,7 @@ def single(lab: Lab) -> list[Row]:
         owners = load.skewed(people, _rng())
         material = load.make(people, owners, 20_000, size=1, with_copies=False)
         with lab.platform(database) as web:
-            # Who is asked for here will be known before the clock starts, to nearly every process:
-            # which of them a batch goes to is chance.
-            everybody = load.make(people, load.spread(people, _rng()), 100, with_copies=False)
-            for _ in range(3):
-                _warm(lab, web, people, everybody)
+            _introduce(lab, web, people)
             warm = _post_singles(lab, web, people, material, 2.0)
             material = load.make(
                 people, owners, round(warm.sent.rate * seconds * 1.5), size=1, with_copies=False
@@ -430,6 +436,7 @@ def reserve(lab: Lab) -> list[Row]:
             cursor.execute("VACUUM (ANALYZE) bench_balance")
         seconds = lab.effort.seconds
         with lab.platform(database) as web:
+            _introduce(lab, web, people)
             warm = _reserve(lab, web, people, 3000, 3.0)
             count = round(warm.sent.rate * seconds * 1.5) + 100
             _pgbench(lab, database, people.size, 1.0, _TWO_UPDATES_SCRIPT)
@@ -863,6 +870,155 @@ def opening(lab: Lab) -> list[Row]:
     ]
 
 
+# --- month close ----------------------------------------------------------------------------------
+
+CLOSERS = 2
+# What a close writes, in the order it may be written again.
+CLOSED = (
+    *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
+    *("billing_posting", "billing_entry"),
+    *("subscriptions_subscriptionperiod", "subscriptions_bucket"),
+)
+
+
+def close(lab: Lab) -> list[Row]:
+    """Closing a month with two workers, against INSERT … SELECT of the rows that it wrote."""
+    with lab.database() as database:
+        at = clock.wall() + dt.timedelta(days=32)
+        due = _make_due(lab.effort.of(population.SIZE), at=at)
+        before = _rows()
+        seconds, answers = _close(lab, database, at)
+        written = {table: many - before[table] for table, many in _rows().items()}
+        bare = _insert_again(written)
+    invoices = written["billing_invoice"]
+    most = max(answer["kib"] for answer in answers)
+    opening = max(answer["opening_seconds"] for answer in answers)
+    assert invoices == due, f"{invoices} invoices for {due} subscriptions"
+    return [
+        Row(
+            "close",
+            f"{invoices:,} subscriptions closed by two workers, next period opened",
+            "≤ 4 × INSERT … SELECT, ≥ 1,500/s",
+            f"{invoices / seconds:,.0f} invoices/s with {written['billing_invoiceline']:,} lines"
+            f" ({seconds:.1f} s, opening {opening:.1f} s of it; bare {bare:.1f} s); a worker took"
+            f" {most / 1024:,.0f} MiB",
+            seconds / bare,
+            at_most(seconds / bare, 4.0),
+            {
+                "rows": written,
+                "seconds": round(seconds, 2),
+                "bare_seconds": round(bare, 2),
+                "invoices_per_second": round(invoices / seconds, 1),
+                "workers": answers,
+            },
+        )
+    ]
+
+
+def _make_due(count: int, *, at: dt.datetime) -> int:
+    """Leave `count` subscriptions a period to close by `at`, each with a booster and a gift."""
+    now = clock.wall()
+    operator = Operator.objects.get(code=population.CODE)
+    booster = Booster.objects.filter(operator=operator).order_by("pk").first()
+    assert booster is not None
+    open_ones = SubscriptionPeriod.objects.filter(
+        operator=operator, starts_at__lte=now, ends_at__gt=now, ends_at__lt=at - 3 * DAY
+    )
+    chosen = list(
+        open_ones.order_by("subscriber_id").values_list("subscriber_id", "starts_at")[:count]
+    )
+    with connection.cursor() as cursor:
+        # All else is closed as if by an earlier run, and ends: nothing looks at it here.
+        cursor.execute(
+            "UPDATE subscriptions_subscription SET ends_at = opened_until"
+            " WHERE subscriber_id <> ALL(%s)",
+            [[subscriber_id for subscriber_id, _ in chosen]],
+        )
+        cursor.execute(
+            "UPDATE subscriptions_subscriptionperiod SET closed_at = %s"
+            " WHERE ends_at <= %s OR subscriber_id <> ALL(%s)",
+            [now, now, [subscriber_id for subscriber_id, _ in chosen]],
+        )
+    for first in range(0, len(chosen), 5000):
+        with transaction.atomic():
+            buckets.grant(
+                [
+                    buckets.Grant(
+                        subscriber_id=subscriber_id,
+                        kind=kind,
+                        units=MILLION,
+                        valid_from=now,
+                        valid_until=now + 60 * DAY,
+                        grant_key=key,
+                    )
+                    for subscriber_id, _ in chosen[first : first + 5000]
+                    for kind, key in (("booster", f"booster:{booster.pk}:b"), ("gift", "gift:b"))
+                ],
+                at=now,
+            )
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "VACUUM (ANALYZE) subscriptions_subscription, subscriptions_subscriptionperiod,"
+            " subscriptions_bucket"
+        )
+    return len(chosen)
+
+
+def _rows() -> dict[str, int]:
+    with connection.cursor() as cursor:
+        found = {}
+        for table in CLOSED:
+            cursor.execute(f"SELECT count(*) FROM {table}")
+            found[table] = cursor.fetchone()[0]
+    return found
+
+
+def _close(lab: Lab, database: str, at: dt.datetime) -> tuple[float, list[dict[str, float]]]:
+    """(seconds that the workers take to close what is due, what each says of itself)."""
+    command = [sys.executable, "-m", "bench.closer", population.CODE, at.isoformat()]
+    environment = {**os.environ, "DATABASE_URL": lab.url(database)}
+    workers = [
+        subprocess.Popen(
+            [*command, *job],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=environment,
+            text=True,
+        )
+        for job in [["open"], *[[]] * (CLOSERS - 1)]
+    ]
+    for worker in workers:
+        assert worker.stdout is not None
+        assert worker.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    answers = []
+    for worker in workers:
+        assert worker.stdin is not None
+        worker.stdin.write("go\n")
+        worker.stdin.flush()
+    for worker in workers:
+        answers.append(worker.communicate()[0])
+        assert worker.returncode == 0
+    return time.monotonic() - began, [json.loads(answer) for answer in answers]
+
+
+def _insert_again(written: dict[str, int]) -> float:
+    """Seconds that one script of INSERT … SELECT takes for the rows of the close, into tables with
+    the same keys, checks and indexes."""
+    statements = []
+    with connection.cursor() as cursor:
+        for table, many in written.items():
+            cursor.execute(f"CREATE TABLE bench_{table} (LIKE {table} INCLUDING ALL)")
+            # What was there before is left out; which rows these are makes no difference here.
+            latest = "" if table.startswith("billing_") else f" ORDER BY ctid DESC LIMIT {many}"
+            statements.append(f"INSERT INTO bench_{table} SELECT * FROM {table}{latest}")
+        cursor.execute("CHECKPOINT")
+        began = time.monotonic()
+        for statement in statements:
+            cursor.execute(statement)
+    return time.monotonic() - began
+
+
 ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "skewed": skewed,
     "spread": spread,
@@ -875,4 +1031,5 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "balance": balance,
     "folding": folding,
     "opening": opening,
+    "close": close,
 }

@@ -1,9 +1,10 @@
-"""What falls due as an operator's time passes: expiries, openings, turnings, and later closes."""
+"""What falls due as an operator's time passes: expiries, openings, turnings, closes."""
 
 from __future__ import annotations
 
 import datetime as dt
 
+from billing import closing
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -33,6 +34,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
         pass
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
+    closing.close_due(operator, at=at)
 
 
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from celery import shared_task
 
-from billing import due
+from billing import closing, due
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -15,6 +17,32 @@ def open_due_periods() -> None:
     at = clock.wall()
     while lifecycle.open_due(None, at=at):
         pass
+
+
+# How many workers may be at one operator's close, and how long one task goes on before it gives
+# other tasks a turn.
+CLOSERS = 2
+_TURN = 20.0
+
+
+@shared_task
+def close_due_periods() -> None:
+    """Write down which periods are due, and ring for them; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        closing.plan(operator, at=clock.now(operator))
+        for _ in range(min(CLOSERS, closing.waiting(operator))):
+            close_periods.apply_async((operator.pk,), expires=30)
+
+
+@shared_task
+def close_periods(operator_id: int) -> None:
+    """Close chunks that wait, for a while; then ring again for what is left."""
+    operator = Operator.objects.get(pk=operator_id)
+    began = time.monotonic()
+    while closing.close_next(operator, at=clock.now(operator)):
+        if time.monotonic() - began > _TURN:
+            close_periods.apply_async((operator_id,), expires=30)
+            return
 
 
 @shared_task

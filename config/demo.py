@@ -24,10 +24,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from billing.reconciliation import reconcile
 from config.demo_stages import THREADS, Advance, DemoError, Generated, Stage, Traced
 from config.embedded import EmbeddedError
 from config.serve import Platform, PlatformError
-from metering.reconciliation import reconcile
 from metering.traces import Tally, TraceError
 from subscriptions import clock
 from subscriptions.models import BucketEntry

@@ -160,6 +160,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    "close-due-periods": {
+        "task": "billing.tasks.close_due_periods",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
     "expire-reservations": {
         "task": "billing.tasks.expire_reservations",
         "schedule": 5.0,

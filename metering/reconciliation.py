@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -920,20 +920,25 @@ _NEVER = dt.datetime(9999, 1, 1, tzinfo=dt.UTC)
 Results = dict[int | None, Result]
 
 
-def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+def reconcile(
+    *, at: dt.datetime, operator_code: str | None = None, more: Sequence[Check] = ()
+) -> Report:
     """Check every invariant, of one operator or of all; `at` is the wall's time, for the lag.
 
-    Reads only, in a transaction and snapshot of its own. Where all are checked, rows that belong
-    to no operator are reported under the code "". Raises Operator.DoesNotExist.
+    `more` are checks of the room above, which has this called with them. Reads only, in a
+    transaction and snapshot of its own. Where all are checked, rows that belong to no operator are
+    reported under the code "". Raises Operator.DoesNotExist.
     """
     with transaction.atomic(durable=True), connection.cursor() as cursor:
         cursor.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
         cursor.execute(_LOCK)
         cursor.execute(_SETTINGS)
-        return check_all(at=at, operator_code=operator_code)
+        return check_all(at=at, operator_code=operator_code, more=more)
 
 
-def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+def check_all(
+    *, at: dt.datetime, operator_code: str | None = None, more: Sequence[Check] = ()
+) -> Report:
     """`reconcile` inside the caller's transaction, which is to be one snapshot."""
     operators = dict(Operator.objects.order_by("code").values_list("pk", "code"))
     if operator_code is not None:
@@ -953,9 +958,12 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
         **{kind.name.lower(): kind.value for kind in BucketEntry.Kind},
         **{kind.name.lower(): kind.value for kind in Adjustment.Kind},
     }
-    reports: dict[int | None, OperatorReport] = {pk: _blank(code) for pk, code in operators.items()}
-    nobody = reports[None] = _blank("")
-    for nr, check in enumerate(CHECKS):
+    checks = (*CHECKS, *more)
+    reports: dict[int | None, OperatorReport] = {
+        pk: _blank(code, checks) for pk, code in operators.items()
+    }
+    nobody = reports[None] = _blank("", checks)
+    for nr, check in enumerate(checks):
         results = {pk: report.checks[nr] for pk, report in reports.items()}
         if check is WEIGHTS:
             _judge_weights(results, parameters)
@@ -967,8 +975,8 @@ def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
     return Report(at, records_since, journal_since, list(reports.values()))
 
 
-def _blank(code: str) -> OperatorReport:
-    return OperatorReport(code, [Result(check.name, check.says) for check in CHECKS])
+def _blank(code: str, checks: Sequence[Check]) -> OperatorReport:
+    return OperatorReport(code, [Result(check.name, check.says) for check in checks])
 
 
 def _of(results: Results, operator_id: int | None) -> Result:

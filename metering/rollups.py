@@ -249,3 +249,14 @@ def watermark(*, at: dt.datetime) -> dt.datetime:
     # Not that of the lowest number: processes hand out numbers of their own ahead of time.
     oldest: dt.datetime | None = waiting.aggregate(oldest=Min("stored_at"))["oldest"]
     return oldest or at
+
+
+def unfolded_since(operator_id: int) -> dt.datetime | None:
+    """From when on an operator's usage may lack in the hourly totals; None: nothing lacks.
+
+    Of what is committed. A charge that is under way has a `stored_at` before its commit: who
+    needs all of a time that is over must come later than any charge of it can still take.
+    """
+    waiting = UsageBatch.objects.filter(folded_at__isnull=True, operator_id=operator_id)
+    oldest: dt.datetime | None = waiting.aggregate(oldest=Min("occurred_from"))["oldest"]
+    return oldest

@@ -19,6 +19,16 @@ def money_field(**kwargs: Any) -> MoneyField:
     return MoneyField(**options)
 
 
+def amount_field(**kwargs: Any) -> models.DecimalField[Any, Any]:
+    """An amount in the currency that its row (or the row it belongs to) names, two decimals."""
+    return models.DecimalField(max_digits=16, decimal_places=2, **kwargs)
+
+
+def tax_rate_field(**kwargs: Any) -> models.DecimalField[Any, Any]:
+    """A share of the net amount: 0.06 is 6 %."""
+    return models.DecimalField(max_digits=5, decimal_places=4, **kwargs)
+
+
 def units_field(**kwargs: Any) -> models.BigIntegerField[Any, Any]:
     """Units as a whole number of thousandths: 1 token at weight 1 is 1000."""
     return models.BigIntegerField(**kwargs)

@@ -400,6 +400,25 @@ def ensure_open(subscriber_ids: Sequence[int], *, at: dt.datetime, until: dt.dat
     _each_shard(due, lambda keys: _bring_up(keys, at=at, before=until + _MICROSECOND))
 
 
+_CLOSED_SQL = """
+UPDATE subscriptions_subscriptionperiod p SET closed_at = %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[])
+     AS c (subscriber_id, subscription_id, starts_at)
+WHERE p.subscriber_id = c.subscriber_id AND p.subscription_id = c.subscription_id
+  AND p.starts_at = c.starts_at AND p.closed_at IS NULL
+"""
+
+
+def mark_closed(periods_billed: Sequence[tuple[int, int, dt.datetime]], *, at: dt.datetime) -> int:
+    """Note that these periods (subscriber, subscription, start) are billed; answers how many were
+    not before. Joins the caller's transaction, which bills them and holds their rows."""
+    assert connection.in_atomic_block
+    with connection.cursor() as cursor:
+        columns = [list(column) for column in zip(*periods_billed, strict=True)]
+        cursor.execute(_CLOSED_SQL, [at, *columns])
+        return int(cursor.rowcount)
+
+
 def _not_ended() -> Q:
     return Q(ends_at__isnull=True) | Q(ends_at__gt=F("opened_until"))
 

@@ -57,6 +57,7 @@ DAY = dt.date(2026, 6, 10)
 ACROSS_SUBSCRIBERS = {
     "subscription_opening_queue",
     "period_turn_queue",
+    "period_close_queue",
     "outbox_queue",
     "reservation_expiry_queue",
     "adjustment_list",
@@ -162,6 +163,9 @@ WRITERS = {
     "metering/repeats.py": {"suspectedrepeat", "repeatdismissal"},
     "metering/duplicates.py": {"duplicatebatch"},
     "metering/usage_windows.py": {"usagewindow", "usagecounter", "windowevent"},
+    "billing/ledger.py": {"account", "posting", "entry"},
+    "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
+    "billing/closing.py": {"closechunk"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

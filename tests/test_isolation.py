@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from django.db import connection
+from django.db import connection, transaction
 from rest_framework.test import APIClient
 
+from billing import invoicing
+from billing.models import Invoice
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
@@ -66,6 +68,15 @@ class Theirs:
         order = {"since": (NOW - DAY).isoformat(), "until": (NOW + DAY).isoformat()}
         order |= {"rate_card": "standard", "reason": SECRET}
         self.run = post(self.api, "re-ratings", order).json()
+        with transaction.atomic():
+            invoicing.bill(
+                self.operator,
+                first_subscriber=self.subscriber.pk,
+                last_subscriber=self.subscriber.pk,
+                ended_by=NOW + 30 * DAY,
+                at=NOW,
+            )
+        self.number = Invoice.objects.get().number
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -109,6 +120,8 @@ NOT_FOUND: dict[Door, Any] = {
         "valid_until": "2026-07-01T00:00:00Z",
         "reason": "x",
     },
+    ("GET", "/api/v1/subscribers/{external_id}/invoices"): None,
+    ("GET", "/api/v1/invoices/{number}"): None,
     ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
     ("GET", "/api/v1/usage-windows/{window_id}"): None,
     ("POST", "/api/v1/usage-windows/{window_id}/compare"): None,
@@ -216,6 +229,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
+        number=theirs.number,
         original="v1/chat",
     )
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
@@ -256,6 +270,11 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "metering_quarantinedrecord": by_operator,
         "metering_suspectedrepeat": by_operator,
         "metering_usagewindow": by_operator,
+        "billing_invoice": by_operator,
+        "billing_invoiceline": by_subscriber,
+        "billing_invoicenumber": by_operator,
+        "billing_account": by_operator,
+        "billing_posting": by_operator,
     }
     parameters = {"operator": theirs.operator.pk, "subscriber": theirs.subscriber.pk}
     found = {}

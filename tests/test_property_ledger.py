@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from metering.reconciliation import reconcile
+from billing.reconciliation import reconcile
 from subscriptions import clock, lifecycle, registry
 from tests.factories import (
     client_for,

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from metering.reconciliation import reconcile
+from billing.reconciliation import reconcile
 from subscriptions import clock, lifecycle
 from tests.asking import asked
 from tests.factories import (

@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.db import connection
 from rest_framework.test import APIClient
 
-from metering import reconciliation
+from billing import reconciliation
 from subscriptions import clock
 from subscriptions.models import BucketEntry, Operator, Subscriber
 from tests.factories import (

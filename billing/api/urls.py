@@ -2,6 +2,10 @@
 
 from django.urls import path
 
-from billing.api import test_clock
+from billing.api import invoices, test_clock
 
-urlpatterns = [path("test-clock", test_clock.TestClockDoor.as_view())]
+urlpatterns = [
+    path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
+    path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
+    path("test-clock", test_clock.TestClockDoor.as_view()),
+]

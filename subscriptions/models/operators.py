@@ -23,6 +23,8 @@ class Operator(models.Model):  # type: ignore[django-manager-missing]  # of mone
     clock_at = models.DateTimeField(null=True, blank=True)
     # How long after a bucket's end late usage still draws it.
     late_grace = models.DurationField(default=dt.timedelta(hours=48))
+    # How long after its issue an invoice is due.
+    payment_term = models.DurationField(default=dt.timedelta(days=15))
     # The card that weighs the usage of a subscriber without a plan.
     default_rate_card = models.CharField(max_length=64, default="standard")
     # Where a subscriber can buy more: told to gateways that are refused.
@@ -41,6 +43,10 @@ class Operator(models.Model):  # type: ignore[django-manager-missing]  # of mone
             models.CheckConstraint(
                 name="operator_grace_not_negative",
                 condition=Q(late_grace__gte=dt.timedelta(0)),
+            ),
+            models.CheckConstraint(
+                name="operator_payment_term_not_negative",
+                condition=Q(payment_term__gte=dt.timedelta(0)),
             ),
         ]
 

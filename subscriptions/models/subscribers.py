@@ -172,7 +172,7 @@ class SubscriptionPeriod(models.Model):
 
     Made ahead of its first second. `turned_at` is null until its first second has been kept:
     what the period before left over is moved into it, and another plan takes over. Where neither
-    can happen the period is born turned.
+    can happen the period is born turned. `closed_at` is null until it has been billed.
     """
 
     pk = models.CompositePrimaryKey("subscriber_id", "subscription_id", "starts_at")
@@ -189,6 +189,7 @@ class SubscriptionPeriod(models.Model):
         Plan, models.PROTECT, related_name="+", db_constraint=False, db_index=False
     )
     turned_at = models.DateTimeField(null=True, blank=True)
+    closed_at = models.DateTimeField(null=True, blank=True)
 
     objects: models.Manager[SubscriptionPeriod]
 
@@ -198,6 +199,11 @@ class SubscriptionPeriod(models.Model):
                 fields=["operator", "starts_at"],
                 name="period_turn_queue",
                 condition=Q(turned_at__isnull=True),
+            ),
+            models.Index(
+                fields=["operator", "ends_at", "subscriber_id"],
+                name="period_close_queue",
+                condition=Q(closed_at__isnull=True),
             ),
             # The charge asks for the one or two periods that have not ended.
             models.Index(fields=["subscriber_id", "ends_at"], name="period_by_end"),

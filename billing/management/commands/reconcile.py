@@ -8,7 +8,8 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from metering.reconciliation import OperatorReport, Report, reconcile
+from billing.reconciliation import reconcile
+from metering.reconciliation import OperatorReport, Report
 from subscriptions import clock
 from subscriptions.models import Operator
 from subscriptions.units import to_wire

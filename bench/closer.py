@@ -1,0 +1,40 @@
+"""One worker of a month close: `python -m bench.closer OPERATOR AT [open]`. It waits for a line on
+its input, opens the next periods if it is told to, as one worker does for all, closes what is due,
+and prints the most memory it took and how long opening took."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import resource
+import sys
+import time
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()
+
+from billing import closing  # noqa: E402
+from subscriptions import lifecycle  # noqa: E402
+from subscriptions.models import Operator  # noqa: E402
+
+
+def main(code: str, at: dt.datetime, *, opens: bool) -> None:
+    operator = Operator.objects.get(code=code)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    began = time.monotonic()
+    while opens and lifecycle.open_due(operator.pk, at=at):
+        pass
+    opened = time.monotonic() - began
+    closing.plan(operator, at=at)
+    while closing.close_next(operator, at=at):
+        pass
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(json.dumps({"kib": most, "opening_seconds": round(opened, 2)}), flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], dt.datetime.fromisoformat(sys.argv[2]), opens="open" in sys.argv)

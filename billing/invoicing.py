@@ -1,0 +1,511 @@
+"""Invoices from what was sold and used: the only writer of invoices, their lines and numbers.
+
+Everything here is done for many at once: a chunk of periods is read by a few statements, rated in
+memory and written by a few more, whatever it holds. Locks go in one order: periods by key, then
+the ledger's accounts, then the (operator, year) counter, which is held only while a finished
+chunk is numbered and committed.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from functools import lru_cache
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
+
+from django.db import connection
+
+from billing import ledger, rating
+from billing.ledger import Side
+from billing.models import Invoice, InvoiceNumber
+from billing.rating import Line, RatingError, Tariff
+from subscriptions import lifecycle
+from subscriptions.errors import NotFound
+from subscriptions.models import Booster, Operator, Plan
+
+# How long before a period began its subscriber's buckets are looked through for what is not billed
+# yet or has changed: longer than records are kept, for only those can be adjusted.
+LOOK_BACK = dt.timedelta(days=250)
+
+
+class Due(NamedTuple):
+    """A period to be billed."""
+
+    subscriber_id: int
+    subscription_id: int
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    plan_id: int
+
+
+@dataclass(slots=True)
+class Billed:
+    """What became of a chunk: how many invoices, and by subscriber why there is none."""
+
+    invoices: int = 0
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+# Closing periods ---------------------------------------------------------------------------------
+
+# Periods that another transaction has billed meanwhile drop out when the lock is there: the row is
+# looked at again.
+_DUE_SQL = """
+SELECT subscriber_id, subscription_id, starts_at, ends_at, plan_id
+FROM subscriptions_subscriptionperiod
+WHERE operator_id = %s AND closed_at IS NULL AND ends_at <= %s
+  AND subscriber_id BETWEEN %s AND %s AND subscriber_id <> ALL(%s::bigint[])
+ORDER BY subscriber_id, subscription_id, starts_at
+FOR NO KEY UPDATE
+"""
+
+
+def bill(
+    operator: Operator,
+    *,
+    first_subscriber: int,
+    last_subscriber: int,
+    but: Sequence[int] = (),
+    ended_by: dt.datetime,
+    at: dt.datetime,
+) -> Billed:
+    """Bill all periods of these subscribers (`but` some) that ended by `ended_by` and are not yet.
+
+    Each gets one invoice, issued at `at`, and its ledger posting; joins the caller's transaction
+    and may be repeated: what is billed is not due. A subscriber who cannot be billed is left out
+    whole, with the reason.
+    """
+    assert connection.in_atomic_block
+    with connection.cursor() as cursor:
+        span = (first_subscriber, last_subscriber)
+        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, list(but)])
+        due = [Due(*row) for row in cursor.fetchall()]
+    billed = Billed()
+    if not due:
+        return billed
+    drafts: list[_Draft] = []
+    zone = ZoneInfo(operator.time_zone)
+    overflow, sales = _buckets(due)
+    by_subscriber: dict[int, list[Due]] = defaultdict(list)
+    for period in due:
+        by_subscriber[period.subscriber_id].append(period)
+    for subscriber_id, periods in by_subscriber.items():
+        try:
+            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], zone)
+        except RatingError as error:
+            billed.failures[subscriber_id] = str(error)
+    if drafts:
+        _store(operator, drafts)
+        _post(operator, drafts, at=at)
+        closed = lifecycle.mark_closed([draft.due[:3] for draft in drafts], at=at)
+        assert closed == len(drafts)
+        issue(operator, [(d.due.subscriber_id, d.id) for d in drafts], at=at)
+        billed.invoices = len(drafts)
+    return billed
+
+
+@dataclass(slots=True)
+class _Draft:
+    """An invoice in the making."""
+
+    due: Due
+    tariff: Tariff
+    lines: list[Line]
+    totals: rating.Totals
+    id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Overflow:
+    """An overflow bucket that was drawn, with what of it is billed; None: its period is gone."""
+
+    subscription_id: int | None
+    starts_at: dt.datetime
+    ends_at: dt.datetime
+    plan_id: int | None
+    bucket_id: int
+    blocks: bool
+    units: int
+    billed: bool
+    billed_units: int
+    billed_gross: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class _Sale:
+    """A booster or gift that no invoice has named yet."""
+
+    bucket_id: int
+    kind: str
+    sold_at: dt.datetime
+    units: int
+    grant_key: str
+    note: str
+
+
+# Of every subscriber the buckets since LOOK_BACK, by the index that leads with both. A bucket
+# without a period was opened ahead and taken back: nobody is billed for it.
+_BUCKETS_SQL = """
+SELECT b.subscriber_id, b.kind, b.subscription_id, b.valid_from, p.ends_at, p.plan_id, b.id,
+       b.grant_key, b.used, coalesce(b.granted, 0), b.note,
+       l.lines, l.units, l.gross
+FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[])
+     AS d (subscriber_id, look_from, last_end)
+JOIN subscriptions_bucket b
+  ON b.subscriber_id = d.subscriber_id AND b.valid_until > d.look_from
+ AND b.valid_from < d.last_end AND b.kind IN ('overage', 'booster', 'gift')
+LEFT JOIN subscriptions_subscriptionperiod p
+  ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
+ AND p.starts_at = b.valid_from
+CROSS JOIN LATERAL (
+    SELECT count(*) AS lines, coalesce(sum(l.units), 0)::bigint AS units,
+           coalesce(sum(l.gross), 0) AS gross
+    FROM billing_invoiceline l
+    WHERE l.subscriber_id = b.subscriber_id AND l.bucket_id = b.id
+) l
+WHERE CASE b.kind WHEN 'overage' THEN b.used > 0 OR l.lines > 0 ELSE l.lines = 0 END
+ORDER BY b.subscriber_id, b.valid_from, b.id
+"""
+
+
+def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, list[_Sale]]]:
+    """By subscriber: overflow that was drawn or billed, and sales that are not billed."""
+    spans: dict[int, tuple[dt.datetime, dt.datetime]] = {}
+    for period in due:
+        first, last = spans.get(period.subscriber_id, (period.starts_at, period.ends_at))
+        spans[period.subscriber_id] = min(first, period.starts_at), max(last, period.ends_at)
+    overflow: dict[int, list[_Overflow]] = defaultdict(list)
+    sales: dict[int, list[_Sale]] = defaultdict(list)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _BUCKETS_SQL,
+            [
+                list(spans),
+                [first - LOOK_BACK for first, _ in spans.values()],
+                [last for _, last in spans.values()],
+            ],
+        )
+        for row in cursor.fetchall():
+            (subscriber_id, kind, subscription_id, valid_from, ends_at, plan_id, bucket_id) = row[
+                :7
+            ]
+            grant_key, used, granted, note, lines, units, gross = row[7:]
+            if kind != "overage":
+                sale = _Sale(bucket_id, kind, valid_from, granted, grant_key, note)
+                sales[subscriber_id].append(sale)
+            elif ends_at is not None:
+                overflow[subscriber_id].append(
+                    _Overflow(
+                        subscription_id=subscription_id,
+                        starts_at=valid_from,
+                        ends_at=ends_at,
+                        plan_id=plan_id,
+                        bucket_id=bucket_id,
+                        blocks=grant_key.startswith("blocks:"),
+                        units=used,
+                        billed=lines > 0,
+                        billed_units=units,
+                        billed_gross=gross,
+                    )
+                )
+    return overflow, sales
+
+
+def _rate(
+    periods: Sequence[Due],
+    overflow: Sequence[_Overflow],
+    sales: Sequence[_Sale],
+    zone: ZoneInfo,
+) -> list[_Draft]:
+    """The invoices of one subscriber's due periods, earliest first.
+
+    Each bills its own overflow. The earliest also says what changed of periods billed before; a
+    sale is billed with the first period that ends after it.
+    """
+    drafts = []
+    sold = list(sales)
+    for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
+        tariff = tariff_of(due.plan_id)
+        lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
+        for one in overflow:
+            own = (one.subscription_id, one.starts_at) == (due.subscription_id, due.starts_at)
+            if own or (nr == 0 and one.billed):
+                lines += _overflow_lines(one, zone)
+        now, sold = (
+            [sale for sale in sold if sale.sold_at < due.ends_at],
+            [sale for sale in sold if sale.sold_at >= due.ends_at],
+        )
+        lines += [_sale_line(sale, tariff, zone) for sale in now]
+        drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
+    return drafts
+
+
+def _overflow_lines(one: _Overflow, zone: ZoneInfo) -> list[Line]:
+    assert one.plan_id is not None
+    line = rating.overflow_line(
+        rating.Drawn(
+            bucket_id=one.bucket_id,
+            blocks=one.blocks,
+            units=one.units,
+            tariff=tariff_of(one.plan_id),
+            starts_at=one.starts_at,
+            ends_at=one.ends_at,
+            billed=one.billed,
+            billed_units=one.billed_units,
+            billed_gross=one.billed_gross,
+        ),
+        zone,
+    )
+    return [] if line is None else [line]
+
+
+def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
+    basis: dict[str, Any] = {"sold_at": sale.sold_at.astimezone(zone).isoformat()}
+    name, price = sale.note or sale.kind, rating.ZERO
+    if sale.kind == "booster":
+        booster = _booster_of(int(sale.grant_key.split(":")[1]))
+        if booster.currency != tariff.currency:
+            raise RatingError(
+                f"booster {booster.code} is sold in {booster.currency}, the plan in"
+                f" {tariff.currency}"
+            )
+        name, price = booster.name, booster.price
+        basis |= {"booster": booster.code, "version": booster.version, "price": str(price)}
+    return rating.sale_line(
+        sale.kind, name, price, tariff.tax_rate, basis, units=sale.units, bucket_id=sale.bucket_id
+    )
+
+
+# What was sold never changes, so a process may remember it --------------------------------------
+
+
+@lru_cache(maxsize=10_000)
+def tariff_of(plan_id: int) -> Tariff:
+    """What a plan version costs. Raises RatingError where there is none or it makes no sense."""
+    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components").first()
+    if plan is None:
+        raise RatingError(f"there is no plan version {plan_id}")
+    return Tariff(
+        plan_id=plan.pk,
+        code=plan.code,
+        version=plan.version,
+        name=plan.name,
+        currency=plan.price.currency.code,
+        price=plan.price.amount,
+        tax_rate=plan.tax_rate,
+        cycle=plan.cycle,
+        first_month=plan.first_month,
+        price_per_million=plan.price_per_million,
+        block_units=plan.block_units,
+        block_price=plan.block_price.amount if plan.block_price is not None else None,
+        cap=plan.cap.amount if plan.cap is not None else None,
+        parts=tuple(
+            rating.Part(part.name, part.price.amount, part.tax_rate)
+            for part in sorted(plan.components.all(), key=lambda part: part.position)
+        ),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _BoosterPrice:
+    code: str
+    version: int
+    name: str
+    currency: str
+    price: Decimal
+
+
+@lru_cache(maxsize=10_000)
+def _booster_of(booster_id: int) -> _BoosterPrice:
+    booster = Booster.objects.filter(pk=booster_id).first()
+    if booster is None:
+        raise RatingError(f"there is no booster version {booster_id}")
+    return _BoosterPrice(
+        code=booster.code,
+        version=booster.version,
+        name=booster.name,
+        currency=booster.price.currency.code,
+        price=booster.price.amount,
+    )
+
+
+# Writing -----------------------------------------------------------------------------------------
+
+_IDS_SQL = "SELECT nextval('billing_invoice_id') FROM generate_series(1, %s)"
+_DRAFT_SQL = """
+INSERT INTO billing_invoice
+    (subscriber_id, id, operator_id, kind, subscription_id, plan_id, period_start, period_end,
+     state, currency, net, tax, gross, paid, reason)
+SELECT d.subscriber_id, d.id, %s, 'period', d.subscription_id, d.plan_id, d.period_start,
+       d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
+            %s::timestamptz[], %s::text[], %s::numeric[], %s::numeric[])
+     AS d (subscriber_id, id, subscription_id, plan_id, period_start, period_end, currency, net,
+           tax)
+"""
+_LINES_SQL = """
+COPY billing_invoiceline
+    (subscriber_id, invoice_id, nr, kind, description, bucket_id, units, net, tax_rate, tax, gross,
+     basis)
+FROM STDIN
+"""
+
+
+def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
+    """Write drafts with their lines, and note their ids."""
+    with connection.cursor() as cursor:
+        cursor.execute(_IDS_SQL, [len(drafts)])
+        for draft, (invoice_id,) in zip(drafts, sorted(cursor.fetchall()), strict=True):
+            draft.id = invoice_id
+        cursor.execute(
+            _DRAFT_SQL,
+            [
+                operator.pk,
+                [d.due.subscriber_id for d in drafts],
+                [d.id for d in drafts],
+                [d.due.subscription_id for d in drafts],
+                [d.due.plan_id for d in drafts],
+                [d.due.starts_at for d in drafts],
+                [d.due.ends_at for d in drafts],
+                [d.tariff.currency for d in drafts],
+                [d.totals.net for d in drafts],
+                [d.totals.tax for d in drafts],
+            ],
+        )
+        with cursor.copy(_LINES_SQL) as copy:
+            for d in drafts:
+                for nr, line in enumerate(d.lines, 1):
+                    copy.write_row(_line_row(d.due.subscriber_id, d.id, nr, line))
+
+
+def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple[Any, ...]:
+    return (
+        subscriber_id,
+        invoice_id,
+        nr,
+        line.kind,
+        line.description,
+        line.bucket_id,
+        line.units,
+        line.net,
+        line.tax_rate,
+        line.tax,
+        line.gross,
+        json.dumps(line.basis, ensure_ascii=False),
+    )
+
+
+def _post(operator: Operator, drafts: Iterable[_Draft], *, at: dt.datetime) -> None:
+    """Each invoice's posting: what is owed, against what was earned and its tax."""
+    postings = []
+    for d in drafts:
+        start = d.due.starts_at.astimezone(dt.UTC).isoformat()
+        key = f"invoice:{d.due.subscription_id}:{start}"
+        sides = tuple(sides_of(d.lines, d.due.subscriber_id, d.tariff.code))
+        postings.append(ledger.Draft(key, "invoice", at, d.tariff.currency, sides))
+    posted = ledger.post_many(operator.pk, postings)
+    assert posted == sum(any(side.amount for side in p.sides) for p in postings)
+
+
+def sides_of(lines: Iterable[Line], subscriber_id: int, plan_code: str) -> list[Side]:
+    """Receivable against revenue and tax; lines that earn for the same account are one entry."""
+    earned: dict[str, Decimal] = defaultdict(Decimal)
+    gross = rating.ZERO
+    for line in lines:
+        gross += line.gross
+        earned[ledger.revenue(_earner(line, plan_code), line.tax_rate)] -= line.net
+        earned[ledger.vat(line.tax_rate)] -= line.tax
+    return [
+        Side(ledger.RECEIVABLE, gross, subscriber_id),
+        *(Side(account, amount) for account, amount in earned.items()),
+    ]
+
+
+def _earner(line: Line, plan_code: str) -> str:
+    """What a line's revenue is booked to: the booster sold, the plan priced, else the period's."""
+    if "booster" in line.basis:
+        return f"booster/{line.basis['booster']}"
+    return str(line.basis.get("plan", plan_code))
+
+
+# Numbers -----------------------------------------------------------------------------------------
+
+_COUNT_SQL = """
+INSERT INTO billing_invoicecounter AS c (operator_id, year, last) VALUES (%s, %s, %s)
+ON CONFLICT (operator_id, year) DO UPDATE SET last = c.last + EXCLUDED.last
+RETURNING last
+"""
+_NUMBER_SQL = """
+WITH numbered AS (
+    INSERT INTO billing_invoicenumber (operator_id, year, nr, subscriber_id, invoice_id)
+    SELECT %(operator)s, %(year)s,
+           %(before)s + row_number() OVER (ORDER BY k.subscriber_id, k.id), k.subscriber_id, k.id
+    FROM unnest(%(subscribers)s::bigint[], %(ids)s::bigint[]) AS k (subscriber_id, id)
+    RETURNING subscriber_id, invoice_id, nr
+)
+UPDATE billing_invoice i
+SET number = %(prefix)s || lpad(n.nr::text, greatest(8, length(n.nr::text)), '0'),
+    state = CASE i.gross WHEN 0 THEN 'paid' ELSE 'open' END, issued_at = %(at)s, due_at = %(due)s
+FROM numbered n
+WHERE i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id AND i.state = 'draft'
+"""
+
+
+def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetime) -> None:
+    """Number these drafts (subscriber, invoice) without a gap, in their order, as of `at`.
+
+    Joins the caller's transaction and is to be its last step: from here to the commit nobody else
+    issues an invoice of this operator's year.
+    """
+    assert connection.in_atomic_block
+    year = at.astimezone(ZoneInfo(operator.time_zone)).year
+    with connection.cursor() as cursor:
+        cursor.execute(_COUNT_SQL, [operator.pk, year, len(keys)])
+        last = cursor.fetchone()[0]
+        cursor.execute(
+            _NUMBER_SQL,
+            {
+                "operator": operator.pk,
+                "year": year,
+                "before": last - len(keys),
+                "subscribers": [subscriber_id for subscriber_id, _ in keys],
+                "ids": [invoice_id for _, invoice_id in keys],
+                "prefix": f"{number_prefix(operator)}-{year}-",
+                "at": at,
+                "due": at + operator.payment_term,
+            },
+        )
+        assert cursor.rowcount == len(keys)
+
+
+def amount_due(invoice: Invoice) -> Decimal:
+    """What is still to be paid; < 0: what the subscriber gets. Of a void invoice nothing is."""
+    return rating.ZERO if invoice.state == Invoice.State.VOID else invoice.gross - invoice.paid
+
+
+def number_prefix(operator: Operator) -> str:
+    """An operator's code as numbers begin with it: capitals, digits and hyphens, 16 at most."""
+    return re.sub(r"[^A-Z0-9]+", "-", operator.code.upper()).strip("-")[:16].strip("-") or "X"
+
+
+_NUMBER = re.compile(r"([A-Z0-9-]+)-(\d{4})-(\d{8,18})", re.ASCII)
+
+
+def find(operator: Operator, number: str) -> Invoice:
+    """The invoice of an operator by its number. Raises NotFound, also for another operator's."""
+    found = _NUMBER.fullmatch(number)
+    if found and found[1] == number_prefix(operator):
+        named = InvoiceNumber.objects.filter(
+            operator_id=operator.pk, year=int(found[2]), nr=int(found[3])
+        ).first()
+        if named is not None:
+            invoice = Invoice.objects.get(subscriber_id=named.subscriber_id, id=named.invoice_id)
+            if invoice.number == number:
+                return invoice
+    raise NotFound("there is no such invoice")

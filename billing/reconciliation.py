@@ -1,0 +1,252 @@
+"""Whether what is owed adds up, asked of the rows themselves: the checks of this room, run with
+those below in one snapshot. None of the code that wrote the rows is used.
+
+Amounts are checked against the plan's own price with SQL's arithmetic, not with `rating`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from metering import reconciliation as below
+from metering.reconciliation import Check, Report
+
+# --- invoices -----------------------------------------------------------------------------------
+
+_INVOICE_LINES = """
+SELECT i.operator_id, CASE
+           WHEN i.id IS NULL OR i.net <> coalesce(l.net, 0) OR i.tax <> coalesce(l.tax, 0)
+             OR i.gross <> coalesce(l.gross, 0) OR l.wrong
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', invoice_id, 'number', i.number,
+               'gross', i.gross, 'gross_of_lines', l.gross, 'tax', i.tax,
+               'tax_of_lines', l.tax) END AS wrong
+FROM (SELECT *, id AS invoice_id FROM billing_invoice) i
+FULL JOIN (
+    SELECT subscriber_id, invoice_id, sum(net) AS net, sum(tax) AS tax, sum(gross) AS gross,
+           bool_or(net <> round(gross / (1 + tax_rate), 2) OR gross <> net + tax) AS wrong
+    FROM billing_invoiceline
+    GROUP BY 1, 2
+) l USING (subscriber_id, invoice_id)
+"""
+
+# All lines of a bucket together, for an adjustment is a difference. Where a half fen is exact,
+# round() goes away from zero as the rule does: numeric, not float.
+_BUCKET_PRICE = """
+SELECT s.operator_id, CASE WHEN l.gross IS DISTINCT FROM CASE
+               WHEN b.id IS NULL THEN NULL
+               WHEN b.kind = 'gift' THEN 0
+               WHEN b.kind = 'booster' THEN o.price
+               WHEN b.grant_key LIKE 'blocks:%%'
+               THEN ceil(l.units / p.block_units) * p.block_price
+               ELSE least(round(l.units * coalesce(p.price_per_million, 0) / 1000000000, 2), p.cap)
+               END
+           THEN jsonb_build_object(
+               'subscriber', l.subscriber_id, 'bucket', l.bucket_id, 'kind', b.kind,
+               'units', l.units, 'gross', l.gross) END AS wrong
+FROM (
+    SELECT subscriber_id, bucket_id, sum(units) AS units, sum(gross) AS gross
+    FROM billing_invoiceline WHERE bucket_id IS NOT NULL GROUP BY 1, 2
+) l
+LEFT JOIN subscriptions_subscriber s ON s.id = l.subscriber_id
+LEFT JOIN subscriptions_bucket b ON b.subscriber_id = l.subscriber_id AND b.id = l.bucket_id
+LEFT JOIN subscriptions_subscriptionperiod t
+  ON t.subscriber_id = b.subscriber_id AND t.subscription_id = b.subscription_id
+ AND t.starts_at = b.valid_from
+LEFT JOIN subscriptions_plan p ON p.id = t.plan_id
+LEFT JOIN subscriptions_booster o
+  ON b.kind = 'booster' AND o.id::text = split_part(b.grant_key, ':', 2)
+"""
+
+# The fee of a whole period is the plan's price; of a part of a month, its days.
+_FEE_PRICE = """
+SELECT i.operator_id, CASE WHEN coalesce(l.fee, -1) <> CASE
+               WHEN p.cycle = 'calendar_month' AND p.first_month = 'by_day' THEN round(
+                   p.price * (d.days - extract(day FROM d.start) + 1) / d.days, 2)
+               ELSE p.price END
+           THEN jsonb_build_object(
+               'subscriber', i.subscriber_id, 'invoice', i.id, 'fee', l.fee,
+               'price', p.price) END AS wrong
+FROM billing_invoice i
+JOIN subscriptions_operator o ON o.id = i.operator_id
+LEFT JOIN subscriptions_plan p ON p.id = i.plan_id
+LEFT JOIN (
+    SELECT subscriber_id, invoice_id, sum(gross) AS fee FROM billing_invoiceline
+    WHERE kind = 'fee' GROUP BY 1, 2
+) l ON l.subscriber_id = i.subscriber_id AND l.invoice_id = i.id
+CROSS JOIN LATERAL (
+    SELECT i.period_start AT TIME ZONE o.time_zone AS start,
+           extract(day FROM date_trunc('month', i.period_start AT TIME ZONE o.time_zone)
+                            + interval '1 month - 1 day') AS days
+) d
+WHERE i.kind = 'period'
+"""
+
+# A period that is marked as billed, and no other, has its invoice.
+_PERIOD_INVOICE = """
+SELECT coalesce(p.operator_id, i.operator_id), CASE
+           WHEN p.operator_id IS NULL OR (p.closed_at IS NULL) <> (i.operator_id IS NULL)
+             OR p.ends_at <> i.period_end OR p.plan_id <> i.plan_id
+             OR p.operator_id <> i.operator_id
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'subscription', subscription_id, 'start', starts_at,
+               'closed_at', p.closed_at, 'invoice', i.id, 'number', i.number) END AS wrong
+FROM subscriptions_subscriptionperiod p
+FULL JOIN (
+    SELECT *, period_start AS starts_at FROM billing_invoice WHERE kind = 'period'
+) i USING (subscriber_id, subscription_id, starts_at)
+"""
+
+# All that was drawn of the overflow buckets of a billed period is billed, there or by an
+# adjustment since; but for what changed after the last bill, which the next one says.
+_OVERAGE_BILLED = """
+SELECT p.operator_id, CASE
+           WHEN l.units IS DISTINCT FROM CASE WHEN l.first IS NULL THEN NULL ELSE b.used END
+            AND NOT EXISTS (
+                SELECT FROM subscriptions_bucketentry e
+                WHERE e.subscriber_id = b.subscriber_id AND e.bucket_id = b.id
+                  AND e.charged_at >= coalesce(l.last, p.closed_at))
+             OR (l.first IS NULL AND b.used > 0 AND b.created_at < p.closed_at AND NOT EXISTS (
+                SELECT FROM subscriptions_bucketentry e
+                WHERE e.subscriber_id = b.subscriber_id AND e.bucket_id = b.id
+                  AND e.charged_at >= p.closed_at))
+           THEN jsonb_build_object(
+               'subscriber', b.subscriber_id, 'bucket', b.id, 'drawn', b.used,
+               'billed', l.units) END AS wrong
+FROM subscriptions_bucket b
+JOIN subscriptions_subscriptionperiod p
+  ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
+ AND p.starts_at = b.valid_from AND p.closed_at IS NOT NULL
+LEFT JOIN (
+    SELECT l.subscriber_id, l.bucket_id, sum(l.units) AS units, min(i.issued_at) AS first,
+           max(i.issued_at) AS last
+    FROM billing_invoiceline l
+    JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id
+    WHERE l.bucket_id IS NOT NULL
+    GROUP BY 1, 2
+) l ON l.subscriber_id = b.subscriber_id AND l.bucket_id = b.id
+WHERE b.kind = 'overage' AND b.created_at >= %(journal_since)s
+"""
+
+# A booster or gift is named by an invoice once its subscriber had a period closed that ended later.
+_SALE_BILLED = """
+SELECT s.operator_id, CASE WHEN l.bucket_id IS NULL THEN jsonb_build_object(
+           'subscriber', b.subscriber_id, 'bucket', b.id, 'kind', b.kind,
+           'sold_at', b.valid_from) END AS wrong
+FROM subscriptions_bucket b
+JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+JOIN (
+    SELECT subscriber_id, max(period_end) AS billed_until FROM billing_invoice
+    WHERE kind = 'period' GROUP BY 1
+) i ON i.subscriber_id = b.subscriber_id AND i.billed_until > b.valid_from
+LEFT JOIN billing_invoiceline l
+  ON l.subscriber_id = b.subscriber_id AND l.bucket_id = b.id AND l.kind = b.kind
+WHERE b.kind IN ('booster', 'gift')
+"""
+
+_NUMBERS = """
+SELECT coalesce(n.operator_id, i.operator_id), CASE
+           WHEN n.operator_id IS NULL OR i.operator_id IS NULL OR n.operator_id <> i.operator_id
+             OR n.nr <> n.place OR n.nr > coalesce(c.last, 0) OR n.final <> c.last
+             OR i.number NOT LIKE '%%-' || n.year || '-' || lpad(n.nr::text, 8, '0')
+             OR extract(year FROM i.issued_at AT TIME ZONE o.time_zone) <> n.year
+             OR i.issued_at < n.issued_before
+           THEN jsonb_build_object(
+               'year', n.year, 'nr', n.nr, 'place', n.place, 'last', c.last,
+               'number', i.number, 'subscriber', subscriber_id, 'invoice', invoice_id) END AS wrong
+FROM (
+    SELECT n.*, row_number() OVER w AS place, max(n.nr) OVER (PARTITION BY n.operator_id, n.year)
+               AS final, lag(i.issued_at) OVER w AS issued_before
+    FROM billing_invoicenumber n
+    LEFT JOIN billing_invoice i ON i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id
+    WINDOW w AS (PARTITION BY n.operator_id, n.year ORDER BY n.nr)
+) n
+FULL JOIN (
+    SELECT *, id AS invoice_id FROM billing_invoice WHERE number IS NOT NULL
+) i USING (subscriber_id, invoice_id)
+LEFT JOIN billing_invoicecounter c ON c.operator_id = n.operator_id AND c.year = n.year
+LEFT JOIN subscriptions_operator o ON o.id = i.operator_id
+"""
+
+# --- the ledger ---------------------------------------------------------------------------------
+
+_POSTING_ZERO = """
+SELECT p.operator_id, CASE
+           WHEN e.amount IS DISTINCT FROM 0 OR e.many IS DISTINCT FROM p.entries::bigint
+             OR e.foreign_account
+           THEN jsonb_build_object(
+               'posting', coalesce(p.id, e.posting_id), 'key', p.key, 'sum', e.amount,
+               'entries', e.many, 'said', p.entries) END AS wrong
+FROM billing_posting p
+FULL JOIN (
+    SELECT e.posting_id, sum(e.amount) AS amount, count(*) AS many,
+           bool_or(a.id IS NULL OR a.operator_id <> q.operator_id OR a.currency <> q.currency)
+               AS foreign_account
+    FROM billing_entry e
+    LEFT JOIN billing_account a ON a.id = e.account_id
+    LEFT JOIN billing_posting q ON q.id = e.posting_id
+    GROUP BY 1
+) e ON e.posting_id = p.id
+"""
+
+# By subscriber: what its issued invoices say it owes in all, and what was posted as owed for them.
+_RECEIVABLES = """
+SELECT s.operator_id, CASE WHEN g.excess <> 0 THEN jsonb_build_object(
+           'subscriber', g.subscriber_id, 'invoices_minus_receivables', g.excess) END AS wrong
+FROM (
+    SELECT subscriber_id, sum(amount) AS excess
+    FROM (
+        SELECT subscriber_id, gross AS amount FROM billing_invoice WHERE number IS NOT NULL
+        UNION ALL
+        SELECT e.subscriber_id, -e.amount
+        FROM billing_entry e
+        JOIN billing_account a ON a.id = e.account_id AND a.code = 'receivable'
+        JOIN billing_posting p ON p.id = e.posting_id AND p.kind = 'invoice'
+    ) u
+    GROUP BY 1
+) g
+LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
+"""
+
+# By tax rate: the tax of all invoices is the tax that was posted as owed.
+_TAX_POSTED = """
+SELECT operator_id, CASE WHEN sum(amount) <> 0 THEN jsonb_build_object(
+           'rate', rate, 'tax_of_invoices_minus_posted', sum(amount)) END AS wrong
+FROM (
+    SELECT i.operator_id, l.tax_rate AS rate, sum(l.tax) AS amount
+    FROM billing_invoiceline l
+    JOIN billing_invoice i
+      ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id AND i.number IS NOT NULL
+    GROUP BY 1, 2
+    UNION ALL
+    SELECT a.operator_id, split_part(a.code, ':', 2)::numeric, sum(e.amount)
+    FROM billing_entry e
+    JOIN billing_account a ON a.id = e.account_id AND a.code LIKE 'vat:%%'
+    JOIN billing_posting p ON p.id = e.posting_id AND p.kind = 'invoice'
+    GROUP BY 1, 2
+) u
+GROUP BY operator_id, rate
+"""
+
+CHECKS = (
+    Check("invoice_lines", "an invoice = the sum of its lines, each taxed", _INVOICE_LINES),
+    Check("fee_price", "a fee is the plan's price for its days", _FEE_PRICE),
+    Check("bucket_price", "what was used and sold costs what its plan says", _BUCKET_PRICE),
+    Check("period_invoice", "a closed period has one invoice, others none", _PERIOD_INVOICE),
+    Check("overage_billed", "overage billed = overage drawn", _OVERAGE_BILLED),
+    Check("sale_billed", "every booster and gift is on a bill", _SALE_BILLED),
+    Check("numbers", "invoice numbers have no gap and are in order", _NUMBERS),
+    Check("posting_zero", "every posting adds up to zero", _POSTING_ZERO),
+    Check("receivables", "invoices = receivables posted for them", _RECEIVABLES),
+    Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
+)
+
+
+def reconcile(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+    """Check every invariant of all rooms in one snapshot. Raises Operator.DoesNotExist."""
+    return below.reconcile(at=at, operator_code=operator_code, more=CHECKS)
+
+
+def check_all(*, at: dt.datetime, operator_code: str | None = None) -> Report:
+    """`reconcile` inside the caller's transaction, which is to be one snapshot."""
+    return below.check_all(at=at, operator_code=operator_code, more=CHECKS)
