@@ -229,19 +229,28 @@ class Platform:
 
     def _end_leftovers(self) -> None:
         """Ends what a platform on this folder left when it was killed: it would keep the port."""
-        mark = f"{MARK}={self.data}".encode()
+        deadline = time.monotonic() + 60
         left: set[int] = set()
+        # Again and again: one that is about to be ended may start another.
+        while time.monotonic() < deadline:
+            found = self._marked()
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            left |= found
+            if not found and not any(_lives(pid) for pid in left):
+                return
+            time.sleep(0.02)
+
+    def _marked(self) -> set[int]:
+        """The processes of this folder's platforms, but for this one."""
+        mark = f"{MARK}={self.data}".encode()
+        found: set[int] = set()
         for file in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 if mark in file.read_bytes().split(b"\0"):
-                    left.add(int(file.parent.name))
-        left.discard(os.getpid())
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while any(_lives(pid) for pid in left) and time.monotonic() < deadline:
-            time.sleep(0.02)
+                    found.add(int(file.parent.name))
+        return found - {os.getpid()}
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -389,8 +398,10 @@ class Platform:
 
 
 def _lives(pid: int) -> bool:
+    """Whether any thread of it does: until then its files and ports are taken."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 
