@@ -111,6 +111,12 @@ def _warm(lab: Lab, web: Web, people: Population, material: Material) -> float:
     return _post(lab, web, people, material.marked_bodies(marks.new())).sent.rate
 
 
+def _introduce(lab: Lab, web: Web, people: Population) -> None:
+    """Let nearly every process know everybody before a clock starts, as a running platform does."""
+    everybody = load.make(people, load.spread(people, _rng()), 100, with_copies=False)
+    _warm(lab, web, people, everybody)
+
+
 def _make(lab: Lab, people: Population, owners: Owners, *, with_copies: bool) -> Material:
     batches = max(60, lab.effort.of(MATERIAL))
     return load.make(people, owners(people, _rng()), batches, with_copies=with_copies)
@@ -329,11 +335,7 @@ def single(lab: Lab) -> list[Row]:
         owners = load.skewed(people, _rng())
         material = load.make(people, owners, 20_000, size=1, with_copies=False)
         with lab.platform(database) as web:
-            # Who is asked for here will be known before the clock starts, to nearly every process:
-            # which of them a batch goes to is chance.
-            everybody = load.make(people, load.spread(people, _rng()), 100, with_copies=False)
-            for _ in range(3):
-                _warm(lab, web, people, everybody)
+            _introduce(lab, web, people)
             warm = _post_singles(lab, web, people, material, 2.0)
             material = load.make(
                 people, owners, round(warm.sent.rate * seconds * 1.5), size=1, with_copies=False
@@ -434,6 +436,7 @@ def reserve(lab: Lab) -> list[Row]:
             cursor.execute("VACUUM (ANALYZE) bench_balance")
         seconds = lab.effort.seconds
         with lab.platform(database) as web:
+            _introduce(lab, web, people)
             warm = _reserve(lab, web, people, 3000, 3.0)
             count = round(warm.sent.rate * seconds * 1.5) + 100
             _pgbench(lab, database, people.size, 1.0, _TWO_UPDATES_SCRIPT)

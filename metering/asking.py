@@ -17,10 +17,10 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import psycopg
 
-from metering import rate_limits, windows
+from metering import few_asks, rate_limits, windows
 from metering.context import Caller
-from metering.ingest import KeyRevoked
 from metering.parsing import Count, Malformed, Name
+from metering.terms import KeyRevoked
 from metering.weighing import Cards, Weight, cards_of
 from subscriptions import accounts, periods, pgarrays, reservations
 from subscriptions.accounts import Account, Terms
@@ -97,7 +97,13 @@ def reserve(
     pgarrays.revive()
     prints = [_fingerprint(request) for request in requests]
     names = sorted({request.id for request in requests})
-    first = reservations.first_answers(caller.gateway_id, names)
+    first = {
+        requests[nr].id: (prints[nr], answer)
+        for nr, answer in _reserve_few(caller, requests, prints, wall).items()
+    }
+    others = [name for name in names if name not in first]
+    if others:
+        first |= reservations.first_answers(caller.gateway_id, others)
     rated: Rated = {}
     for _ in range(_ATTEMPTS):
         # Of two that come together under one id the first is asked.
@@ -129,6 +135,40 @@ def reserve(
 def _fingerprint(request: Request) -> str:
     said = msgspec.json.encode(msgspec.structs.astuple(request))
     return hashlib.sha256(said).hexdigest()
+
+
+def _reserve_few(
+    caller: Caller, requests: Sequence[Request], prints: Sequence[str], wall: dt.datetime
+) -> dict[int, dict[str, Any]]:
+    """The answers to those that go in one message, by place among the requests."""
+    plain = [nr for nr, request in enumerate(requests) if not request.slice]
+    wishes = [
+        few_asks.Wish(
+            requests[nr].id,
+            requests[nr].subject,
+            requests[nr].model,
+            requests[nr].ttl_seconds,
+            prints[nr],
+            functools.partial(_units, requests[nr]),
+            functools.partial(_granted, requests[nr]),
+        )
+        for nr in plain
+    ]
+    answers = few_asks.reserve(caller, wishes, wall=wall) if wishes else {}
+    return {plain[place]: answer for place, answer in answers.items()}
+
+
+def _units(request: Request, weight: Weight) -> int:
+    return _estimate(request, weight).units
+
+
+def _granted(request: Request, units: int, at: dt.datetime) -> dict[str, Any]:
+    return {
+        "id": request.id,
+        "decision": reservations.ALLOW,
+        "granted": to_wire(units),
+        "expires_at": wire_time(at + dt.timedelta(seconds=request.ttl_seconds)),
+    }
 
 
 def _reserve(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,10 +18,12 @@ import psycopg
 
 from metering import rate_limits
 from metering.context import Caller
-from metering.ingest import Ingested, KeyRevoked, Weighed, ingest
+from metering.ingest import Ingested, Weighed, ingest
 from metering.parsing import Malformed, Rejected, Usage, parse_native
 from metering.quarantine import Rejection
-from subscriptions import accounts, buckets, reservations
+from metering.records import Line
+from metering.terms import KeyRevoked
+from subscriptions import accounts, buckets, reservations, reservations_few
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Reservation
 from subscriptions.reservations import Commit, Held, Settled
@@ -153,7 +155,15 @@ def _charge(
         else:
             refused.append(msgspec.structs.replace(record, index=nr))
     settlement = _Settlement(caller, orders, indexes)
-    done = ingest(caller, usages, refused, at=wall, indexes=indexes, before_draw=settlement.settle)
+    done = ingest(
+        caller,
+        usages,
+        refused,
+        at=wall,
+        indexes=indexes,
+        before_draw=settlement.settle,
+        few=settlement,
+    )
     answers |= settlement.answers
     rate_limits.correct(settlement.corrections)
     for rejection in done.rejected:
@@ -197,6 +207,11 @@ def _refusal(name: str, states: dict[str, int], rejection: Rejection, done: Inge
     }
 
 
+# Between these goes what a commit gives back, in its answer as it travels. Inside a name it could
+# not be: there the quotation marks have backslashes.
+_RELEASED = b'"released":"0.000"'
+
+
 class _Settlement:
     """The hook of one charge; called again where it is attempted again.
 
@@ -216,6 +231,38 @@ class _Settlement:
     @property
     def corrections(self) -> list[rate_limits.Correction]:
         return list(self._corrections.values())
+
+    def commits(
+        self, lines: Sequence[Line], payers: Mapping[int, int], batch_id: int
+    ) -> list[reservations_few.Commit]:
+        """A commit for each line, all but whether its reservation is as most are."""
+        commits = []
+        for line in lines:
+            subscriber_id, units, record = line[0], line[4], line[6]
+            name = self._orders[self._indexes[line[5]]].name
+            body = msgspec.json.encode(_body(name, batch_id, units, False, late=False, released=0))
+            head, _, tail = body.partition(_RELEASED)
+            commits.append(
+                reservations_few.Commit(
+                    subscriber_id,
+                    payers[subscriber_id],
+                    units,
+                    name,
+                    bytes.fromhex(_fingerprint(record)),
+                    head + b'"released":"',
+                    b'"' + tail,
+                )
+            )
+        return commits
+
+    def settled(self, lines: Sequence[Line], batch_id: int, freed: Sequence[int]) -> None:
+        """What each line's commit is answered, now that it is one."""
+        for line, held in zip(lines, freed, strict=True):
+            nr, units = self._indexes[line[5]], line[4]
+            released = max(0, held - units)
+            self.answers[nr] = _body(
+                self._orders[nr].name, batch_id, units, False, late=False, released=released
+            )
 
     def settle(self, weighed: Weighed) -> None:
         """Free what is held for what is about to be drawn. Raises Settled, _Misplaced, Raced."""

@@ -14,26 +14,26 @@ import operator
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo
+from typing import Any, NamedTuple, Protocol
 
 import psycopg
 from django.db import connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
-from metering import context, duplicates, outcomes, quarantine, records
+from metering import context, duplicates, outcomes, quarantine, records, terms
 from metering.context import Caller, Context, Standing
 from metering.parsing import EARLIEST, Rejected, Usage, native_json
 from metering.quarantine import Rejection
 from metering.records import RECORDS, Line, PartitionGone, SeenBefore
-from metering.weighing import Cards, Weight, cards_of
-from subscriptions import buckets, clock, lifecycle, partitions, pgarrays, warm
+from metering.terms import Terms
+from metering.weighing import Cards, Weight
+from subscriptions import buckets, lifecycle, partitions, pgarrays, reservations_few, warm
 from subscriptions.buckets import Demand
-from subscriptions.pgarrays import micros_of, pack_int8, pack_interval
+from subscriptions.pgarrays import pack_int8
 from subscriptions.sharding import shard_of
 
 WINDOW_BACK = dt.timedelta(days=35)
@@ -71,8 +71,16 @@ class Weighed(NamedTuple):
 BeforeDraw = Callable[[Weighed], None]
 
 
-class KeyRevoked(Exception):
-    """The key was valid when the request came and is no longer."""
+class Few(Protocol):
+    """What a charge of few records settles beside, in their one message."""
+
+    def commits(
+        self, lines: Sequence[Line], payers: Mapping[int, int], batch_id: int
+    ) -> list[reservations_few.Commit]:
+        """A commit for each line, in their order; `payers` are subscribers' buckets."""
+
+    def settled(self, lines: Sequence[Line], batch_id: int, freed: Sequence[int]) -> None:
+        """It is committed: what each line's reservation gave back."""
 
 
 class _Unsure(Exception):
@@ -99,6 +107,7 @@ def ingest(
     indexes: Sequence[int] | None = None,
     received_at: dt.datetime | None = None,
     before_draw: BeforeDraw | None = None,
+    few: Few | None = None,
 ) -> Ingested:
     """Charge usage, each record once however often it is sent; never refuses for want of tokens.
 
@@ -106,8 +115,9 @@ def ingest(
     `rejected` are records that the parser could not take: they go to the quarantine beside those
     refused here; `indexes` are the places of `usages` in the request where it had such.
     `received_at` is when a record first came, for one that is charged again: the window is judged
-    by it. `before_draw` is called in each attempt's transaction right before the draw. Atomic per
-    shard; answers after the last commit. Raises KeyRevoked.
+    by it. `before_draw` is called in each attempt's transaction right before the draw; `few` does
+    the same for what goes out as one message. Atomic per shard; answers after the last commit.
+    Raises KeyRevoked.
     """
     if caller.subject:
         for usage in usages:
@@ -120,7 +130,7 @@ def ingest(
         known = Context(caller, usages, at=at)
         for nr, members in enumerate(_by_shard(usages, known)):
             request = _Request(
-                caller, usages, indexes, members, () if nr else rejected, before_draw
+                caller, usages, indexes, members, () if nr else rejected, before_draw, few
             )
             done = _charge(request, known, at=at, received_at=received_at)
             total.batch_id = total.batch_id or done.batch_id
@@ -140,6 +150,7 @@ class _Request(NamedTuple):
     members: Sequence[int]
     rejected: Sequence[Rejected]
     before_draw: BeforeDraw | None
+    few: Few | None
 
 
 def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
@@ -162,7 +173,9 @@ def _charge(
     """One shard's part, attempted until nothing that others commit is in its way."""
     look_first = locks_first = raced = fresh = False
     at_once = (
-        len(request.members) <= records.FEW and not request.rejected and request.before_draw is None
+        len(request.members) <= records.FEW
+        and not request.rejected
+        and (request.before_draw is None or request.few is not None)
     )
     caller = request.caller
     for _ in range(_ATTEMPTS):
@@ -195,9 +208,10 @@ def _charge(
         except pg.DeadlockDetected:
             pass
         except psycopg.DatabaseError as error:
-            if error.sqlstate != _STALE:
+            if error.sqlstate == terms.STALE:
+                terms.forget(caller)
+            elif error.sqlstate != reservations_few.UNSTEADY:
                 raise
-            _terms.pop((caller.operator_id, caller.key_id), None)
         else:
             attempt.remember()
             return done
@@ -205,26 +219,6 @@ def _charge(
         known = Context(caller, request.usages, at=at, fresh=fresh)
         at_once = False
     raise psycopg.OperationalError("the charge was overtaken too often; send it again")
-
-
-class _Terms(NamedTuple):
-    """The operator's terms, read under its shared lock: they hold until the commit."""
-
-    clock_at: dt.datetime | None
-    grace: dt.timedelta
-    time_zone: str
-    default_card: str
-    stamp: int
-    zone: ZoneInfo
-    cards: Cards
-
-    def now(self, wall: dt.datetime) -> dt.datetime:
-        return self.clock_at or wall
-
-
-# By operator and key, as last read; whoever goes by them compares them under the lock.
-_terms: dict[tuple[int, int], _Terms] = {}
-_STALE = "TB001"
 
 
 class _Numbers:
@@ -249,15 +243,6 @@ class _Numbers:
 
 
 _numbers = _Numbers()
-# A statement of its own: what is read below must be read after the lock was had.
-_BEGIN_SQL = f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}"
-_TERMS_SQL = """
-SELECT o.clock_at, o.late_grace, o.time_zone, o.default_rate_card,
-       coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0)
-FROM subscriptions_operator o
-JOIN subscriptions_apikey k ON k.operator_id = o.id
-WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
-"""
 _BATCH_SQL = """
 INSERT INTO metering_usagebatch
     (id, operator_id, gateway_id, charged_at, stored_at, records, units, occurred_from, occurred_to)
@@ -298,7 +283,7 @@ class _Attempt:
         """The general way: whatever the records, and whatever is remembered of whom."""
         done, gateway_id = self.done, self.caller.gateway_id
         cursor = self.cursor
-        self.terms = terms = self._read_terms()
+        self.terms = self._read_terms()
         done.batch_id = _numbers.next()
         lines = self._weigh()
         if self.look_first:
@@ -314,7 +299,7 @@ class _Attempt:
             duplicates.note(done.batch_id, gateway_id, self.repeated, at=self.at)
         if self.request.before_draw is not None:
             self.request.before_draw(
-                Weighed(cursor, done.batch_id, self.at, terms.grace, self.demands, done)
+                Weighed(cursor, done.batch_id, self.at, self.terms.grace, self.demands, done)
             )
         if lines:
             # One wait for all that is left: a wait costs more than some of these statements.
@@ -324,7 +309,7 @@ class _Attempt:
                     self.demands,
                     batch_id=done.batch_id,
                     at=self.at,
-                    grace=terms.grace,
+                    grace=self.terms.grace,
                     locks_first=self.locks_first,
                 )
                 records.look_around(cursor, lines, gateway_id=gateway_id)
@@ -341,31 +326,30 @@ class _Attempt:
         bucket's generation, which the draw then puts to the test. Raises _NotSteady where another
         way is needed.
         """
-        caller = self.caller
-        terms = _terms.get((caller.operator_id, caller.key_id))
-        if terms is None:
-            raise _NotSteady
-        self.terms = terms
-        self.at = terms.now(self.wall)
+        caller, few = self.caller, self.request.few
+        self.terms = terms.recall(caller)
+        self.at = self.terms.now(self.wall)
         lines = self._weigh()
         if not lines or self.refused or self.repeated:
             raise _NotSteady
         self._demand(lines)
-        covered = buckets.cover(self.demands, at=self.at, grace=terms.grace)
+        covered = buckets.cover(self.demands, at=self.at, grace=self.terms.grace)
         if covered is None:
             raise _NotSteady
         if covered.found and not self.known.still_holds():
             raise buckets.Raced
-        self.done.batch_id = _numbers.next()
-        given = (
-            *(pack_int8(each) for each in (caller.operator_id, caller.key_id, caller.gateway_id)),
-            pack_int8(micros_of(self.at)),
-            pack_int8(micros_of(terms.clock_at)) if terms.clock_at else None,
-            pack_interval(terms.grace),
-            *(terms.time_zone.encode(), terms.default_card.encode()),
-            *(pack_int8(terms.stamp), pack_int8(self.done.batch_id)),
-        )
-        low = records.charge_few(given, covered[:4], lines, gateway_id=caller.gateway_id)
+        batch_id = self.done.batch_id = _numbers.next()
+        given = [*self.terms.packed(caller, self.at), pack_int8(batch_id)]
+        draws = covered[:4]
+        if few is None:
+            low = records.charge_few(given, draws, lines, gateway_id=caller.gateway_id)
+        else:
+            payers = dict(zip(covered.subscribers, covered.buckets, strict=True))
+            commits = few.commits(lines, payers, batch_id)
+            low, freed = records.commit_few(
+                given, draws, lines, commits, gateway_id=caller.gateway_id
+            )
+            few.settled(lines, batch_id, freed)
         self.drawn = buckets.Drawn(covered.found, frozenset(low))
         return self._answer(lines)
 
@@ -381,38 +365,21 @@ class _Attempt:
             raise _Unsure
         self._require_ready(lines)
 
-    def _read_terms(self) -> _Terms:
-        operator_id, key_id, cursor = self.caller.operator_id, self.caller.key_id, self.cursor
-        with cursor.connection.pipeline():
-            cursor.execute(_BEGIN_SQL, [Int8(operator_id)], prepare=True)
-            cursor.execute(_TERMS_SQL, [Int8(operator_id), Int8(key_id)], prepare=True, binary=True)
-            row = cursor.fetchone()
-        if row is None:
-            raise KeyRevoked
-        clock_at, grace, time_zone, default_card, stamp = row
-        terms = _Terms(
-            clock_at,
-            grace,
-            time_zone,
-            default_card,
-            stamp,
-            ZoneInfo(time_zone),
-            cards_of(operator_id, stamp),
-        )
-        self.at = terms.now(self.wall)
-        _terms[operator_id, key_id] = terms
-        return terms
+    def _read_terms(self) -> Terms:
+        found = terms.lock(self.cursor, self.caller)
+        self.at = found.now(self.wall)
+        return found
 
     def _weigh(self) -> list[Line]:
         """Lines in key order, each key once; what cannot be charged goes to `refused`.
 
         Duplicates are looked up before window, plan and model are judged.
         """
-        usages, known, terms = self.request.usages, self.known, self.terms
-        standings, default_card = known.standings, terms.default_card
+        usages, known, going_by = self.request.usages, self.known, self.terms
+        standings, default_card = known.standings, going_by.default_card
         received = self.received_at or self.at
         oldest, newest = received - WINDOW_BACK, received + WINDOW_AHEAD
-        weights = _Weights(terms.cards, [usages[nr].occurred_at for nr in self.request.members])
+        weights = _Weights(going_by.cards, [usages[nr].occurred_at for nr in self.request.members])
         lines: list[Line] = []
         suspects: list[_Suspect] = []
         for nr in self.request.members:
@@ -420,7 +387,7 @@ class _Attempt:
             occurred_at = usage.occurred_at
             standing = standings[nr]
             if standing is None:
-                standing = known.resolve(usage, terms.zone, self.at)
+                standing = known.resolve(usage, going_by.zone, self.at)
                 if standing is None:
                     detail = f"no subscriber is called {usage.subject!r} at {occurred_at}"
                     self._refuse(nr, "unknown_subject", detail)

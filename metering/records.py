@@ -21,7 +21,7 @@ from psycopg.types.numeric import Int8
 
 from metering.context import Standing
 from metering.parsing import Usage
-from subscriptions import partitions, pipeline
+from subscriptions import partitions, pipeline, reservations_few
 from subscriptions.pgarrays import (
     EPOCH,
     Cursor,
@@ -35,6 +35,7 @@ from subscriptions.pgarrays import (
     unpack_int8s,
 )
 from subscriptions.pipeline import Statement
+from subscriptions.reservations_few import Commit
 
 # A resend with another time counts as the same record up to so many days away.
 NEIGHBOUR_DAYS = 3
@@ -203,16 +204,19 @@ def _texts(*texts: str) -> bytes:
     return b"".join(struct.pack(">ii", _TEXT, len(text)) + text for text in encoded)
 
 
-_FEW = Statement(
-    "metering_charge_few",
-    f"SELECT metering_charge_few({', '.join(f'${nr}' for nr in range(1, 16))})",
-)
+def _call(name: str, parameters: int, answer: str = "{}") -> Statement:
+    given = ", ".join(f"${nr}" for nr in range(1, parameters + 1))
+    return Statement(name, f"SELECT {answer.format(f'{name}({given})')}")
+
+
+_CHARGE_FEW = _call("metering_charge_few", 15)
+_COMMIT_FEW = _call("metering_commit_few", 16, "c.low, c.freed FROM {} c")
 # Up to so many records one message is faster than COPY and what follows it.
 FEW = 64
 
 
 def charge_few(
-    terms: Sequence[bytes | None],
+    given: Sequence[bytes | None],
     draws: Sequence[Sequence[int]],
     lines: Sequence[Line],
     *,
@@ -220,21 +224,59 @@ def charge_few(
 ) -> list[int]:
     """Store few lines, close their batch and draw for them, in a transaction of its own.
 
-    `terms` are the function's arguments up to the batch, in binary; `draws` subscribers, buckets,
+    `given` are the function's arguments up to the batch, in binary; `draws` subscribers, buckets,
     units and generations. Answers the subscribers whose bucket runs low. Raises as `failures` says
     and as the function does.
     """
+    [low] = _run_few(_CHARGE_FEW, given, draws, lines, gateway_id)
+    return unpack_int8s(low) if low is not None else []
+
+
+def commit_few(
+    given: Sequence[bytes | None],
+    draws: Sequence[Sequence[int]],
+    lines: Sequence[Line],
+    commits: Sequence[Commit],
+    *,
+    gateway_id: int,
+) -> tuple[list[int], list[int]]:
+    """The same for usage under reservations, a commit for each line, which are settled with it.
+
+    Answers the subscribers whose bucket runs low, and what each reservation gave back.
+    """
+    # Reservations are locked by subscriber and name, whatever the order of their records.
+    order = sorted(
+        range(len(commits)), key=lambda nr: (commits[nr].subscriber_id, commits[nr].name)
+    )
+    packed = reservations_few.pack_commits([commits[nr] for nr in order])
+    low, freed = _run_few(_COMMIT_FEW, given, draws, lines, gateway_id, packed)
+    assert freed is not None
+    given_back = dict(zip(order, unpack_int8s(freed), strict=True))
+    return (
+        unpack_int8s(low) if low is not None else [],
+        [given_back[nr] for nr in range(len(commits))],
+    )
+
+
+def _run_few(
+    statement: Statement,
+    given: Sequence[bytes | None],
+    draws: Sequence[Sequence[int]],
+    lines: Sequence[Line],
+    gateway_id: int,
+    *more: bytes,
+) -> pipeline.Row:
     rows = array_header(pipeline.oid_of("metering_line"), len(lines)) + _rows(lines)
     calls: list[tuple[Statement, Sequence[bytes | None]]] = [
-        (_FEW, [*terms, *[pack_int8s(column) for column in draws], rows])
+        (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])
     ]
-    for statement, near, source in _looks(lines):
+    for look, near, source in _looks(lines):
         owners, ids = [line[0] for line in near], [line[2] for line in near]
         asked = (pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode())
-        calls.append((statement, asked))
+        calls.append((look, asked))
     row = pipeline.run(calls)[0]
-    low = row[0] if row else None
-    return unpack_int8s(low) if low is not None else []
+    assert row is not None
+    return row
 
 
 _FIND_SQL = """

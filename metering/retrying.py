@@ -9,9 +9,10 @@ import msgspec
 
 from metering import quarantine
 from metering.context import Caller
-from metering.ingest import KeyRevoked, ingest
+from metering.ingest import ingest
 from metering.models import QuarantinedRecord
 from metering.parsing import Malformed, Rejected, SourcedUsage, Usage, parse_one
+from metering.terms import KeyRevoked
 from subscriptions.models import ApiKey
 
 

@@ -38,6 +38,26 @@ def pack_int8(value: int) -> bytes:
     return value.to_bytes(8, "big", signed=True)
 
 
+def pack_int4(value: int) -> bytes:
+    """An integer, as the server takes it in binary."""
+    return value.to_bytes(4, "big", signed=True)
+
+
+# Types of the columns of a row, by the numbers that PostgreSQL has for them.
+BYTEA, INT8, INT4, TEXT = 17, 20, 23, 25
+_COLUMN = struct.Struct(">ii")
+
+
+def pack_row(*columns: tuple[int, bytes]) -> bytes:
+    """A row of a composite type as the element of an array, with its length; no column is null."""
+    parts = [struct.pack(">i", len(columns))]
+    for type_oid, value in columns:
+        parts.append(_COLUMN.pack(type_oid, len(value)))
+        parts.append(value)
+    row = b"".join(parts)
+    return struct.pack(">i", len(row)) + row
+
+
 def pack_interval(span: dt.timedelta) -> bytes:
     """An interval; its days are days, whatever the zone makes of them."""
     micros = span.seconds * 1_000_000 + span.microseconds

@@ -19,9 +19,9 @@ from django.core.management import call_command
 from django.db import connection, connections
 from rest_framework.test import APIClient
 
-from metering import ingest
+from metering import few_asks, ingest
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
-from subscriptions import clock, lifecycle, reservations
+from subscriptions import clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
@@ -605,11 +605,11 @@ def test_what_was_read_before_a_subject_moved_is_not_remembered_after_it(
 
 
 @pytest.fixture
-def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]], None]:
-    """Has something else committed once, right before a function of reservations.py begins."""
+def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Has something else committed once, right before a function of a module begins."""
 
-    def arrange(name: str, happens: Callable[[], None]) -> None:
-        goes_on = getattr(reservations, name)
+    def arrange(name: str, happens: Callable[[], None], module: Any = reservations) -> None:
+        goes_on = getattr(module, name)
         due = [happens]
 
         def first(*given: Any, **named: Any) -> Any:
@@ -617,7 +617,7 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Callable[[], None]
                 at_once(due.pop())
             return goes_on(*given, **named)
 
-        monkeypatch.setattr(reservations, name, first)
+        monkeypatch.setattr(module, name, first)
 
     return arrange
 
@@ -632,18 +632,23 @@ def move(operator: Operator) -> None:
     assert [item["status"] for item in answer["items"]] == ["updated", "updated"]
 
 
+@pytest.mark.parametrize("few", [True, False])
 def test_an_ask_is_judged_by_what_its_subject_is_when_it_holds_units(
-    before: Any, operator: Operator, gateway: Gateway
+    monkeypatch: pytest.MonkeyPatch, before: Any, operator: Operator, gateway: Gateway, few: bool
 ) -> None:
+    way = reservations_few if few else reservations
+    if not few:
+        monkeypatch.setattr(few_asks, "reserve", lambda *given, **named: {})
     plan = make_plan(operator)
     old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
     for person in (old, new):
         subscribe(person, plan)
     set_clock(operator, NOW + MINUTE)
 
-    before("reserve", lambda: move(operator))
+    before("reserve", lambda: move(operator), way)
     moved = reserve(gateway, "a-1", subject="user-s-1", units="100")
-    before("reserve", lambda: lifecycle.suspend(new.pk, reason="unpaid", at=NOW + MINUTE))
+    suspend = partial(lifecycle.suspend, new.pk, reason="unpaid", at=NOW + MINUTE)
+    before("reserve", suspend, way)
     refused = reserve(gateway, "a-2", subject="user-s-1", units="100")
 
     assert (moved["decision"], refused["decision"]) == ("allow", "deny")

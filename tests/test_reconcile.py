@@ -402,10 +402,13 @@ Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
 def one(table: str, where: str) -> str:
-    """A condition that holds for the first row of which `where` does."""
+    """A condition that holds for the first row of which `where` does, by its columns.
+
+    Not by its place: where a row lands that is put back is up to the server.
+    """
     return (
         f"(tableoid, ctid) = (SELECT tableoid, ctid FROM {table} WHERE {where}"
-        " ORDER BY tableoid, ctid LIMIT 1)"
+        f" ORDER BY tableoid, {table} LIMIT 1)"
     )
 
 
@@ -421,7 +424,7 @@ def again(table: str, change: str, where: str) -> Fault:
     """A further row like one that is there, but for the `change` (JSON)."""
     return table, (
         f"INSERT INTO {table} SELECT (jsonb_populate_record(t, '{change}')).*"
-        f" FROM {table} t WHERE {where} ORDER BY tableoid, ctid LIMIT 1"
+        f" FROM {table} t WHERE {where} ORDER BY tableoid, t LIMIT 1"
     )
 
 

@@ -13,8 +13,8 @@ from rest_framework.views import APIView
 
 from metering import parsing
 from metering.context import Caller
-from metering.ingest import KeyRevoked
 from metering.parsing import Malformed, TooLarge
+from metering.terms import KeyRevoked
 from subscriptions import keys
 from subscriptions.api import problems
 from subscriptions.api.auth import GatewayKey, WrongRole, bearer_key

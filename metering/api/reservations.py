@@ -32,20 +32,18 @@ from subscriptions import clock, pgarrays, warm
 from subscriptions.errors import DomainError, NotFound
 
 
-def _ask_together(caller: Caller, requests: Sequence[Request]) -> list[Answer]:
+def _do_together(caller: Caller, items: Sequence[Request | Order]) -> list[Answer]:
+    orders = [item for item in items if isinstance(item, Order)]
+    requests = [item for item in items if isinstance(item, Request)]
     with warm.connection():
+        pgarrays.revive()
+        if orders:
+            return committing.commit(caller, orders, wall=clock.wall())
         return asking.reserve(caller, requests, wall=clock.wall())
 
 
-def _commit_together(caller: Caller, orders: Sequence[Order]) -> list[Answer]:
-    with warm.connection():
-        pgarrays.revive()
-        return committing.commit(caller, orders, wall=clock.wall())
-
-
 # What comes at the same moment shares a transaction, as single records do.
-_asks: Combiner[Caller, Request, Answer] = Combiner(_ask_together)
-_commits: Combiner[Caller, Order, Answer] = Combiner(_commit_together)
+_together: Combiner[Caller, Request | Order, Answer] = Combiner(_do_together, kind=type)
 
 
 def _bytes(answer: Answer) -> bytes:
@@ -61,13 +59,13 @@ def _json(body: bytes, status: int) -> HttpResponse:
 def respond_to_ask(meta: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
     """The body of the 201 to an ask. Raises what refuses it."""
     caller = caller_in(meta)
-    return _bytes(_asks.submit(caller, asking.parse(unpacked(meta, read))))
+    return _bytes(_together.submit(caller, asking.parse(unpacked(meta, read))))
 
 
 def respond_to_commit(name: str, meta: Mapping[str, Any], read: Callable[[], bytes]) -> bytes:
     """The body of the 200 to a commit. Raises what refuses it."""
     caller = caller_in(meta)
-    return _bytes(_commits.submit(caller, committing.parse(_named(name), unpacked(meta, read))))
+    return _bytes(_together.submit(caller, committing.parse(_named(name), unpacked(meta, read))))
 
 
 _ADDRESS = "/api/v1/reservations"

@@ -16,8 +16,8 @@ from rest_framework.response import Response
 from metering import usage_windows
 from metering.api import schema
 from metering.api.doors import GatewayDoor, body_of, caller_of
-from metering.ingest import KeyRevoked
 from metering.models import UsageWindow
+from metering.terms import KeyRevoked
 from subscriptions import clock
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of

@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0011_only_what_crosses"),
+        ("subscriptions", "0012_reserve_few"),
     ]
 
     operations = [
