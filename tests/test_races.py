@@ -10,9 +10,8 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from django.conf import settings
@@ -26,6 +25,7 @@ from subscriptions import clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
+from tests.at_once import at_once
 from tests.factories import (
     NOW,
     buckets_of,
@@ -62,7 +62,6 @@ from tests.usage import (
 # One process does them all: they would take each other's cores.
 pytestmark = [pytest.mark.django_db, pytest.mark.xdist_group("races")]
 
-Result = TypeVar("Result")
 WRITERS = 8
 
 
@@ -97,11 +96,6 @@ def operator() -> Operator:
     return make_operator(f"race-{next(_codes)}")
 
 
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
 @pytest.fixture(autouse=True)
 def _books_agree_and_nothing_deadlocked() -> Iterator[None]:
     before = deadlocks()
@@ -115,22 +109,6 @@ def deadlocks() -> int:
         cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         count: int = cursor.fetchone()[0]
         return count
-
-
-def at_once(*calls: Callable[[], Result]) -> list[Result]:
-    """What the calls answer, each made by a thread of its own, all let go at one moment."""
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], Result]) -> Result:
-        try:
-            connection.ensure_connection()
-            gate.wait(200)
-            return call()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 def charging(gateway: Gateway, *batches: Any) -> Callable[[], list[Any]]:

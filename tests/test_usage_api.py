@@ -21,15 +21,12 @@ from subscriptions.models import ApiKey, Operator, OutboxEvent, Subscriber
 from tests.factories import (
     NOW,
     buckets_of,
-    client_for,
     local,
-    make_key,
     make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
     set_clock,
-    subscribe,
 )
 from tests.usage import (
     DAY,
@@ -59,29 +56,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 MIB = 1024 * 1024
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
-
-
-@pytest.fixture
-def subscriber(operator: Operator) -> Subscriber:
-    """`s-1`, called `user-s-1`, with 10 million units until the end of June."""
-    subscriber = make_subscriber(operator)
-    subscribe(subscriber, make_plan(operator))
-    return subscriber
 
 
 # Shapes ------------------------------------------------------------------------------------------
