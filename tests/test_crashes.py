@@ -228,15 +228,23 @@ Done = TypeVar("Done")
 def while_killing(
     work: Callable[[Callable[[int], None]], Done], kill_some: Callable[[], None], every: int
 ) -> Done:
-    """Do the work; each time so many further records are answered, kill."""
+    """Do the work; each time so many further records are answered, kill.
+
+    The work goes on while processes are looked for and killed, but not past the next mark:
+    finding them can take longer than all the work.
+    """
     answered = threading.Semaphore(0)
+    killed = threading.Semaphore(1)
     ended = threading.Event()
     kills = [0]
 
     def killer() -> None:
         while answered.acquire() and not ended.is_set():
-            kill_some()
-            kills[0] += 1
+            try:
+                kill_some()
+                kills[0] += 1
+            finally:
+                killed.release()
 
     counted = [0]
 
@@ -244,6 +252,7 @@ def while_killing(
         before = counted[0] // every
         counted[0] += records
         if counted[0] // every > before:
+            killed.acquire()
             answered.release()
 
     thread = threading.Thread(target=killer)
