@@ -19,14 +19,14 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from django.db import connection
+from django.db import connection, transaction
 
 from billing import ledger, rating
 from billing.ledger import Side
-from billing.models import Invoice, InvoiceNumber
+from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
 from subscriptions import lifecycle
-from subscriptions.errors import NotFound
+from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Operator, Plan
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
@@ -432,6 +432,177 @@ def _earner(line: Line, plan_code: str) -> str:
     if "booster" in line.basis:
         return f"booster/{line.basis['booster']}"
     return str(line.basis.get("plan", plan_code))
+
+
+# Taking back -------------------------------------------------------------------------------------
+
+
+class NotCreditable(Conflict):
+    cause = "not_creditable"
+
+
+@transaction.atomic
+def credit(
+    operator: Operator,
+    number: str,
+    *,
+    reason: str,
+    at: dt.datetime,
+    amount: Decimal | None = None,
+) -> Invoice:
+    """Issue a credit note against an invoice: over `amount`, or over all that no note has credited.
+
+    A part is spread over the lines by what is left of their gross, each at its own tax rate. The
+    note first lowers what is due on the invoice; what goes beyond is due to the subscriber. Each
+    call is a note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or
+    nothing left of it), Invalid for an amount that is none or more than is left.
+    """
+    original = _locked(operator, number)
+    if original.kind != Invoice.Kind.PERIOD or original.state == Invoice.State.VOID:
+        raise NotCreditable("only an invoice that is owed or paid can be credited")
+    charged = {line.nr: line for line in _lines_of([original.id], original.subscriber_id)}
+    notes = list(
+        Invoice.objects.filter(subscriber_id=original.subscriber_id, original_id=original.id)
+    )
+    left = {nr: line.gross for nr, line in charged.items()}
+    for credited in _lines_of([note.id for note in notes], original.subscriber_id):
+        left[credited.basis["line"]] += credited.gross
+    whole = sum(left.values(), rating.ZERO)
+    if whole <= 0:
+        raise NotCreditable("nothing of this invoice is left to be credited")
+    if amount is None:
+        shares = left
+    elif not 0 < amount <= whole:
+        raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
+    else:
+        owed = {nr: gross for nr, gross in left.items() if gross > 0}
+        # Lines below zero make their sum more than `whole`, which bounds the amount.
+        parts = rating.spread(amount, list(owed.values()))
+        shares = dict(zip(owed, parts, strict=True))
+    plan_code = tariff_of(original.plan_id).code
+    lines = [
+        rating.line(
+            charged[nr].kind,
+            charged[nr].description,
+            -share,
+            charged[nr].tax_rate,
+            {
+                "credits": number,
+                "line": nr,
+                **{
+                    key: charged[nr].basis[key]
+                    for key in ("plan", "version", "booster")
+                    if key in charged[nr].basis
+                },
+            },
+        )
+        for nr, share in sorted(shares.items())
+        if share
+    ]
+    totals = rating.totals(lines)
+    with connection.cursor() as cursor:
+        cursor.execute(_IDS_SQL, [1])
+        [(note_id,)] = cursor.fetchall()
+    note = Invoice.objects.create(
+        subscriber_id=original.subscriber_id,
+        id=note_id,
+        operator_id=operator.pk,
+        kind=Invoice.Kind.CREDIT_NOTE,
+        subscription_id=original.subscription_id,
+        plan_id=original.plan_id,
+        period_start=original.period_start,
+        period_end=original.period_end,
+        original_id=original.id,
+        currency=original.currency,
+        net=totals.net,
+        tax=totals.tax,
+        gross=totals.gross,
+        reason=reason,
+    )
+    with connection.cursor() as cursor, cursor.copy(_LINES_SQL) as copy:
+        for nr, line in enumerate(lines, 1):
+            copy.write_row(_line_row(original.subscriber_id, note_id, nr, line))
+    sides = tuple(sides_of(lines, original.subscriber_id, plan_code))
+    key = f"credit_note:{note_id}"
+    ledger.post(
+        operator.pk, ledger.Draft(key, "credit_note", at, original.currency, sides, reason[:200])
+    )
+    issue(operator, [(original.subscriber_id, note_id)], at=at)
+    note = Invoice.objects.get(subscriber_id=original.subscriber_id, id=note_id)
+    settled = min(-note.gross, max(amount_due(original), rating.ZERO))
+    _settle(original, settled)
+    _settle(note, -settled)
+    return note
+
+
+@transaction.atomic
+def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Invoice:
+    """Make an invoice void of which nothing is paid or credited: nothing of it is owed any more.
+
+    Its number stays its own, its period is not billed again. Again changes nothing. Raises
+    NotFound, NotCreditable.
+    """
+    invoice = _locked(operator, number)
+    if invoice.state == Invoice.State.VOID:
+        return invoice
+    if (
+        invoice.kind != Invoice.Kind.PERIOD
+        or invoice.paid
+        or Invoice.objects.filter(
+            subscriber_id=invoice.subscriber_id, original_id=invoice.id
+        ).exists()
+    ):
+        raise NotCreditable("something of it is paid or credited: credit the rest")
+    lines = [
+        Line(
+            line.kind,
+            line.description,
+            line.units,
+            -line.net,
+            line.tax_rate,
+            -line.tax,
+            -line.gross,
+            line.basis,
+        )
+        for line in _lines_of([invoice.id], invoice.subscriber_id)
+    ]
+    sides = tuple(sides_of(lines, invoice.subscriber_id, tariff_of(invoice.plan_id).code))
+    key = f"void:{invoice.id}"
+    ledger.post(operator.pk, ledger.Draft(key, "void", at, invoice.currency, sides, reason[:200]))
+    invoice.state = Invoice.State.VOID
+    invoice.reason = reason
+    Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
+        state=invoice.state, reason=reason
+    )
+    return invoice
+
+
+def _locked(operator: Operator, number: str) -> Invoice:
+    """An invoice by its number, locked until the transaction ends."""
+    found = find(operator, number)
+    return Invoice.objects.select_for_update(no_key=True).get(
+        subscriber_id=found.subscriber_id, id=found.id
+    )
+
+
+def _lines_of(invoice_ids: Sequence[int], subscriber_id: int) -> list[InvoiceLine]:
+    return list(
+        InvoiceLine.objects.filter(
+            subscriber_id=subscriber_id, invoice_id__in=invoice_ids
+        ).order_by("invoice_id", "nr")
+    )
+
+
+def _settle(invoice: Invoice, amount: Decimal) -> None:
+    """Count an amount as paid of an invoice (< 0: of a credit note)."""
+    if not amount:
+        return
+    invoice.paid += amount
+    if invoice.paid == invoice.gross:
+        invoice.state = Invoice.State.PAID
+    Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
+        paid=invoice.paid, state=invoice.state
+    )
 
 
 # Numbers -----------------------------------------------------------------------------------------

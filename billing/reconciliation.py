@@ -196,16 +196,63 @@ SELECT s.operator_id, CASE WHEN g.excess <> 0 THEN jsonb_build_object(
 FROM (
     SELECT subscriber_id, sum(amount) AS excess
     FROM (
-        SELECT subscriber_id, gross AS amount FROM billing_invoice WHERE number IS NOT NULL
+        SELECT subscriber_id, gross AS amount FROM billing_invoice
+        WHERE number IS NOT NULL AND state <> 'void'
         UNION ALL
         SELECT e.subscriber_id, -e.amount
         FROM billing_entry e
         JOIN billing_account a ON a.id = e.account_id AND a.code = 'receivable'
-        JOIN billing_posting p ON p.id = e.posting_id AND p.kind = 'invoice'
+        JOIN billing_posting p
+          ON p.id = e.posting_id AND p.kind IN ('invoice', 'credit_note', 'void')
     ) u
     GROUP BY 1
 ) g
 LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
+"""
+
+# By subscriber and currency: what is still due on invoices and credit notes is what it owes.
+_DUE = """
+SELECT s.operator_id, CASE WHEN g.excess <> 0 THEN jsonb_build_object(
+           'subscriber', g.subscriber_id, 'currency', g.currency,
+           'due_minus_receivable', g.excess) END AS wrong
+FROM (
+    SELECT subscriber_id, currency, sum(amount) AS excess
+    FROM (
+        SELECT subscriber_id, currency, gross - paid AS amount FROM billing_invoice
+        WHERE number IS NOT NULL AND state <> 'void'
+        UNION ALL
+        SELECT e.subscriber_id, a.currency, -e.amount
+        FROM billing_entry e
+        JOIN billing_account a ON a.id = e.account_id AND a.code = 'receivable'
+    ) u
+    GROUP BY 1, 2
+) g
+LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
+"""
+
+# A credit note's lines take back from lines of its original, at their rates, no more than is there.
+_CREDITED = """
+SELECT o.operator_id, CASE
+           WHEN o.id IS NULL OR o.kind <> 'period' OR l.gross IS NULL OR l.rates > 1
+             OR l.rate <> l.credited_rate OR l.credited > 0 AND l.gross >= 0
+             OR l.credited + l.gross < 0 AND l.gross >= 0
+           THEN jsonb_build_object(
+               'subscriber', c.subscriber_id, 'original', c.original_id, 'line', c.line,
+               'gross', l.gross, 'credited', l.credited) END AS wrong
+FROM (
+    SELECT n.subscriber_id, n.original_id, (x.basis ->> 'line')::int AS line, sum(x.gross) AS gross,
+           min(x.tax_rate) AS rate, count(DISTINCT x.tax_rate) AS rates
+    FROM billing_invoice n
+    JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
+    WHERE n.kind = 'credit_note'
+    GROUP BY 1, 2, 3
+) c
+LEFT JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
+LEFT JOIN LATERAL (
+    SELECT m.gross, m.tax_rate AS rate, c.gross AS credited, c.rate AS credited_rate, c.rates
+    FROM billing_invoiceline m
+    WHERE m.subscriber_id = c.subscriber_id AND m.invoice_id = c.original_id AND m.nr = c.line
+) l ON true
 """
 
 # By tax rate: the tax of all invoices is the tax that was posted as owed.
@@ -217,12 +264,14 @@ FROM (
     FROM billing_invoiceline l
     JOIN billing_invoice i
       ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id AND i.number IS NOT NULL
+     AND i.state <> 'void'
     GROUP BY 1, 2
     UNION ALL
     SELECT a.operator_id, split_part(a.code, ':', 2)::numeric, sum(e.amount)
     FROM billing_entry e
     JOIN billing_account a ON a.id = e.account_id AND a.code LIKE 'vat:%%'
-    JOIN billing_posting p ON p.id = e.posting_id AND p.kind = 'invoice'
+    JOIN billing_posting p
+      ON p.id = e.posting_id AND p.kind IN ('invoice', 'credit_note', 'void')
     GROUP BY 1, 2
 ) u
 GROUP BY operator_id, rate
@@ -238,6 +287,8 @@ CHECKS = (
     Check("numbers", "invoice numbers have no gap and are in order", _NUMBERS),
     Check("posting_zero", "every posting adds up to zero", _POSTING_ZERO),
     Check("receivables", "invoices = receivables posted for them", _RECEIVABLES),
+    Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
+    Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
 )
 

@@ -110,6 +110,7 @@ class Platform:
     def __post_init__(self) -> None:
         self.data = self.data.resolve()
         self._stopping = threading.Event()
+        self._interrupted = False
         self._keepers: list[threading.Thread] = []
         self._lock = -1
         self._attached = False
@@ -178,15 +179,18 @@ class Platform:
 
     def wait(self) -> None:
         """Returns when `interrupt` is called, as from a signal's handler."""
-        self._stopping.wait()
+        # Not by a lock: a signal that another thread was given wakes nobody who waits for one.
+        while not self.interrupted:
+            time.sleep(0.2)
 
     def interrupt(self) -> None:
-        """Asks for the end: waits return, and children end. `stop` has to follow."""
-        self._stopping.set()
+        """Asks for the end: waits return. `stop` has to follow."""
+        # No lock either: a second signal's handler may begin in the middle of the first.
+        self._interrupted = True
 
     @property
     def interrupted(self) -> bool:
-        return self._stopping.is_set()
+        return self._interrupted or self._stopping.is_set()
 
     def stop(self) -> None:
         """Stops web, beat and worker in this order, then leaves the services. Once is enough."""
@@ -225,19 +229,28 @@ class Platform:
 
     def _end_leftovers(self) -> None:
         """Ends what a platform on this folder left when it was killed: it would keep the port."""
-        mark = f"{MARK}={self.data}".encode()
+        deadline = time.monotonic() + 60
         left: set[int] = set()
+        # Again and again: one that is about to be ended may start another.
+        while time.monotonic() < deadline:
+            found = self._marked()
+            for pid in found:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            left |= found
+            if not found and not any(_lives(pid) for pid in left):
+                return
+            time.sleep(0.02)
+
+    def _marked(self) -> set[int]:
+        """The processes of this folder's platforms, but for this one."""
+        mark = f"{MARK}={self.data}".encode()
+        found: set[int] = set()
         for file in Path("/proc").glob("[0-9]*/environ"):
             with contextlib.suppress(OSError):
                 if mark in file.read_bytes().split(b"\0"):
-                    left.add(int(file.parent.name))
-        left.discard(os.getpid())
-        for pid in left:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 30
-        while any(_lives(pid) for pid in left) and time.monotonic() < deadline:
-            time.sleep(0.02)
+                    found.add(int(file.parent.name))
+        return found - {os.getpid()}
 
     def _check_port(self) -> None:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
@@ -385,8 +398,10 @@ class Platform:
 
 
 def _lives(pid: int) -> bool:
+    """Whether any thread of it does: until then its files and ports are taken."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+        return state != "Z" or len(os.listdir(f"/proc/{pid}/task")) > 1
     except OSError:
         return False
 

@@ -24,8 +24,6 @@ from subscriptions import buckets, reservations_few
 from subscriptions.buckets import Demand
 from subscriptions.units import to_wire
 
-_RACED = "TB002"
-
 
 class Wish(NamedTuple):
     """An ask as it was sent; `units_of` says what it takes by a weight, in thousandths, and
@@ -84,7 +82,7 @@ def reserve(
         ]
         # Alone it is a transaction by itself; inside another its failure must not end that one.
         inside = transaction.atomic() if connection.in_atomic_block else contextlib.nullcontext()
-        with inside:
+        with inside, buckets.failures():
             available = reservations_few.reserve(going_by.packed(caller, at), asks)
     except buckets.Raced:
         context.forget(caller.operator_id, {one.usage.subject for one in steady})
@@ -92,8 +90,6 @@ def reserve(
     except psycopg.DatabaseError as error:
         if error.sqlstate == terms.STALE:
             terms.forget(caller)
-        elif error.sqlstate == _RACED:
-            context.forget(caller.operator_id, {one.usage.subject for one in steady})
         elif error.sqlstate != reservations_few.UNSTEADY:
             raise
         return {}

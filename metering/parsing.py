@@ -7,6 +7,8 @@ looked at alone, so that the good ones are charged and the bad ones named.
 from __future__ import annotations
 
 import datetime as dt
+import functools
+import io
 import json
 import re
 import zlib
@@ -21,6 +23,10 @@ from subscriptions.errors import DomainError
 MAX_RECORDS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
 MAX_ATTRIBUTES_BYTES = 4096
+# JSON with more values than this takes more memory than anything that is usage; a body that is
+# small cannot hold so many.
+MAX_CONTAINERS, MAX_COMMAS = 1_000_000, 2_000_000
+_SMALL = 1024 * 1024
 MAX_DIGITS = 18  # of a gateway's number of a record: such fit the database
 # So few that what they unpack to is never much: 32 MiB at the most.
 _PACKED_AT_ONCE = 1024
@@ -201,7 +207,8 @@ def _unpack_members(body: bytes, begin: Callable[[], _Member], name: str) -> byt
 def parse_native(body: bytes) -> Parsed:
     """One object, an array, `{"records": […]}` or NDJSON of native records.
 
-    Raises Malformed where the JSON cannot be read, TooLarge for more than MAX_RECORDS.
+    Raises Malformed where the JSON cannot be read, TooLarge for more than MAX_RECORDS, and for what
+    would take too much memory to be taken apart.
     """
     try:
         body.decode()  # msgspec looks only at the text that it hands out
@@ -218,6 +225,7 @@ def parse_native(body: bytes) -> Parsed:
         return _parse_unreadable(text, error)
     if envelope.records is not msgspec.UNSET:
         return _parse_array(bytes(envelope.records))
+    require_bounded(text)
     return _one_by_one([text], single=True)
 
 
@@ -225,6 +233,7 @@ def _parse_unreadable(text: bytes, error: Exception) -> Parsed:
     """What begins like an object and is not one to msgspec: lines, or one with half a character."""
     if isinstance(error, msgspec.ValidationError):
         raise Malformed(f"the body is not JSON: {error}") from error
+    require_bounded(text)
     whole = read_halves(text)
     if isinstance(whole, dict):
         if "records" in whole:
@@ -232,7 +241,7 @@ def _parse_unreadable(text: bytes, error: Exception) -> Parsed:
         return _one_by_one([text], single=True)
     if b"\n" not in text:
         raise Malformed(f"the body is not JSON: {error}") from error
-    return _parse_lines(text)
+    return _one_by_one(lines_of(text))
 
 
 def _parse_array(text: bytes) -> Parsed:
@@ -241,7 +250,7 @@ def _parse_array(text: bytes) -> Parsed:
     except (msgspec.DecodeError, RecursionError):
         return _one_by_one(_split_array(text))
     if len(usages) > MAX_RECORDS:
-        raise _too_many()
+        raise too_many()
     # A NUL can only come escaped or bare; where the whole body has none, no record has.
     nul = b"\\u0000" in text or b"\0" in text
     for usage in usages:
@@ -251,13 +260,58 @@ def _parse_array(text: bytes) -> Parsed:
     return Parsed(usages, range(len(usages)), [])
 
 
-def _too_many() -> TooLarge:
-    return TooLarge(f"a request has at most {MAX_RECORDS} records; send several")
+def too_many(named: str = "records") -> TooLarge:
+    return TooLarge(f"a request has at most {MAX_RECORDS} {named}; send several")
+
+
+def require_bounded(text: bytes) -> None:
+    """Before JSON becomes values in memory, of which each takes fifty bytes. Raises TooLarge."""
+    if len(text) > _SMALL and (
+        text.count(b"{") + text.count(b"[") > MAX_CONTAINERS or text.count(b",") > MAX_COMMAS
+    ):
+        raise TooLarge("the body holds too many values; send several")
+
+
+@functools.cache
+def _places() -> msgspec.json.Decoder[Any]:
+    """For an array of at most MAX_RECORDS values; it stops at one more, where a list would not."""
+    places = [(f"_{n}", msgspec.Raw | msgspec.UnsetType, msgspec.UNSET) for n in range(MAX_RECORDS)]
+    return msgspec.json.Decoder(
+        msgspec.defstruct("Places", places, array_like=True, forbid_unknown_fields=True)
+    )
+
+
+def split(text: bytes, named: str = "records") -> list[bytes]:
+    """The values of a JSON array, each as it was sent.
+
+    Raises TooLarge for more than MAX_RECORDS, which are not read; else what msgspec raises.
+    """
+    if text.count(b",") < MAX_RECORDS:
+        return [bytes(raw) for raw in _raws.decode(text)]
+    try:
+        places = _places().decode(text)
+    except msgspec.ValidationError as error:
+        if text.startswith(b"["):
+            raise too_many(named) from error
+        raise
+    return [bytes(raw) for raw in msgspec.structs.astuple(places) if raw is not msgspec.UNSET]
+
+
+def lines_of(text: bytes, named: str = "records") -> list[bytes]:
+    """The lines of NDJSON that hold something. Raises TooLarge for more than MAX_RECORDS."""
+    lines: list[bytes] = []
+    for line in io.BytesIO(text):
+        if line.strip():
+            lines.append(line.strip())
+            if len(lines) > MAX_RECORDS:
+                raise too_many(named)
+    return lines
 
 
 def _split_array(text: bytes) -> list[bytes]:
+    require_bounded(text)
     try:
-        return [bytes(raw) for raw in _raws.decode(text)]
+        return split(text)
     except msgspec.ValidationError as error:
         raise Malformed('"records" must be an array of objects') from error
     except (msgspec.DecodeError, RecursionError) as error:
@@ -271,6 +325,8 @@ def _split_list(whole: Any) -> list[bytes]:
     """The records of an array that `read_halves` has read, each as JSON again."""
     if not isinstance(whole, list):
         raise Malformed('"records" must be an array of objects')
+    if len(whole) > MAX_RECORDS:
+        raise too_many()
     return [json.dumps(item).encode() for item in whole]
 
 
@@ -291,14 +347,8 @@ def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-def _parse_lines(text: bytes) -> Parsed:
-    return _one_by_one([line for line in text.split(b"\n") if line.strip()])
-
-
 def _one_by_one(raws: list[bytes], *, single: bool = False) -> Parsed:
     """Each record alone: good ones become usage, bad ones are named. Unreadable JSON: Malformed."""
-    if len(raws) > MAX_RECORDS:
-        raise _too_many()
     usages: list[Usage] = []
     indexes: list[int] = []
     rejected: list[Rejected] = []

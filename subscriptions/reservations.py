@@ -341,6 +341,8 @@ class Books:
             lock_buyers(cursor, buyers)
         if subscribers:
             self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
+        if buyers:
+            require_all_locked(cursor, {one: self._sources.get(one, ()) for one in buyers}, at=at)
 
     def are_as_known(self, asks: Sequence[Ask]) -> bool:
         """Whether nothing was raised between the reading of these asks' accounts and the locks."""
@@ -387,6 +389,27 @@ def lock_buyers(cursor: Cursor, subscriber_ids: Sequence[int]) -> None:
         " FROM unnest(%b::bigint[]) AS g (id)",
         [_LOCK, Int8s(subscriber_ids)],
     )
+
+
+_LIVE_SQL = """
+SELECT g.subscriber_id, sum(g.generation + 1)::bigint FROM subscriptions_bucket g
+WHERE g.subscriber_id = ANY(%b::bigint[]) AND g.valid_until > %b AND g.valid_from <= %b
+GROUP BY g.subscriber_id
+"""
+
+
+def require_all_locked(
+    cursor: Cursor, live: Mapping[int, Iterable[Source]], *, at: dt.datetime
+) -> None:
+    """Raise Moved where a subscriber has live buckets beside these, which are locked.
+
+    A lock that waits sees what came of the rows it waits for, and no row that is new: the first
+    pack may be bought meanwhile, and its units would be promised once more.
+    """
+    cursor.execute(_LIVE_SQL, [Int8s(live), at, at], binary=True, prepare=True)
+    now: dict[int, int] = dict(cursor.fetchall())
+    if any(now.get(one, 0) != generations_of(sources) for one, sources in live.items()):
+        raise Moved
 
 
 def _buys_packs(ask: Ask) -> bool:
@@ -804,6 +827,8 @@ def renew(
         ]
         if generations_of(live) != generations and not still_holds():
             raise Moved
+        if _buys_packs(ask):
+            require_all_locked(cursor, {held.subscriber_id: live}, at=at)
         own = dict(held.holds)
         # As if nothing of it were held.
         sources = [source.less(-own.get(source.id, 0)) for source in live]

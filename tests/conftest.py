@@ -9,12 +9,40 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from django.db import connection
+from rest_framework.test import APIClient
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from metering import rate_limits
 from metering.records import RECORDS
 from subscriptions import partitions, warm
+from subscriptions.models import Operator, Subscriber
+from tests.factories import (
+    client_for,
+    make_key,
+    make_operator,
+    make_plan,
+    make_subscriber,
+    subscribe,
+)
+from tests.usage import Gateway
+
+# No example fails because the machine did something else meanwhile.
+hypothesis.settings.register_profile(
+    "any_machine", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("any_machine")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _patience() -> Iterator[None]:
+    """Where the product goes on without an answer that is late, a test waits for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rate_limits, "_PATIENCE_SECONDS", 60)
+        yield
+
 
 # What no TRUNCATE empties, but that of a test which was not rolled back.
 KEPT = (
@@ -42,6 +70,32 @@ def committed_days(django_db_setup: None, django_db_blocker: Any) -> None:
     with django_db_blocker.unblock():
         partitions.ensure(RECORDS, days)
         partitions.ensure(partitions.ENTRIES, days)
+
+
+# Whom most tests are about; a file that needs others has its own by these names.
+
+
+@pytest.fixture
+def operator() -> Operator:
+    return make_operator()
+
+
+@pytest.fixture
+def gateway(operator: Operator) -> Gateway:
+    return Gateway(operator)
+
+
+@pytest.fixture
+def api(operator: Operator) -> APIClient:
+    return client_for(make_key(operator))
+
+
+@pytest.fixture
+def subscriber(operator: Operator) -> Subscriber:
+    """`s-1`, called `user-s-1`, with 10 million units until the end of June; all weights are 1."""
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator))
+    return subscriber
 
 
 class ByGroup(LoadScopeScheduling):  # type: ignore[misc]

@@ -19,7 +19,6 @@ from tests.factories import (
     client_for,
     local,
     make_key,
-    make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
@@ -48,16 +47,6 @@ from tests.usage import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
 
 
 @pytest.fixture

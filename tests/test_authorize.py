@@ -12,10 +12,7 @@ from subscriptions.models import ApiKey, Operator, ReservationName, Subscriber
 from tests.asking import release, reserve
 from tests.factories import (
     NOW,
-    client_for,
     local,
-    make_key,
-    make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
@@ -26,21 +23,6 @@ from tests.factories import (
 from tests.usage import DAY, MINUTE, Gateway, T, assert_problem, bare, put, record
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 @pytest.fixture

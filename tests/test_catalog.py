@@ -18,8 +18,6 @@ from subscriptions.models import Gateway, Operator, Plan, RateCard
 from subscriptions.policies import policy_of
 from tests.factories import (
     NOW,
-    client_for,
-    make_key,
     make_operator,
     make_plan,
     make_rate_card,
@@ -48,16 +46,6 @@ WEIGHTS = [
     },
 ]
 CARD = {"effective_from": "2026-06-01T00:00:00+08:00", "weights": WEIGHTS}
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def put(api: APIClient, body: Any, code: str = "standard") -> Any:

@@ -51,29 +51,6 @@ from tests.usage import (
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
 
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
-
-
-@pytest.fixture
-def subscriber(operator: Operator) -> Subscriber:
-    """`s-1`, called `user-s-1`, with 10 million units until the end of June."""
-    subscriber = make_subscriber(operator)
-    subscribe(subscriber, make_plan(operator))
-    return subscriber
-
-
 # What is drawn -----------------------------------------------------------------------------------
 
 

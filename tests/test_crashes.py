@@ -14,10 +14,11 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import psycopg
@@ -80,12 +81,14 @@ class Carrier:
     def move_clock(self, to: dt.datetime) -> None:
         self.call("POST", "test-clock", {"now": to.isoformat()})
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(
+        self, method: str, path: str, body: Any = None, *, by: httpx.Client | None = None
+    ) -> Any:
         """What may be repeated is, as of every client, while the platform is away."""
         deadline = time.monotonic() + 200
         while True:
             try:
-                answer = self.http.request(method, path, json=body)
+                answer = (by or self.http).request(method, path, json=body)
             except httpx.TransportError:
                 assert time.monotonic() < deadline
             else:
@@ -171,9 +174,9 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def all_keys(platform: Platform) -> dict[str, dict[str, str]]:
-    """The keys of six operators, from one process: starting it takes longer than all else."""
+    """The keys of eight operators, from one process: starting it takes longer than all else."""
     found: dict[str, dict[str, str]] = json.loads(
-        manage(platform, ISSUE_KEYS, *(f"op-{n}" for n in range(6)), program="-c")
+        manage(platform, ISSUE_KEYS, *(f"op-{n}" for n in range(8)), program="-c")
     )
     return found
 
@@ -219,18 +222,29 @@ def postgres_processes(platform: Platform) -> list[int]:
     return sorted(found)
 
 
+Done = TypeVar("Done")
+
+
 def while_killing(
-    work: Callable[[Callable[[int], None]], Posted], kill_some: Callable[[], None], every: int
-) -> Posted:
-    """Do the work; each time so many further records are answered, kill."""
+    work: Callable[[Callable[[int], None]], Done], kill_some: Callable[[], None], every: int
+) -> Done:
+    """Do the work; each time so many further records are answered, kill.
+
+    The work goes on while processes are looked for and killed, but not past the next mark:
+    finding them can take longer than all the work.
+    """
     answered = threading.Semaphore(0)
+    killed = threading.Semaphore(1)
     ended = threading.Event()
     kills = [0]
 
     def killer() -> None:
         while answered.acquire() and not ended.is_set():
-            kill_some()
-            kills[0] += 1
+            try:
+                kill_some()
+                kills[0] += 1
+            finally:
+                killed.release()
 
     counted = [0]
 
@@ -238,6 +252,7 @@ def while_killing(
         before = counted[0] // every
         counted[0] += records
         if counted[0] // every > before:
+            killed.acquire()
             answered.release()
 
     thread = threading.Thread(target=killer)
@@ -303,6 +318,55 @@ def test_postgresql_killed_in_mid_replay(platform: Platform, carrier: Carrier) -
     assert posted.accepted + posted.duplicates == 60 * BATCH
     assert (posted.rejected, posted.retries > 0) == (0, True)
     carrier.assert_charged_once(sent)
+
+
+PAIRS = 480
+TTL = dt.timedelta(minutes=10)
+
+
+@pytest.mark.parametrize("killed", [web_workers, postgres_processes])
+def test_killed_among_asks_and_commits_nothing_stays_held_and_each_is_charged_once(
+    platform: Platform, carrier: Carrier, killed: Callable[[Platform], list[int]]
+) -> None:
+    """Of four asks one is never committed, as when the gateway itself is gone."""
+    records = [
+        record(f"k-{nr}", subject=f"user-{nr % PEOPLE}", occurred_at=NOW, input_tokens=1 + nr % 97)
+        for nr in range(PAIRS)
+    ]
+
+    def ask_and_commit(item: dict[str, Any], progress: Callable[[int], None]) -> Any:
+        said = {"id": item["id"], "subject": item["subject"], "model": item["model"]}
+        asked = {**said, "units": "150", "ttl_seconds": TTL.seconds}
+        first = carrier.call("POST", "reservations", asked, by=carrier.gateway)
+        assert first["decision"] == "allow"
+        answer = None
+        if int(item["id"][2:]) % 4:
+            path = f"reservations/{item['id']}/commit"
+            answer = carrier.call("POST", path, item, by=carrier.gateway)
+            assert carrier.call("POST", path, item, by=carrier.gateway) == answer
+        assert carrier.call("POST", "reservations", asked, by=carrier.gateway) == first
+        progress(1)
+        return answer
+
+    def work(progress: Callable[[int], None]) -> list[Any]:
+        lock = threading.Lock()
+
+        def count(one: int) -> None:
+            with lock:
+                progress(one)
+
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(partial(ask_and_commit, progress=count), records))
+
+    answers = while_killing(work, lambda: kill(killed(platform)), every=120)
+
+    committed = [item for item, answer in zip(records, answers, strict=True) if answer]
+    assert len(committed) == PAIRS * 3 // 4
+    assert {answer["accepted"] + answer["duplicates"] for answer in answers if answer} == {1}
+    carrier.move_clock(NOW + 2 * TTL)
+    for n in range(PEOPLE):
+        assert carrier.get(f"subscribers/s-{n}/balance")["reserved"] == "0.000"
+    carrier.assert_charged_once([committed])
 
 
 # The busiest of people, from one number on; each is said once it is recorded.

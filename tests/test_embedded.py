@@ -12,6 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
@@ -196,8 +197,8 @@ def go_on(pid: int) -> None:
 
 
 @contextmanager
-def recovering(url: str) -> Iterator[None]:
-    """PostgreSQL after one of its backends was killed; it recovers half a second from now."""
+def recovering(url: str) -> Iterator[int]:
+    """PostgreSQL after one of its backends was killed; it recovers when the one named goes on."""
     # Recovery begins when the last backend is gone, and one that is stopped does not go.
     with closing(psycopg.connect(url)) as stuck, closing(psycopg.connect(url)) as killed:
         stopped = stuck.info.backend_pid
@@ -210,17 +211,18 @@ def recovering(url: str) -> Iterator[None]:
             except psycopg.OperationalError as error:
                 refused = str(error)
         # PostgreSQL itself waits five seconds for it, and then does without.
-        timer = threading.Timer(0.5, go_on, [stopped])
-        timer.start()
-        yield
-        timer.join()
+        yield stopped
+        go_on(stopped)
 
 
 def test_who_comes_during_a_recovery_waits_for_its_end(data: Path) -> None:
     url = embedded.attach(data).database_url
 
-    with recovering(url):
+    with recovering(url) as stopped:
+        timer = threading.Timer(0.5, go_on, [stopped])
+        timer.start()
         embedded.attach(data)
+        timer.join()
 
     assert ask(url, "SELECT 1") == [(1,)]
     embedded.detach(data)
@@ -231,13 +233,18 @@ def test_stopped_during_a_recovery_it_recovers_at_the_next_start(data: Path) -> 
     url = embedded.attach(data).database_url
     ask(url, "CREATE TABLE kept AS SELECT 1 AS n")
 
-    with recovering(url):
-        embedded.detach(data)
+    [log] = (data / "logs").glob("postgres-*.log")
+    # Asked to stop in good order in the middle of it, PostgreSQL may wait forever.
+    asked = "received immediate shutdown request"
+    with recovering(url) as stopped, ThreadPoolExecutor(1) as pool:
+        left = pool.submit(embedded.detach, data)
+        while asked not in log.read_text() and not left.done():
+            time.sleep(0.01)
+        go_on(stopped)
+        left.result(200)
 
     assert running(data) == []
-    # Asked to stop in good order in the middle of it, PostgreSQL may wait forever.
-    [log] = (data / "logs").glob("postgres-*.log")
-    assert "received immediate shutdown request" in log.read_text()
+    assert asked in log.read_text()
     assert ask(embedded.attach(data).database_url, "SELECT n FROM kept") == [(1,)]
     embedded.detach(data)
 

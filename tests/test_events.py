@@ -22,9 +22,7 @@ from tests.factories import (
     client_for,
     make_key,
     make_operator,
-    make_plan,
     make_subscriber,
-    subscribe,
 )
 from tests.usage import (
     MINUTE,
@@ -66,31 +64,8 @@ class Sender:
 
 
 @pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
 def sender(gateway: Gateway) -> Sender:
     return Sender(gateway.key)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
-
-
-@pytest.fixture
-def subscriber(operator: Operator) -> Subscriber:
-    """`s-1`, called `user-s-1`, with 10 million units until the end of June; all weights are 1."""
-    subscriber = make_subscriber(operator)
-    subscribe(subscriber, make_plan(operator))
-    return subscriber
 
 
 def drawn(subscriber: Subscriber) -> float:

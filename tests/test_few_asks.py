@@ -16,7 +16,6 @@ from tests.asking import PATH, asked, commit, reserve, try_commit
 from tests.factories import (
     NOW,
     buckets_of,
-    make_operator,
     make_plan,
     make_subscriber,
     set_clock,
@@ -35,16 +34,6 @@ from tests.usage import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
 
 
 @pytest.fixture

@@ -49,11 +49,6 @@ MILLION = 1_000_000_000  # thousandths
 
 
 @pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
 def subscriber(operator: Operator) -> Subscriber:
     return make_subscriber(operator)
 

@@ -15,7 +15,6 @@ from tests.factories import (
     client_for,
     local,
     make_gateway_key,
-    make_key,
     make_operator,
     make_plan,
     make_rate_card,
@@ -57,16 +56,6 @@ FULL_PLAN: dict[str, Any] = {
         },
     ],
 }
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def put(api: APIClient, path: str, body: Any) -> Any:

@@ -11,9 +11,6 @@ from subscriptions.models import Operator, Plan
 from tests.asking import commit, held, reserve
 from tests.factories import (
     NOW,
-    client_for,
-    make_key,
-    make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
@@ -47,21 +44,6 @@ USUAL = {
 PLAN = {"name": "Light", "price": "9.90", "allowance": "1000", "rate_card": "standard"}
 # Words of our own, other words, and none.
 WORDS = (*USUAL, "cancelled", None)
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def one_of_each() -> list[dict[str, Any]]:

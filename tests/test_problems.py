@@ -14,9 +14,6 @@ from rest_framework.test import APIClient
 from subscriptions import lifecycle
 from subscriptions.models import Operator
 from tests.factories import (
-    client_for,
-    make_key,
-    make_operator,
     make_plan,
     make_subscriber,
     subscribe,
@@ -25,16 +22,6 @@ from tests.factories import (
 pytestmark = pytest.mark.django_db
 
 DEEP = "[" * 100_000 + "]" * 100_000
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def assert_problem(answer: Any, status: int, cause: str) -> dict[str, Any]:

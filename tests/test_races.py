@@ -6,17 +6,17 @@ import datetime as dt
 import itertools
 import random
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 from django.conf import settings
 from django.core.management import call_command
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from rest_framework.test import APIClient
 
 from metering import few_asks, ingest
@@ -25,6 +25,7 @@ from subscriptions import clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
+from tests.at_once import at_once
 from tests.factories import (
     NOW,
     buckets_of,
@@ -61,7 +62,6 @@ from tests.usage import (
 # One process does them all: they would take each other's cores.
 pytestmark = [pytest.mark.django_db, pytest.mark.xdist_group("races")]
 
-Result = TypeVar("Result")
 WRITERS = 8
 
 
@@ -96,11 +96,6 @@ def operator() -> Operator:
     return make_operator(f"race-{next(_codes)}")
 
 
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
 @pytest.fixture(autouse=True)
 def _books_agree_and_nothing_deadlocked() -> Iterator[None]:
     before = deadlocks()
@@ -114,22 +109,6 @@ def deadlocks() -> int:
         cursor.execute("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
         count: int = cursor.fetchone()[0]
         return count
-
-
-def at_once(*calls: Callable[[], Result]) -> list[Result]:
-    """What the calls answer, each made by a thread of its own, all let go at one moment."""
-    gate = threading.Barrier(len(calls))
-
-    def run(call: Callable[[], Result]) -> Result:
-        try:
-            connection.ensure_connection()
-            gate.wait(200)
-            return call()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 def charging(gateway: Gateway, *batches: Any) -> Callable[[], list[Any]]:
@@ -888,6 +867,75 @@ def test_reservations_at_once_never_grant_more_than_a_window_has_left(
     assert {a["cause"] for a in answers if a["decision"] == "deny"} == {"rate_limited"}
 
 
+def test_asks_of_one_gateway_that_share_transactions_never_grant_more_than_there_is(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """Each its own subscriber's or one that all want: what a run holds is held once."""
+    plan = make_plan(operator, allowance=1000 * T)
+    people = [make_subscriber(operator, f"s-{n}") for n in range(5)]
+    for person in people:
+        subscribe(person, plan)
+    subjects = ["user-s-0"] * 6 + [f"user-s-{n}" for n in range(1, 5)]
+
+    def ask(nr: int) -> list[Any]:
+        who = {"subject": subjects[nr % 10], "units": "30"}
+        return [reserve(gateway, f"a-{nr}-{n}", **who) for n in range(10)]
+
+    answers = flat(at_once(*(partial(ask, nr) for nr in range(20))))
+
+    assert len(answers) == 200
+    decided = Counter(a["decision"] for a in answers)
+    assert decided == {"allow": 33 + 80, "deny": 120 - 33}
+    reserved = [buckets_of(person, "allowance")[0].reserved for person in people]
+    assert reserved == [990 * T, *[600 * T] * 4]
+
+
+def test_an_ask_that_waits_while_the_first_pack_is_bought_is_promised_no_other(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """There was no bucket of packs to lock when it began to wait, and one is all that may be."""
+    plan = make_plan(
+        operator,
+        allowance=100 * T,
+        on_exhaustion="blocks",
+        block_units=500 * T,
+        block_price=yuan("1"),
+        cap_units=500 * T,
+    )
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, plan)
+    gateway.charge(record("r-1", input_tokens=10, output_tokens=0))
+    asking: list[Any] = []
+
+    def ask() -> None:
+        try:
+            asking.append(reserve(gateway, units="150"))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=ask)
+    with transaction.atomic():
+        usage = [record(f"u-{n}", input_tokens=270, output_tokens=0) for n in range(2)]
+        gateway.charge(*usage)
+        thread.start()
+        while not waits_for_a_lock() and thread.is_alive():
+            time.sleep(0.01)
+    thread.join()
+
+    assert asking[0]["decision"] == "deny"
+    assert used(subscriber) == {"allowance": 100, "overage": 450}
+
+
+def waits_for_a_lock() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+        )
+        count: int = cursor.fetchone()[0]
+        return count > 0
+
+
 def test_the_same_ask_from_several_threads_and_processes_is_one(
     operator: Operator, gateway: Gateway, senders: list[Sender]
 ) -> None:
@@ -937,6 +985,29 @@ def test_of_two_commits_at_once_one_counts(
         charged += round(float(done[0]["units"]))
 
     assert used(subscriber) == {"allowance": charged}
+
+
+def test_a_commit_and_the_sweep_at_once_charge_once_and_leave_nothing_held(
+    operator: Operator, gateway: Gateway
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10_000 * T))
+
+    for nr in range(20):
+        name = f"a-{nr}"
+        reserve(gateway, name, units="100", ttl_seconds=60)
+        answers = at_once(
+            partial(commit, gateway, name, input_tokens=70, output_tokens=0),
+            partial(reservations.expire_due, operator.pk, at=NOW + MINUTE),
+            partial(commit, gateway, name, input_tokens=70, output_tokens=0),
+        )
+        first, expired, again = answers
+        assert first == again
+        assert (first["late"], first["released"]) in {(False, "30.000"), (True, "0.000")}
+        assert expired == first["late"]
+
+    assert used(subscriber) == {"allowance": 20 * 70}
+    assert buckets_of(subscriber, "allowance")[0].reserved == 0
 
 
 def test_reservations_usage_and_the_sweep_at_once_lose_nothing(

@@ -21,7 +21,6 @@ from tests.factories import (
     NOW,
     client_for,
     make_key,
-    make_operator,
     make_plan,
     make_subscriber,
     set_clock,
@@ -42,16 +41,6 @@ def _own_counts(settings: Any) -> Iterator[None]:
     rate_limits.forget_failures()
     yield
     rate_limits.forget_failures()
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
 
 
 def holder(operator: Operator, **limits: Any) -> None:

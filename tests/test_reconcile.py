@@ -7,13 +7,15 @@ import datetime as dt
 import io
 import json
 from collections.abc import Iterator
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from billing import closing
+from billing import closing, invoicing
+from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
 from metering.adjusted import ADJUSTED
@@ -22,7 +24,7 @@ from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
 from subscriptions import catalog, lifecycle, partitions, reservations
-from subscriptions.models import Bucket, Subscriber
+from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
 from tests.factories import (
@@ -248,6 +250,7 @@ def live() -> None:
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
+    take_back(operator, "quiet", "part", at=carrier.now)
     adjust(carrier)
     # Open still.
     at = carrier.now
@@ -260,6 +263,19 @@ def live() -> None:
     # Not folded in yet.
     carrier.use(*((code, local(2026, 7, 2), 500) for code in subscribers))
     other.use(("s-0", NOW, 1_000))
+
+
+def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime) -> None:
+    """Credit a part of one subscriber's invoice, make another's void."""
+    numbers = {
+        external_id: str(number)
+        for external_id, number in Invoice.objects.filter(operator=operator).values_list(
+            "subscriber__external_id", "number"
+        )
+    }
+    part = Decimal("1.23")
+    invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
+    invoicing.void(operator, numbers[voided], reason="a test", at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -713,7 +729,15 @@ FAULTS: list[tuple[str, Fault]] = [
     ("posting_zero", update(POSTING, f"operator_id = {SOUTH}")),
     ("receivables", update(SIDE, "amount = amount + 1", on_account("receivable"))),
     ("receivables", update(SIDE, "subscriber_id = -1", on_account("receivable"))),
-    ("receivables", delete(INVOICE, "gross <> 0")),
+    ("receivables", delete(INVOICE, "gross <> 0 AND state = 'open'")),
+    ("receivables", update(INVOICE, "state = 'open'", "state = 'void'")),
+    ("due", update(INVOICE, "paid = paid + 1", "state = 'open'")),
+    ("due", update(INVOICE, "state = 'void'", "state = 'open' AND gross > 0")),
+    ("due", update(SIDE, "amount = amount + 1", on_account("receivable"))),
+    ("credited", update(INVOICE, "original_id = -1", "kind = 'credit_note'")),
+    ("credited", update(LINE, "gross = -99", "gross < 0")),
+    ("credited", update(LINE, "tax_rate = 0.09", "gross < 0")),
+    ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
 ]

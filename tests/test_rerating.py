@@ -11,9 +11,6 @@ from metering.models import Adjustment
 from subscriptions.models import Operator, Subscriber
 from tests.factories import (
     NOW,
-    client_for,
-    make_key,
-    make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
@@ -33,21 +30,6 @@ from tests.usage import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 @pytest.fixture

@@ -19,9 +19,7 @@ from subscriptions.models import ApiKey, Operator, Reservation, ReservationName,
 from tests.asking import asked, commit, held, release, reserve, try_commit
 from tests.factories import (
     NOW,
-    client_for,
     local,
-    make_key,
     make_operator,
     make_plan,
     make_rate_card,
@@ -51,21 +49,6 @@ from tests.usage import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 @pytest.fixture

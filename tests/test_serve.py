@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from config import embedded
+from config.serve import _lives
 from tests.running import PATIENCE, ROOT, eventually, free_port
 
 pytestmark = [pytest.mark.xdist_group("serve"), pytest.mark.timeout(900)]
@@ -128,10 +129,35 @@ def test_it_stands_what_happens_to_it(served: Served) -> None:
     served.up()
     assert served.answers()
 
-    output = served.end(signal.SIGTERM)
+    # Told to stop while it is held: on going on, any of its threads is given the signal.
     assert served.process
+    served.process.send_signal(signal.SIGSTOP)
+    served.process.send_signal(signal.SIGTERM)
+    output = served.end(signal.SIGCONT)
     assert served.process.returncode == 0, output
     assert "Stopping" in output
     eventually(lambda: served.processes() == [])  # the last killed may still be dying
     assert not embedded.Postgres(served.data, served.data).running()
     assert not embedded.Valkey(served.data, served.data).running()
+
+
+# Its first thread ends, and it goes on.
+HEADLESS = """
+import ctypes, sys, threading
+threading.Thread(target=lambda: (print(flush=True), sys.stdin.read())).start()
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_lives_as_long_as_any_of_its_threads() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HEADLESS], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        process.stdout.readline()
+        stat = Path(f"/proc/{process.pid}/stat")
+        eventually(lambda: stat.read_text().rpartition(")")[2].split()[0] == "Z")
+
+        assert _lives(process.pid)
+        process.kill()
+        eventually(lambda: not _lives(process.pid))

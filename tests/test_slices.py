@@ -15,9 +15,6 @@ from subscriptions.policies import Window
 from tests.asking import commit, held, release, reserve
 from tests.factories import (
     NOW,
-    client_for,
-    make_key,
-    make_operator,
     make_plan,
     make_subscriber,
     set_clock,
@@ -40,21 +37,6 @@ from tests.usage import (
 )
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import gzip
 import json
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -21,15 +22,12 @@ from subscriptions.models import ApiKey, Operator, OutboxEvent, Subscriber
 from tests.factories import (
     NOW,
     buckets_of,
-    client_for,
     local,
-    make_key,
     make_operator,
     make_plan,
     make_rate_card,
     make_subscriber,
     set_clock,
-    subscribe,
 )
 from tests.usage import (
     DAY,
@@ -59,29 +57,6 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 MIB = 1024 * 1024
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
-
-
-@pytest.fixture
-def subscriber(operator: Operator) -> Subscriber:
-    """`s-1`, called `user-s-1`, with 10 million units until the end of June."""
-    subscriber = make_subscriber(operator)
-    subscribe(subscriber, make_plan(operator))
-    return subscriber
 
 
 # Shapes ------------------------------------------------------------------------------------------
@@ -321,6 +296,42 @@ def test_ten_thousand_records_are_taken_and_one_more_is_413(
 
     answer = gateway.send({"records": many[:-1]}).json()
     assert (counted(answer), answer["units"]) == ((10_000, 0, 0), "10000.000")
+
+
+@pytest.mark.parametrize(
+    ("begin", "value", "end"),
+    [
+        (b"[", b"1,", b"1]"),
+        (b"[", b"1,       ", b"1]"),
+        (b"[", b"{},", b"{}]"),
+        (b'{"records":[', b"1,", b"1]}"),
+        (b'["\\ud800",', b"1,", b"1]"),
+        (b'{"id":[', b"[],", b"[]]}"),
+        (b"", b"{}\n", b"{}"),
+        (b"{}\n", b"1\n", b"1"),
+    ],
+    ids=["numbers", "fewer", "objects", "records", "halves", "one record", "lines", "more lines"],
+)
+@pytest.mark.timeout(120)
+def test_a_body_of_millions_of_values_is_413_before_it_takes_memory(
+    gateway: Gateway, begin: bytes, value: bytes, end: bytes
+) -> None:
+    body = begin + value * ((16 * MIB - len(begin + end)) // len(value)) + end
+    tracemalloc.start()
+    try:
+        answer = gateway.send(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert_problem(answer, 413, "too_large")
+    assert peak < 100 * MIB
+
+
+def test_blank_lines_are_no_records(gateway: Gateway, subscriber: Subscriber) -> None:
+    body = lines(record("a")) + b"\n" * 20_000 + b" \r\n" + lines(record("b"))
+
+    assert counted(gateway.send(body).json()) == (2, 0, 0)
 
 
 # What cannot be read -----------------------------------------------------------------------------

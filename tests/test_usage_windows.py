@@ -60,11 +60,6 @@ TOTALS = (
 
 
 @pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
 def subscriber(operator: Operator) -> Subscriber:
     return bare(operator)
 
@@ -72,11 +67,6 @@ def subscriber(operator: Operator) -> Subscriber:
 @pytest.fixture
 def gateway(operator: Operator, subscriber: Subscriber) -> Gateway:
     return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def numbered(n: int, **said: Any) -> dict[str, Any]:
@@ -844,7 +834,7 @@ def test_whatever_was_lost_repeated_and_reordered_exactly_the_lost_is_named(
     @settings(
         max_examples=40,
         deadline=None,
-        suppress_health_check=[HealthCheck.function_scoped_fixture],
+        suppress_health_check=list(HealthCheck),
     )
     @given(
         fates=st.lists(

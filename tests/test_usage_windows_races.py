@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Barrier
 from typing import Any
 
 import pytest
-from django.db import connection, connections
 
 from billing import due
 from metering import rollups, usage_windows
 from metering.models import UsageCounter, UsageWindow
 from subscriptions.models import ApiKey, Operator
+from tests.at_once import at_once
 from tests.factories import NOW, make_operator
 from tests.test_usage_windows import counter, numbered, tell
 from tests.usage import Gateway, assert_books_agree, bare
@@ -31,26 +28,6 @@ def operator() -> Operator:
     operator = make_operator()
     bare(operator)
     return operator
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-def at_once(*calls: Callable[[], Any]) -> list[Any]:
-    gate = Barrier(len(calls))
-
-    def run(call: Callable[[], Any]) -> Any:
-        try:
-            connection.ensure_connection()
-            gate.wait(200)
-            return call()
-        finally:
-            connections.close_all()
-
-    with ThreadPoolExecutor(len(calls)) as pool:
-        return list(pool.map(run, calls))
 
 
 def test_counters_told_while_their_records_come_in_end_in_agreement(
@@ -71,7 +48,8 @@ def test_counters_told_while_their_records_come_in_end_in_agreement(
             rollups.fold_all(at=NOW)
             usage_windows.compare_due(operator.pk, at=NOW)
 
-    *_, told, _ = at_once(*(partial(sending, n) for n in range(4)), telling, folding)
+    answers: list[Any] = at_once(*(partial(sending, n) for n in range(4)), telling, folding)
+    told = answers[-2]
 
     for one in told:  # each answer agrees with itself, whatever came in meanwhile
         missing = sum(r["last"] - r["first"] + 1 for r in one["missing"]["ranges"])

@@ -22,9 +22,7 @@ from subscriptions.policies import Window, policy_from
 from tests.asking import commit, release, reserve
 from tests.factories import (
     NOW,
-    client_for,
     local,
-    make_key,
     make_operator,
     make_plan,
     make_subscriber,
@@ -50,21 +48,6 @@ from tests.usage import (
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
 PLAN = {"name": "W", "price": "1", "allowance": "1000000", "rate_card": "standard"}
-
-
-@pytest.fixture
-def operator() -> Operator:
-    return make_operator()
-
-
-@pytest.fixture
-def gateway(operator: Operator) -> Gateway:
-    return Gateway(operator)
-
-
-@pytest.fixture
-def api(operator: Operator) -> APIClient:
-    return client_for(make_key(operator))
 
 
 def holder(operator: Operator, *limits: Window) -> Subscriber:

@@ -7,5 +7,7 @@ from billing.api import invoices, test_clock
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
+    path("invoices/<str:number>/credit", invoices.CreditDoor.as_view()),
+    path("invoices/<str:number>/void", invoices.VoidDoor.as_view()),
     path("test-clock", test_clock.TestClockDoor.as_view()),
 ]

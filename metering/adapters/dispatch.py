@@ -6,6 +6,7 @@ one with those of none is of a format that is not known.
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable, Iterable, Sequence, Set
 from typing import NamedTuple, TypeVar
@@ -15,7 +16,7 @@ import msgspec
 from metering.adapters import apisix, higress, kong, lago, litellm, openmeter, portkey
 from metering.adapters.items import Arrival
 from metering.adapters.reading import Format, read, read_array, split
-from metering.parsing import MAX_RECORDS, Malformed, Parsed, TooLarge, read_halves
+from metering.parsing import Malformed, Parsed, lines_of, read_halves, require_bounded
 from subscriptions.errors import DomainError
 
 KNOWN = (
@@ -34,10 +35,6 @@ JSON_TYPES = frozenset(
         *CLOUD_EVENTS,
     }
 )
-# JSON with more values than this takes more memory than anything that is usage; a body that is
-# small cannot hold so many.
-MAX_CONTAINERS, MAX_COMMAS = 1_000_000, 2_000_000
-_SMALL = 1024 * 1024
 
 
 class UnknownFormat(DomainError):
@@ -98,10 +95,7 @@ def text_of(body: bytes) -> bytes:
         body.decode()  # msgspec looks only at the text that it hands out
     except UnicodeDecodeError as error:
         raise Malformed(f"the body is not UTF-8 (byte {error.start})") from error
-    if len(body) > _SMALL and (
-        body.count(b"{") + body.count(b"[") > MAX_CONTAINERS or body.count(b",") > MAX_COMMAS
-    ):
-        raise TooLarge("the body holds too many values; send several")
+    require_bounded(body)
     return body.strip()
 
 
@@ -167,13 +161,13 @@ def _mend(text: bytes) -> bytes | None:
     whole = read_halves(text)
     if whole is not None:
         return _dump(whole)
-    lines = text.split(b"\n")
-    wholes = [read_halves(line) for line in lines] if len(lines) > 1 else []
-    if all(whole is None for whole in wholes):
-        return None
-    return b"\n".join(
-        line if whole is None else _dump(whole) for line, whole in zip(lines, wholes, strict=True)
-    )
+    mended = bytearray()
+    found = False
+    for line in io.BytesIO(text):
+        whole = read_halves(line)
+        found = found or whole is not None
+        mended += line if whole is None else _dump(whole) + b"\n"
+    return bytes(mended) if found else None
 
 
 def _dump(whole: object) -> bytes:
@@ -285,9 +279,7 @@ def _keys_of_objects(text: bytes) -> tuple[list[bytes], list[_Keys]]:
     except msgspec.DecodeError:
         if b"\n" not in text:
             raise
-    lines = [line.strip() for line in text.split(b"\n") if line.strip()]
-    if len(lines) > MAX_RECORDS:
-        raise TooLarge(f"a request has at most {MAX_RECORDS} events; send several")
+    lines = lines_of(text, "events")
     for line in lines:
         if not line.startswith(b"{"):
             _raw.decode(line)

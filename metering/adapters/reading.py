@@ -10,11 +10,11 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
+from metering import parsing
 from metering.adapters.items import Arrival, Unfit
-from metering.parsing import MAX_RECORDS, Malformed, Parsed, Rejected, TooLarge, Usage
+from metering.parsing import MAX_RECORDS, Malformed, Parsed, Rejected, Usage, too_many
 
 MAX_KEPT_TEXT = 512
-_raws = msgspec.json.Decoder(list[msgspec.Raw])
 _anything = msgspec.json.Decoder()
 # The one message of a number that no float holds: RFC 8259 lets us refuse it, and we do.
 _BEYOND = "Number out of range"
@@ -56,7 +56,7 @@ def read_array(format: Format, text: bytes, arrival: Arrival) -> Parsed:
 def read(format: Format, raws: Sequence[bytes], arrival: Arrival) -> Parsed:
     """The usage of single events: good ones become usage, others are named."""
     if len(raws) > MAX_RECORDS:
-        raise TooLarge(f"a request has at most {MAX_RECORDS} events; send several")
+        raise too_many("events")
     if format.unfold is not None:
         raws = [format.unfold(raw) for raw in raws]
     decode = _decoder(format.event).decode
@@ -99,12 +99,9 @@ def _try(format: Format, event: Any, arrival: Arrival) -> Usage | Unfit:
 def split(text: bytes) -> list[bytes]:
     """The items of a JSON array. Raises Malformed, TooLarge."""
     try:
-        raws = _raws.decode(text)
+        return parsing.split(text, "events")
     except (msgspec.DecodeError, RecursionError) as error:
         raise Malformed(f"the events are not a JSON array: {error}") from error
-    if len(raws) > MAX_RECORDS:
-        raise TooLarge(f"a request has at most {MAX_RECORDS} events; send several")
-    return [bytes(raw) for raw in raws]
 
 
 @functools.cache

@@ -34,6 +34,8 @@ AUTHORIZE = "/api/v1/authorize"
 USAGE_COUNTERS = "/api/v1/usage-counters"
 # The body itself is at fault. All else, a key that is not valid too, may be mended while we wait.
 _BODY_REFUSED = frozenset({400, 409, 413, 415, 422})
+# How long a thread may take to notice that the time to close is over, unless a request holds it.
+LAST_MOMENT = 1.0
 
 
 class Client:
@@ -143,7 +145,7 @@ class Client:
         except SpoolError as error:
             log.error("%s", error)
         for thread in self._threads:
-            thread.join(max(0.0, self._close_by - time.monotonic()) + 0.1)
+            thread.join(max(0.0, self._close_by - time.monotonic()) + LAST_MOMENT)
         atexit.unregister(self.close)
         try:
             self._spool.sync()
