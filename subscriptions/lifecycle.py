@@ -47,6 +47,9 @@ SALE_WINDOW = dt.timedelta(days=400)
 REFUND_DAYS = 7
 _MICROSECOND = dt.timedelta(microseconds=1)
 
+Key = tuple[int, int]  # (subscriber id, subscription id)
+PeriodKey = tuple[int, int, dt.datetime]  # … and the period's start
+
 
 class PlanHeld(Conflict):
     cause = "plan_held"
@@ -321,6 +324,8 @@ def upgrade(
         return subscription
     if at < subscription.starts_at:
         raise NotBegun("the subscription has not begun; change its plan without `when`")
+    if new.price.currency != old.price.currency:
+        raise NotAnUpgrade(f"{plan_code} is sold in {new.price.currency}, not {old.price.currency}")
     if new.price.amount < old.price.amount or new.allowance < old.allowance:
         raise NotAnUpgrade(
             f"{plan_code} costs or brings less than {old.code}; change to it at the next period"
@@ -463,6 +468,32 @@ def _refund(
     return Ending.Refund.FULL if early and unused == granted else Ending.Refund.UNUSED
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was changed within periods, by (subscriber, subscription, start)."""
+
+    upgrades: dict[PeriodKey, list[Upgrade]]
+    endings: dict[PeriodKey, Ending]
+
+
+def changes_of(keys: Sequence[PeriodKey]) -> Changes:
+    """The upgrades, earliest first, and the ending of each of these periods."""
+    wanted = set(keys)
+    subscriber_ids = sorted({key[0] for key in wanted})
+    upgrades: dict[PeriodKey, list[Upgrade]] = defaultdict(list)
+    rows = Upgrade.objects.filter(subscriber_id__in=subscriber_ids).order_by("nr")
+    for upgrade in rows:
+        key = (upgrade.subscriber_id, upgrade.subscription_id, upgrade.period_start)
+        if key in wanted:
+            upgrades[key].append(upgrade)
+    endings = {}
+    for ending in Ending.objects.filter(subscriber_id__in=subscriber_ids):
+        key = (ending.subscriber_id, ending.subscription_id, ending.period_start)
+        if key in wanted:
+            endings[key] = ending
+    return Changes(upgrades, endings)
+
+
 @transaction.atomic
 def terminate(subscriber_id: int, *, reason: str, at: dt.datetime) -> int:
     """End all that a subscriber holds, for good and without a refund; answers how many ended.
@@ -565,8 +596,6 @@ def _grant_one(grant: buckets.Grant, *, at: dt.datetime) -> Bucket:
 
 
 # Opening and turning periods ---------------------------------------------------------------------
-
-Key = tuple[int, int]  # (subscriber id, subscription id)
 
 
 def open_due(operator_id: int | None, *, at: dt.datetime, limit: int = 2000) -> int:

@@ -192,6 +192,12 @@ def live() -> None:
     lifecycle.restore(subscribers["daily"].pk, at=carrier.now)
     carrier.use(("daily", NOW + 8 * DAY + HOUR, 7_000), ("daily", carrier.now, 7_000))
 
+    # Upgraded and then ended within a period that the close has billed since.
+    make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
+    moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
+    lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
+
     # Asked before: committed, released, refused, and one that outlives the month.
     carrier.ask("ask-1", "rolling", 20_000)
     carrier.settle("ask-1", "rolling", 15_000)
@@ -701,6 +707,10 @@ FAULTS: list[tuple[str, Fault]] = [
     ("invoice_lines", update(LINE, "net = net + 0.01, tax = tax - 0.01", "gross > 1")),
     ("fee_price", update(LINE, "gross = gross - 1", "kind = 'fee'")),
     ("fee_price", delete(LINE, "kind = 'fee'")),
+    ("upgrade_price", update(LINE, "gross = gross - 1", "kind = 'upgrade'")),
+    ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
+    ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
+    ("refund_price", delete(LINE, "kind = 'refund'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),
