@@ -25,7 +25,7 @@ from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, lifecycle
+from subscriptions import buckets, lifecycle, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Ending, Operator, Plan, Upgrade
 
@@ -325,7 +325,7 @@ def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
 @lru_cache(maxsize=10_000)
 def tariff_of(plan_id: int) -> Tariff:
     """What a plan version costs. Raises RatingError where there is none or it makes no sense."""
-    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components").first()
+    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components", "tiers").first()
     if plan is None:
         raise RatingError(f"there is no plan version {plan_id}")
     return Tariff(
@@ -339,6 +339,8 @@ def tariff_of(plan_id: int) -> Tariff:
         cycle=plan.cycle,
         first_month=plan.first_month,
         price_per_million=plan.price_per_million,
+        tiers=policies.tiers_of(plan),
+        graduated=plan.tier_mode != Plan.TierMode.VOLUME,
         block_units=plan.block_units,
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,
