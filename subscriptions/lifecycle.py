@@ -36,7 +36,7 @@ from subscriptions.models import (
     Suspension,
     Upgrade,
 )
-from subscriptions.policies import policy_from
+from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
 # How long before its first second a period is opened: time for a broken job to be mended.
@@ -359,7 +359,7 @@ def upgrade(
 
 def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
     """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
-    policy = policy_from(row.new_plan)
+    policy = policy_of(row.new_plan.pk)
     after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
     wanted: list[tuple[str, int | None, str]] = []
     if row.units:
@@ -828,7 +828,7 @@ def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
     if units:
         wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
-        cap = policy_from(plan).overage_units
+        cap = policy_of(plan.pk).overage_units
         wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
     for kind, units_or_no_limit, grant_key in wanted:
         yield buckets.Grant(
