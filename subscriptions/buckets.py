@@ -123,7 +123,7 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
     ordered = sorted(
         grants, key=lambda g: (shard_of(g.subscriber_id), g.subscriber_id, g.grant_key)
     )
-    with pgarrays.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _GRANT_SQL,
             {
@@ -163,7 +163,7 @@ def _overtake(keys: Sequence[tuple[int, int]]) -> None:
     """Void what is remembered of buckets that these (subscriber, bucket) now burn before."""
     if keys:
         columns = [Int8s(column) for column in zip(*keys, strict=True)]
-        with pgarrays.cursor() as cursor:
+        with pgarrays.statements() as cursor:
             cursor.execute(_OVERTAKE_SQL, columns)
 
 

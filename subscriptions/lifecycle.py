@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, periods
+from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Bucket,
@@ -36,6 +36,7 @@ from subscriptions.models import (
     Suspension,
     Upgrade,
 )
+from subscriptions.pgarrays import Instants, Int8s
 from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
@@ -655,9 +656,11 @@ def mark_closed(periods_billed: Sequence[tuple[int, int, dt.datetime]], *, at: d
     """Note that these periods (subscriber, subscription, start) are billed; answers how many were
     not before. Joins the caller's transaction, which bills them and holds their rows."""
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*periods_billed, strict=True)]
-        cursor.execute(_CLOSED_SQL, [at, *columns])
+    subscriber_ids, subscription_ids, starts = zip(*periods_billed, strict=True)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _CLOSED_SQL, [at, Int8s(subscriber_ids), Int8s(subscription_ids), Instants(starts)]
+        )
         return int(cursor.rowcount)
 
 

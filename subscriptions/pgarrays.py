@@ -3,11 +3,12 @@ charge sends thousands of elements a batch."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import select
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -82,10 +83,9 @@ def pack_int8s(values: Sequence[int], oid: int = 20) -> bytes:
 
 def pack_optional_int8s(values: Sequence[int | None]) -> bytes:
     """A bigint[], None for null."""
-    parts = [array_header(20, len(values), nulls=True)]
-    for value in values:
-        parts.append(struct.pack(">i", -1) if value is None else struct.pack(">iq", 8, value))
-    return b"".join(parts)
+    null = struct.pack(">i", -1)
+    packed = (null if value is None else struct.pack(">iq", 8, value) for value in values)
+    return array_header(20, len(values), nulls=True) + b"".join(packed)
 
 
 def unpack_int8s(data: bytes) -> list[int]:
@@ -161,6 +161,13 @@ def cursor() -> Cursor:
         raw.adapters.register_dumper(Texts, _TextsDumper)
         _taught.add(raw)
     return psycopg.Cursor(raw)
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[Cursor]:
+    """A `cursor` whose errors are Django's, as those of `connection.cursor()` are."""
+    with connection.wrap_database_errors, cursor() as found:
+        yield found
 
 
 def revive() -> None:
