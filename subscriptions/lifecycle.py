@@ -239,6 +239,19 @@ def change(
     return _get(key)
 
 
+def hold(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime
+) -> tuple[Subscription, dt.datetime]:
+    """A subscription under lock, and the start of the period that runs at `at`, or of its first.
+
+    Joins the caller's transaction. Raises NotFound, SubscriptionEnded.
+    """
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if at < subscription.starts_at:
+        return subscription, subscription.starts_at
+    return subscription, _period_at(subscription, at).starts_at
+
+
 def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
     """A subscription under lock, brought up to `at`. Raises NotFound, SubscriptionEnded."""
     subscriber_id, subscription_id = key
