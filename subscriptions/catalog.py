@@ -95,6 +95,10 @@ class PlanTerms:
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
+    trial_days: int | None = None
+    converts_to: str = ""
+    pause_plan: str = ""
+    suspends: bool = False
     tier_mode: str = ""  # where there are tiers: graduated or volume
     tiers: tuple[Tier, ...] = ()
 
@@ -129,6 +133,10 @@ def publish_plan(
         rollover=terms.rollover,
         on_exhaustion=terms.on_exhaustion,
         refund=terms.refund,
+        trial_days=terms.trial_days,
+        converts_to=terms.converts_to,
+        pause_plan=terms.pause_plan,
+        suspends=terms.suspends,
         price_per_million=terms.price_per_million,
         tier_mode=terms.tier_mode,
         block_units=terms.block_units,
@@ -182,6 +190,7 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     ):
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
     _check_tiers(terms)
+    _check_others(operator, terms)
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
@@ -213,6 +222,22 @@ def _check_tiers(terms: PlanTerms) -> None:
         raise Invalid("each of overage.tiers reaches further than the one before")
 
 
+def _check_others(operator: Operator, terms: PlanTerms) -> None:
+    """The plans that a plan names: after its trial, and while it is paused."""
+    if (terms.trial_days is None) != (not terms.converts_to):
+        raise Invalid("a trial has days, and names the plan that goes on then")
+    if terms.trial_days is not None and (
+        terms.first_month != Plan.FirstMonth.FULL or terms.rollover != Plan.Rollover.NONE
+    ):
+        raise Invalid("a trial has no first_month and rolls nothing over")
+    if terms.converts_to and newest_plan(operator.pk, terms.converts_to).trial_days is not None:
+        raise Invalid("a trial goes on as a plan that is no trial")
+    if terms.pause_plan:
+        pause = newest_plan(operator.pk, terms.pause_plan)
+        if not pause.suspends or pause.allowance or pause.trial_days is not None:
+            raise Invalid("pause_plan suspends, and has neither allowance nor trial")
+
+
 def check_currency(operator: Operator, *prices: Money) -> None:
     """Raises WrongCurrency for a price that is not in the operator's."""
     for price in prices:
@@ -233,6 +258,10 @@ def terms_of(plan: Plan) -> PlanTerms:
         rollover=plan.rollover,
         on_exhaustion=plan.on_exhaustion,
         refund=plan.refund,
+        trial_days=plan.trial_days,
+        converts_to=plan.converts_to,
+        pause_plan=plan.pause_plan,
+        suspends=plan.suspends,
         price_per_million=plan.price_per_million,
         tier_mode=plan.tier_mode,
         block_units=plan.block_units,

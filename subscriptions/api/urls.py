@@ -23,6 +23,14 @@ urlpatterns = [
         subscriptions.SubscriptionDoor.as_view(),
     ),
     path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/pause",
+        subscriptions.PauseDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/resume",
+        subscriptions.ResumeDoor.as_view(),
+    ),
+    path(
         "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/coupons",
         coupons.RedemptionsDoor.as_view(),
     ),
