@@ -102,7 +102,7 @@ def subscribe(
     start = _first_start(operator, plan, start)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
-    if plan.trial_days is not None and plan_code in _trials_had([subscriber_id])[subscriber_id]:
+    if plan.trial_days is not None and plan_code in trials_had([subscriber_id])[subscriber_id]:
         raise TrialUsed(f"the subscriber has had the trial {plan_code}")
     [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
     return _get((subscriber_id, subscription_id))
@@ -125,8 +125,7 @@ def subscribe_many(
 
 
 def held_plans(subscriber_ids: Sequence[int], *, since: dt.datetime) -> dict[int, set[str]]:
-    """The codes of the plans each subscriber holds at `since` or later, changes to come too, and
-    of the trials it has had: each is had once.
+    """The codes of the plans each subscriber holds at `since` or later, changes to come too.
 
     Locks the subscribers against other sales until the transaction ends.
     """
@@ -137,12 +136,10 @@ def held_plans(subscriber_ids: Sequence[int], *, since: dt.datetime) -> dict[int
     )
     for subscriber_id, *codes in rows:
         held[subscriber_id].update(code for code in codes if code)
-    for subscriber_id, had in _trials_had(subscriber_ids).items():
-        held[subscriber_id] |= had
     return held
 
 
-def _trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
+def trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
     """The codes of the trial plans each subscriber has had or has begun."""
     had: dict[int, set[str]] = defaultdict(set)
     rows = SubscriptionPeriod.objects.filter(

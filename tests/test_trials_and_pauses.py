@@ -168,11 +168,13 @@ def test_a_trial_that_is_cancelled_costs_nothing_and_is_not_had_again(
     move(api, JULY)
     again = post(api, "subscribers/s-1/subscriptions", {"plan": "try"})
     batch = post(api, "subscribers/batch", [{"external_id": "s-1", "plan": "try"}])
+    light = post(api, "subscribers/batch", [{"external_id": "s-1", "plan": "light"}])
 
     assert bills(api) == [[("fee", "0.00")]]
     assert_problem(again, 409, "trial_used")
-    assert batch.status_code == 200
-    assert Subscription.objects.count() == 1
+    assert batch.json()["items"] == [{"external_id": "s-1", "status": "unchanged"}]
+    assert light.json()["items"] == [{"external_id": "s-1", "status": "updated"}]
+    assert Subscription.objects.count() == 2
     assert_books_agree()
 
 
