@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -290,6 +291,7 @@ CHECKS = (
     Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
     Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
+    *CHARGE_FILE_CHECKS,
 )
 
 

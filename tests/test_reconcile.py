@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from billing import closing, invoicing
+from billing.exports import charge_files
 from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
@@ -253,9 +254,11 @@ def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime
             "subscriber__external_id", "number"
         )
     }
+    assert charge_files.make(operator, at=at)
     part = Decimal("1.23")
     invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
+    assert charge_files.make(operator, at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -300,6 +303,8 @@ TABLES = (
     "billing_invoicenumber",
     "billing_posting",
     "billing_entry",
+    "billing_chargefile",
+    "billing_chargeline",
 )
 
 
@@ -397,7 +402,8 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
 SUBSCRIPTION, PERIOD, RESERVATION, NAME, *MONEY = OTHERS
-INVOICE, LINE, NUMBER, POSTING, SIDE = MONEY
+INVOICE, LINE, NUMBER, POSTING, SIDE, *_ = MONEY
+CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -706,6 +712,17 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
+    ("charge_files", update(CHARGE, "amount = amount - 0.01")),
+    ("charge_files", delete(CHARGE)),
+    ("charge_files", delete(CHARGE_FILE, "sequence = 1")),
+    ("charge_files", update(CHARGE_FILE, "count = count + 1")),
+    ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
+    ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
+    ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
+    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
+    ("charge_lines", delete(INVOICE, "state = 'void'")),
+    ("charge_lines", update(INVOICE, "state = 'open'", "state = 'void'")),
 ]
 
 

@@ -1,11 +1,14 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 
 __all__ = [
     "Account",
+    "ChargeFile",
+    "ChargeLine",
     "CloseChunk",
     "Entry",
     "Invoice",
