@@ -48,6 +48,14 @@ def _steps(line: InvoiceLine) -> Iterator[str]:
         yield f"{to_wire(line.units or 0)} units of {basis['sold_at']}"
     if line.kind == InvoiceLine.Kind.FEE:
         yield from _fee(basis)
+    elif line.kind == InvoiceLine.Kind.UPGRADE and "days" in basis:
+        yield from _upgrade(line, basis)
+    elif line.kind == InvoiceLine.Kind.REFUND and "share" in basis:
+        yield f"ended at {basis['ended_at']}: {basis['reason']}"
+        yield (
+            f"{basis['share']} of {basis['whole']} of the {basis['of']} for the period ="
+            f" {basis['refund']}: so much of line {basis['line']}"
+        )
     elif "drawn" in basis:
         yield from _overflow(line, basis)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
@@ -60,6 +68,16 @@ def _fee(basis: dict[str, Any]) -> Iterator[str]:
         yield f"{basis['price']} x {basis['days']} of {basis['of_days']} days"
     else:
         yield f"{basis['price']} for the whole period"
+    if "component" in basis:
+        yield f"{basis['component']} of the {basis['price']}: its share of {basis['fee']}"
+
+
+def _upgrade(line: InvoiceLine, basis: dict[str, Any]) -> Iterator[str]:
+    yield f"from plan {basis['old_plan']} version {basis['old_version']} at {basis['at']}"
+    yield (
+        f"({basis['price']} - {basis['old_price']}) x {basis['days']} of {basis['of_days']} days,"
+        f" with {to_wire(line.units or 0)} units more"
+    )
     if "component" in basis:
         yield f"{basis['component']} of the {basis['price']}: its share of {basis['fee']}"
 

@@ -25,9 +25,9 @@ from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import lifecycle
+from subscriptions import buckets, lifecycle, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Booster, Operator, Plan
+from subscriptions.models import Booster, Ending, Operator, Plan, Upgrade
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
 # yet or has changed: longer than records are kept, for only those can be adjusted.
@@ -92,12 +92,13 @@ def bill(
     drafts: list[_Draft] = []
     zone = ZoneInfo(operator.time_zone)
     overflow, sales = _buckets(due)
+    changes = lifecycle.changes_of([period[:3] for period in due])
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
     for subscriber_id, periods in by_subscriber.items():
         try:
-            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], zone)
+            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], changes, zone)
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
     if drafts:
@@ -123,12 +124,13 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _Overflow:
-    """An overflow bucket that was drawn, with what of it is billed; None: its period is gone."""
+    """An overflow bucket that was drawn, with what of it is billed."""
 
     subscription_id: int | None
-    starts_at: dt.datetime
+    period_start: dt.datetime
+    since: dt.datetime  # later than its start after an upgrade
     ends_at: dt.datetime
-    plan_id: int | None
+    plan_id: int  # whose price it costs
     bucket_id: int
     blocks: bool
     units: int
@@ -150,19 +152,27 @@ class _Sale:
 
 
 # Of every subscriber the buckets since LOOK_BACK, by the index that leads with both. A bucket
-# without a period was opened ahead and taken back: nobody is billed for it.
+# without a period was opened ahead and taken back: nobody is billed for it. One that an upgrade
+# brought, its key names the plan, began within its period.
 _BUCKETS_SQL = """
-SELECT b.subscriber_id, b.kind, b.subscription_id, b.valid_from, p.ends_at, p.plan_id, b.id,
-       b.grant_key, b.used, coalesce(b.granted, 0), b.note,
+SELECT b.subscriber_id, b.kind, b.subscription_id, p.starts_at, b.valid_from, p.ends_at,
+       p.plan_id, b.id, b.grant_key, b.used, coalesce(b.granted, 0), b.note,
        l.lines, l.units, l.gross
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[])
      AS d (subscriber_id, look_from, last_end)
 JOIN subscriptions_bucket b
   ON b.subscriber_id = d.subscriber_id AND b.valid_until > d.look_from
  AND b.valid_from < d.last_end AND b.kind IN ('overage', 'booster', 'gift')
-LEFT JOIN subscriptions_subscriptionperiod p
-  ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
- AND p.starts_at = b.valid_from
+LEFT JOIN LATERAL (
+    SELECT p.starts_at, p.ends_at, p.plan_id
+    FROM subscriptions_subscriptionperiod p
+    WHERE b.kind = 'overage' AND p.subscriber_id = b.subscriber_id
+      AND p.subscription_id = b.subscription_id AND p.starts_at <= b.valid_from
+      AND (p.starts_at = b.valid_from
+           OR p.ends_at >= b.valid_from AND split_part(b.grant_key, ':', 1) LIKE '%%@%%')
+    ORDER BY p.starts_at DESC
+    LIMIT 1
+) p ON true
 CROSS JOIN LATERAL (
     SELECT count(*) AS lines, coalesce(sum(l.units), 0)::bigint AS units,
            coalesce(sum(l.gross), 0) AS gross
@@ -192,10 +202,10 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
             ],
         )
         for row in cursor.fetchall():
-            (subscriber_id, kind, subscription_id, valid_from, ends_at, plan_id, bucket_id) = row[
-                :7
+            subscriber_id, kind, subscription_id, period_start, valid_from = row[:5]
+            ends_at, plan_id, bucket_id, grant_key, used, granted, note, lines, units, gross = row[
+                5:
             ]
-            grant_key, used, granted, note, lines, units, gross = row[7:]
             if kind != "overage":
                 sale = _Sale(bucket_id, kind, valid_from, granted, grant_key, note)
                 sales[subscriber_id].append(sale)
@@ -203,11 +213,12 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
                 overflow[subscriber_id].append(
                     _Overflow(
                         subscription_id=subscription_id,
-                        starts_at=valid_from,
+                        period_start=period_start,
+                        since=valid_from,
                         ends_at=ends_at,
-                        plan_id=plan_id,
+                        plan_id=buckets.plan_of_overflow(grant_key) or plan_id,
                         bucket_id=bucket_id,
-                        blocks=grant_key.startswith("blocks:"),
+                        blocks=grant_key.startswith("blocks"),
                         units=used,
                         billed=lines > 0,
                         billed_units=units,
@@ -221,6 +232,7 @@ def _rate(
     periods: Sequence[Due],
     overflow: Sequence[_Overflow],
     sales: Sequence[_Sale],
+    changes: lifecycle.Changes,
     zone: ZoneInfo,
 ) -> list[_Draft]:
     """The invoices of one subscriber's due periods, earliest first.
@@ -233,8 +245,21 @@ def _rate(
     for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
         tariff = tariff_of(due.plan_id)
         lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
+        for upgrade in changes.upgrades.get(due[:3], ()):
+            lines += rating.upgrade_lines(
+                tariff_of(upgrade.old_plan_id),
+                tariff_of(upgrade.new_plan_id),
+                upgrade.days,
+                Upgrade.DAYS,
+                upgrade.at,
+                zone,
+                units=upgrade.units,
+            )
+        ending = changes.endings.get(due[:3])
+        if ending is not None:
+            lines += _refund_lines(ending, lines, zone)
         for one in overflow:
-            own = (one.subscription_id, one.starts_at) == (due.subscription_id, due.starts_at)
+            own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
             if own or (nr == 0 and one.billed):
                 lines += _overflow_lines(one, zone)
         now, sold = (
@@ -246,15 +271,27 @@ def _rate(
     return drafts
 
 
+def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list[Line]:
+    """What of these lines is owed back to who ended in the middle of a period."""
+    if ending.refund == Ending.Refund.NONE:
+        return []
+    whole = ending.refund == Ending.Refund.FULL
+    return rating.refund_lines(
+        lines,
+        1 if whole else ending.unused,
+        1 if whole else ending.granted,
+        {"ended_at": ending.at.astimezone(zone).isoformat(), "reason": ending.reason},
+    )
+
+
 def _overflow_lines(one: _Overflow, zone: ZoneInfo) -> list[Line]:
-    assert one.plan_id is not None
     line = rating.overflow_line(
         rating.Drawn(
             bucket_id=one.bucket_id,
             blocks=one.blocks,
             units=one.units,
             tariff=tariff_of(one.plan_id),
-            starts_at=one.starts_at,
+            starts_at=one.since,
             ends_at=one.ends_at,
             billed=one.billed,
             billed_units=one.billed_units,
@@ -288,7 +325,7 @@ def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
 @lru_cache(maxsize=10_000)
 def tariff_of(plan_id: int) -> Tariff:
     """What a plan version costs. Raises RatingError where there is none or it makes no sense."""
-    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components").first()
+    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components", "tiers").first()
     if plan is None:
         raise RatingError(f"there is no plan version {plan_id}")
     return Tariff(
@@ -302,6 +339,8 @@ def tariff_of(plan_id: int) -> Tariff:
         cycle=plan.cycle,
         first_month=plan.first_month,
         price_per_million=plan.price_per_million,
+        tiers=policies.tiers_of(plan),
+        graduated=plan.tier_mode != Plan.TierMode.VOLUME,
         block_units=plan.block_units,
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from subscriptions import periods
+from subscriptions.policies import Tier
 
 FEN = Decimal("0.01")
 ZERO = Decimal("0.00")
@@ -37,14 +38,6 @@ class Part:
     name: str
     price: Decimal
     tax_rate: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Up to `up_to` thousandths (None: without end) at a price per million units."""
-
-    up_to: int | None
-    price_per_million: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +167,73 @@ def fee_lines(
         )
         for part, share in zip(parts, shares, strict=True)
     )
+
+
+def upgrade_lines(
+    old: Tariff,
+    new: Tariff,
+    days: int,
+    of: int,
+    at: dt.datetime,
+    zone: ZoneInfo,
+    *,
+    units: int,
+) -> list[Line]:
+    """What a dearer plan costs more for the `days` of `of` that it holds before the period's end:
+    (new - old) x days / of, a line for each part of the new price. The guide's rule, Aliyun's."""
+    fee = prorate(new.price - old.price, days, of)
+    parts = new.parts or (Part(new.name, new.price, new.tax_rate),)
+    shares = spread(fee, [part.price for part in parts]) if new.price else [ZERO] * len(parts)
+    basis: dict[str, Any] = {
+        **_plan_basis(new),
+        "price": str(new.price),
+        "old_plan": old.code,
+        "old_version": old.version,
+        "old_price": str(old.price),
+        "at": _local(at, zone),
+        "days": days,
+        "of_days": of,
+    }
+    return [
+        line(
+            "upgrade",
+            part.name,
+            share,
+            part.tax_rate,
+            {**basis, **({"component": str(part.price), "fee": str(fee)} if new.parts else {})},
+            units=units if nr == 0 else None,
+        )
+        for nr, (part, share) in enumerate(zip(parts, shares, strict=True))
+    ]
+
+
+def refund_lines(lines: Sequence[Line], share: int, of: int, basis: dict[str, Any]) -> list[Line]:
+    """`share` of `of` of what a period's price came to (fee, upgrades, less discounts), as
+    negative lines at the rates it was sold at."""
+    left = [entry.gross if entry.kind in ("fee", "upgrade") else ZERO for entry in lines]
+    for entry in lines:
+        if entry.kind == "discount":
+            left[entry.basis["line"] - 1] += entry.gross
+    there = sum(left, ZERO)
+    if there <= 0:
+        return []
+    back = prorate(there, share, of)
+    said = {**basis, "refund": str(back), "of": str(there), "share": share, "whole": of}
+    return [
+        line(
+            "refund",
+            lines[nr].description,
+            -part,
+            lines[nr].tax_rate,
+            {
+                **{key: lines[nr].basis[key] for key in ("plan", "version")},
+                **said,
+                "line": nr + 1,
+            },
+        )
+        for nr, part in enumerate(spread(back, left))
+        if part
+    ]
 
 
 def _plan_basis(tariff: Tariff) -> dict[str, Any]:

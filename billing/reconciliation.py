@@ -31,16 +31,19 @@ FULL JOIN (
 ) l USING (subscriber_id, invoice_id)
 """
 
-# All lines of a bucket together, for an adjustment is a difference. Where a half fen is exact,
+# All lines of a bucket together, for an adjustment is a difference. The key of a bucket that an
+# upgrade brought names its plan. Where a half fen is exact,
 # round() goes away from zero as the rule does: numeric, not float.
 _BUCKET_PRICE = """
 SELECT s.operator_id, CASE WHEN l.gross IS DISTINCT FROM CASE
                WHEN b.id IS NULL THEN NULL
                WHEN b.kind = 'gift' THEN 0
                WHEN b.kind = 'booster' THEN o.price
-               WHEN b.grant_key LIKE 'blocks:%%'
+               WHEN b.grant_key LIKE 'blocks%%'
                THEN ceil(l.units / p.block_units) * p.block_price
-               ELSE least(round(l.units * coalesce(p.price_per_million, 0) / 1000000000, 2), p.cap)
+               ELSE least(round(CASE p.tier_mode
+                   WHEN 'graduated' THEN x.graduated WHEN 'volume' THEN l.units * x.volume
+                   ELSE l.units * coalesce(p.price_per_million, 0) END / 1000000000, 2), p.cap)
                END
            THEN jsonb_build_object(
                'subscriber', l.subscriber_id, 'bucket', l.bucket_id, 'kind', b.kind,
@@ -54,7 +57,19 @@ LEFT JOIN subscriptions_bucket b ON b.subscriber_id = l.subscriber_id AND b.id =
 LEFT JOIN subscriptions_subscriptionperiod t
   ON t.subscriber_id = b.subscriber_id AND t.subscription_id = b.subscription_id
  AND t.starts_at = b.valid_from
-LEFT JOIN subscriptions_plan p ON p.id = t.plan_id
+LEFT JOIN subscriptions_plan p
+  ON p.id = coalesce(nullif(split_part(split_part(b.grant_key, ':', 1), '@', 2), '')::bigint,
+                     t.plan_id)
+CROSS JOIN LATERAL (
+    SELECT sum(t.price_per_million
+               * greatest(least(l.units, coalesce(t.up_to, l.units)) - t.below, 0)) AS graduated,
+           min(t.price_per_million) FILTER (
+               WHERE t.below < l.units AND l.units <= coalesce(t.up_to, l.units)) AS volume
+    FROM (
+        SELECT t.*, coalesce(lag(t.up_to) OVER (ORDER BY t.position), 0) AS below
+        FROM subscriptions_plantier t WHERE t.plan_id = p.id
+    ) t
+) x
 LEFT JOIN subscriptions_booster o
   ON b.kind = 'booster' AND o.id::text = split_part(b.grant_key, ':', 2)
 """
@@ -80,6 +95,45 @@ CROSS JOIN LATERAL (
            extract(day FROM date_trunc('month', i.period_start AT TIME ZONE o.time_zone)
                             + interval '1 month - 1 day') AS days
 ) d
+WHERE i.kind = 'period'
+"""
+
+# What plans differ by, for the days that an upgrade held: each rounded once.
+_UPGRADE_PRICE = """
+SELECT i.operator_id, CASE WHEN l.gross IS DISTINCT FROM g.gross THEN jsonb_build_object(
+           'subscriber', subscriber_id, 'invoice', i.id, 'billed', l.gross,
+           'should_be', g.gross) END AS wrong
+FROM billing_invoice i
+LEFT JOIN (
+    SELECT subscriber_id, invoice_id AS id, sum(gross) AS gross FROM billing_invoiceline
+    WHERE kind = 'upgrade' GROUP BY 1, 2
+) l USING (subscriber_id, id)
+LEFT JOIN (
+    SELECT g.subscriber_id, g.subscription_id, g.period_start,
+           sum(round((new.price - old.price) * g.days / 30, 2)) AS gross
+    FROM subscriptions_upgrade g
+    JOIN subscriptions_plan old ON old.id = g.old_plan_id
+    JOIN subscriptions_plan new ON new.id = g.new_plan_id
+    GROUP BY 1, 2, 3
+) g USING (subscriber_id, subscription_id, period_start)
+WHERE i.kind = 'period'
+"""
+
+# Who ended within a period gets back the share that the ending says, of what it came to.
+_REFUND_PRICE = """
+SELECT i.operator_id, CASE WHEN coalesce(l.refund, 0) <> -CASE n.refund
+               WHEN 'full' THEN l.cost WHEN 'unused' THEN round(l.cost * n.unused / n.granted, 2)
+               ELSE 0 END
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', i.id, 'refund', l.refund, 'of', l.cost,
+               'unused', n.unused, 'granted', n.granted) END AS wrong
+FROM billing_invoice i
+JOIN (
+    SELECT subscriber_id, invoice_id AS id, sum(gross) FILTER (WHERE kind = 'refund') AS refund,
+           coalesce(sum(gross) FILTER (WHERE kind IN ('fee', 'upgrade', 'discount')), 0) AS cost
+    FROM billing_invoiceline GROUP BY 1, 2
+) l USING (subscriber_id, id)
+LEFT JOIN subscriptions_ending n USING (subscriber_id, subscription_id, period_start)
 WHERE i.kind = 'period'
 """
 
@@ -117,7 +171,9 @@ SELECT p.operator_id, CASE
 FROM subscriptions_bucket b
 JOIN subscriptions_subscriptionperiod p
   ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
- AND p.starts_at = b.valid_from AND p.closed_at IS NOT NULL
+ AND p.closed_at IS NOT NULL
+ AND (p.starts_at = b.valid_from OR split_part(b.grant_key, ':', 1) LIKE '%%@%%'
+      AND p.starts_at < b.valid_from AND b.valid_from < p.ends_at)
 LEFT JOIN (
     SELECT l.subscriber_id, l.bucket_id, sum(l.units) AS units, min(i.issued_at) AS first,
            max(i.issued_at) AS last
@@ -281,6 +337,8 @@ GROUP BY operator_id, rate
 CHECKS = (
     Check("invoice_lines", "an invoice = the sum of its lines, each taxed", _INVOICE_LINES),
     Check("fee_price", "a fee is the plan's price for its days", _FEE_PRICE),
+    Check("upgrade_price", "an upgrade costs what the plans differ by", _UPGRADE_PRICE),
+    Check("refund_price", "a refund is the share that the ending says", _REFUND_PRICE),
     Check("bucket_price", "what was used and sold costs what its plan says", _BUCKET_PRICE),
     Check("period_invoice", "a closed period has one invoice, others none", _PERIOD_INVOICE),
     Check("overage_billed", "overage billed = overage drawn", _OVERAGE_BILLED),

@@ -1,4 +1,5 @@
-"""Subscriptions from sale to end: the only writer of Subscription, SubscriptionPeriod, Suspension.
+"""Subscriptions from sale to end: the only writer of Subscription, SubscriptionPeriod, Suspension,
+Upgrade and Ending.
 
 A subscription's periods follow each other without a gap. A period is opened ahead of its first
 second, with the buckets it brings, so that usage never waits for a job; at its first second it is
@@ -26,12 +27,14 @@ from subscriptions import buckets, catalog, periods
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Bucket,
+    Ending,
     Operator,
     Plan,
     Subscriber,
     Subscription,
     SubscriptionPeriod,
     Suspension,
+    Upgrade,
 )
 from subscriptions.policies import policy_from
 from subscriptions.sharding import shard_of
@@ -40,7 +43,12 @@ from subscriptions.sharding import shard_of
 LEAD = dt.timedelta(hours=12)
 # How far from now a subscription may be sold.
 SALE_WINDOW = dt.timedelta(days=400)
+# Within how many days of its first second a period nobody has used is refunded whole.
+REFUND_DAYS = 7
 _MICROSECOND = dt.timedelta(microseconds=1)
+
+Key = tuple[int, int]  # (subscriber id, subscription id)
+PeriodKey = tuple[int, int, dt.datetime]  # … and the period's start
 
 
 class PlanHeld(Conflict):
@@ -49,6 +57,14 @@ class PlanHeld(Conflict):
 
 class SubscriptionEnded(Conflict):
     cause = "subscription_ended"
+
+
+class NotBegun(Conflict):
+    cause = "subscription_not_begun"
+
+
+class NotAnUpgrade(Invalid):
+    cause = "not_an_upgrade"
 
 
 # Selling -----------------------------------------------------------------------------------------
@@ -194,15 +210,9 @@ def change(
     opened ahead are withdrawn and opened again as they are to be now. Raises NotFound,
     UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it).
     """
-    _lock_subscribers([subscriber_id])
     key = (subscriber_id, subscription_id)
-    if not Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).exists():
-        raise NotFound("the subscriber has no such subscription")
-    _bring_up([key], at=at, before=at + _MICROSECOND)
-    subscription = _get(key)
+    subscription = _hold(key, at=at)
     begun = subscription.starts_at <= at
-    if subscription.ends_at is not None and subscription.ends_at <= at:
-        raise SubscriptionEnded("the subscription has ended; sell a new one")
     before = (subscription.plan_id, subscription.next_plan_id, subscription.ends_at)
 
     if cancel_at_period_end is not None:
@@ -228,6 +238,19 @@ def change(
     return _get(key)
 
 
+def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
+    """A subscription under lock, brought up to `at`. Raises NotFound, SubscriptionEnded."""
+    subscriber_id, subscription_id = key
+    _lock_subscribers([subscriber_id])
+    if not Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).exists():
+        raise NotFound("the subscriber has no such subscription")
+    _bring_up([key], at=at, before=at + _MICROSECOND)
+    subscription = _get(key)
+    if subscription.ends_at is not None and subscription.ends_at <= at:
+        raise SubscriptionEnded("the subscription has ended; sell a new one")
+    return subscription
+
+
 def _get(key: tuple[int, int]) -> Subscription:
     subscriber_id, subscription_id = key
     return Subscription.objects.select_related("plan", "next_plan").get(
@@ -237,13 +260,16 @@ def _get(key: tuple[int, int]) -> Subscription:
 
 def _period_end(subscription: Subscription, at: dt.datetime) -> dt.datetime:
     """The end of the period that runs at `at`."""
-    period = SubscriptionPeriod.objects.get(
+    return _period_at(subscription, at).ends_at
+
+
+def _period_at(subscription: Subscription, at: dt.datetime) -> SubscriptionPeriod:
+    return SubscriptionPeriod.objects.get(
         subscriber_id=subscription.subscriber_id,
         subscription_id=subscription.id,
         starts_at__lte=at,
         ends_at__gt=at,
     )
-    return period.ends_at
 
 
 def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
@@ -270,6 +296,224 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
         subscription.opened_until = first.starts_at
         subscription.reopenings += 1
     subscription.save(update_fields=["plan", "next_plan", "ends_at", "opened_until", "reopenings"])
+
+
+# In the middle of a period ------------------------------------------------------------------------
+
+
+@transaction.atomic
+def upgrade(
+    subscriber_id: int, subscription_id: int, plan_code: str, *, at: dt.datetime
+) -> Subscription:
+    """Let a dearer plan, in its newest version, hold from `at` on.
+
+    The period that runs goes on to its end with its buckets, and owes the fee of the plan it was
+    opened with. Beside them comes an allowance for the days left, of what the plans differ by; what
+    happens when all is used up, weights, windows and limits are the new plan's. A change that was
+    to come is replaced; a cancellation stays. What is left at the period's end is forfeited, as
+    with any change of plan.
+
+    The plan held already changes nothing. Raises NotFound, UnknownPlan, SubscriptionEnded,
+    NotBegun, NotAnUpgrade for a plan that costs or brings less.
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    old = subscription.plan
+    new = catalog.newest_plan(subscription.operator_id, plan_code)
+    if new.pk == old.pk:
+        return subscription
+    if at < subscription.starts_at:
+        raise NotBegun("the subscription has not begun; change its plan without `when`")
+    if new.price.currency != old.price.currency:
+        raise NotAnUpgrade(f"{plan_code} is sold in {new.price.currency}, not {old.price.currency}")
+    if new.price.amount < old.price.amount or new.allowance < old.allowance:
+        raise NotAnUpgrade(
+            f"{plan_code} costs or brings less than {old.code}; change to it at the next period"
+        )
+    period = _period_at(subscription, at)
+    zone = ZoneInfo(subscription.operator.time_zone)
+    days = min(periods.days_left(at, period.ends_at, zone), Upgrade.DAYS)
+    units = periods.prorate(new.allowance - old.allowance, days, Upgrade.DAYS)
+    before = Upgrade.objects.filter(subscriber_id=subscriber_id, subscription_id=subscription_id)
+    row = Upgrade.objects.create(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        nr=before.count() + 1,
+        operator_id=subscription.operator_id,
+        at=at,
+        period_start=period.starts_at,
+        period_end=period.ends_at,
+        old_plan=old,
+        new_plan=new,
+        days=days,
+        units=units,
+    )
+    subscription.plan, subscription.next_plan = new, None
+    _take_back(subscription, at=at)
+    _cut_overflow(subscription, period, at=at)
+    buckets.grant(list(_upgrade_grants(row)), at=at)
+    buckets.forget([subscriber_id])
+    _bring_up([key], at=at, before=at + LEAD)
+    return _get(key)
+
+
+def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
+    """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
+    policy = policy_from(row.new_plan)
+    after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
+    wanted: list[tuple[str, int | None, str]] = []
+    if row.units:
+        key = f"upgrade:{row.subscription_id}:{row.nr}"
+        wanted.append((Bucket.Kind.ALLOWANCE, row.units, key))
+    if row.new_plan.on_exhaustion == Plan.OnExhaustion.METER:
+        key = buckets.overflow_key("overage", after)
+        wanted.append((Bucket.Kind.OVERAGE, policy.overage_units, key))
+    for kind, units, key in wanted:
+        yield buckets.Grant(
+            subscriber_id=row.subscriber_id,
+            kind=kind,
+            units=units,
+            valid_from=row.at,
+            valid_until=row.period_end,
+            grant_key=key,
+            subscription_id=row.subscription_id,
+        )
+
+
+def _cut_overflow(
+    subscription: Subscription, period: SubscriptionPeriod, *, at: dt.datetime
+) -> None:
+    """Let what usage overflows into at one plan's price pay for nothing after `at`."""
+    overflow = Bucket.objects.filter(
+        subscriber_id=subscription.subscriber_id,
+        subscription_id=subscription.id,
+        kind__in=[Bucket.Kind.OVERAGE, Bucket.Kind.UNCOVERED],
+        valid_from__lt=period.ends_at,
+        valid_until__gt=at,
+    )
+    buckets.cut(subscription.subscriber_id, list(overflow.values_list("id", flat=True)), at=at)
+
+
+@transaction.atomic
+def end_now(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime, reason: str, refund: bool
+) -> Subscription:
+    """End a subscription at `at`, in the middle of its period.
+
+    What its allowances and rollover have left is withdrawn. An Ending keeps what the refund is
+    computed from; without `refund`, or where the plan gives none, nothing is owed back. One that
+    has not begun ends before it begins, without an Ending. Raises NotFound, SubscriptionEnded.
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    if at < subscription.starts_at:
+        return change(subscriber_id, subscription_id, at=at, cancel_at_period_end=True)
+    period = _period_at(subscription, at)
+    subscription.ends_at, subscription.next_plan = at, None
+    _take_back(subscription, at=at)
+    held = list(
+        Bucket.objects.filter(
+            subscriber_id=subscriber_id,
+            subscription_id=subscription_id,
+            kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
+            valid_from__lte=at,
+            valid_until__gt=at,
+        )
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
+    granted = sum(b.granted or 0 for b in allowances)
+    unused = sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+    Ending.objects.create(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        operator_id=subscription.operator_id,
+        at=at,
+        plan=subscription.plan,
+        period_start=period.starts_at,
+        period_end=period.ends_at,
+        granted=granted,
+        unused=unused,
+        refund=_refund(subscription.plan, period, granted, unused, at=at)
+        if refund
+        else Ending.Refund.NONE,
+        reason=reason,
+    )
+    _cut_overflow(subscription, period, at=at)
+    ids = [bucket.id for bucket in held]
+    buckets.withdraw(subscriber_id, ids, at=at)
+    buckets.cut(subscriber_id, ids, at=at)
+    # A period has an instant at least, also where a standing clock lets it begin and end at once.
+    period_end = max(at, period.starts_at + _MICROSECOND)
+    SubscriptionPeriod.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        starts_at=period.starts_at,
+    ).update(ends_at=period_end)
+    Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).update(
+        opened_until=period_end
+    )
+    buckets.forget([subscriber_id])
+    return _get(key)
+
+
+def _refund(
+    plan: Plan, period: SubscriptionPeriod, granted: int, unused: int, *, at: dt.datetime
+) -> str:
+    """Which share of what the period cost the plan gives back."""
+    if plan.refund == Plan.Refund.NONE or not unused:
+        return Ending.Refund.NONE
+    early = at < period.starts_at + dt.timedelta(days=REFUND_DAYS)
+    return Ending.Refund.FULL if early and unused == granted else Ending.Refund.UNUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was changed within periods, by (subscriber, subscription, start)."""
+
+    upgrades: dict[PeriodKey, list[Upgrade]]
+    endings: dict[PeriodKey, Ending]
+
+
+def changes_of(keys: Sequence[PeriodKey]) -> Changes:
+    """The upgrades, earliest first, and the ending of each of these periods."""
+    wanted = set(keys)
+    subscriber_ids = sorted({key[0] for key in wanted})
+    upgrades: dict[PeriodKey, list[Upgrade]] = defaultdict(list)
+    rows = Upgrade.objects.filter(subscriber_id__in=subscriber_ids).order_by("nr")
+    for upgrade in rows:
+        key = (upgrade.subscriber_id, upgrade.subscription_id, upgrade.period_start)
+        if key in wanted:
+            upgrades[key].append(upgrade)
+    endings = {}
+    for ending in Ending.objects.filter(subscriber_id__in=subscriber_ids):
+        key = (ending.subscriber_id, ending.subscription_id, ending.period_start)
+        if key in wanted:
+            endings[key] = ending
+    return Changes(upgrades, endings)
+
+
+@transaction.atomic
+def terminate(subscriber_id: int, *, reason: str, at: dt.datetime) -> int:
+    """End all that a subscriber holds, for good and without a refund; answers how many ended.
+
+    Boosters and gifts stay its own. A suspension goes on. Again changes nothing.
+    """
+    _lock_subscribers([subscriber_id])
+    held = list(
+        Subscription.objects.filter(subscriber_id=subscriber_id)
+        .filter(Q(ends_at__isnull=True) | Q(ends_at__gt=at))
+        .exclude(ends_at=F("starts_at"))
+        .order_by("id")
+        .values_list("id", flat=True)
+    )
+    for subscription_id in held:
+        end_now(subscriber_id, subscription_id, at=at, reason=reason, refund=False)
+    return len(held)
+
+
+# Suspending --------------------------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -352,8 +596,6 @@ def _grant_one(grant: buckets.Grant, *, at: dt.datetime) -> Bucket:
 
 
 # Opening and turning periods ---------------------------------------------------------------------
-
-Key = tuple[int, int]  # (subscriber id, subscription id)
 
 
 def open_due(operator_id: int | None, *, at: dt.datetime, limit: int = 2000) -> int:

@@ -71,6 +71,12 @@ def days_of_month(starts_at: dt.datetime, zone: ZoneInfo) -> tuple[int, int]:
     return days - today.day + 1, days
 
 
+def days_left(at: dt.datetime, ends_at: dt.datetime, zone: ZoneInfo) -> int:
+    """Local days from `at` to `ends_at`, which is later; a part day counts as a day."""
+    last = (ends_at - _MICROSECOND).astimezone(zone).date()
+    return (last - at.astimezone(zone).date()).days + 1
+
+
 def prorate(thousandths: int, days: int, of: int) -> int:
     """`days / of` of an allowance, rounded up to a whole unit: the subscriber's favour.
 

@@ -193,6 +193,12 @@ def live() -> None:
     lifecycle.restore(subscribers["daily"].pk, at=carrier.now)
     carrier.use(("daily", NOW + 8 * DAY + HOUR, 7_000), ("daily", carrier.now, 7_000))
 
+    # Upgraded and then ended within a period that the close has billed since.
+    make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
+    moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
+    lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
+
     # Asked before: committed, released, refused, and one that outlives the month.
     carrier.ask("ask-1", "rolling", 20_000)
     carrier.settle("ask-1", "rolling", 15_000)
@@ -228,6 +234,26 @@ def live() -> None:
         name = f"s-{nr}"
         subscribe(make_subscriber(other.operator, name), make_plan(other.operator))
         other.use((name, NOW, 1_000), (name, NOW - HOUR / 4, 1_000))
+    # Upgraded and ended in the middle of a period.
+    make_plan(
+        operator,
+        "more",
+        allowance=2 * MILLION,
+        price=yuan("20"),
+        on_exhaustion="blocks",
+        block_units=400_000_000,
+        block_price=yuan("1"),
+    )
+    for name in ("up", "gone"):
+        sold = subscribe(make_subscriber(operator, name), plans["meter"])
+        carrier.use((name, carrier.now, 1_100_000))
+        if name == "up":
+            lifecycle.upgrade(sold.subscriber_id, sold.id, "more", at=carrier.now)
+        else:
+            lifecycle.end_now(
+                sold.subscriber_id, sold.id, at=carrier.now, reason="cancelled", refund=True
+            )
+        carrier.use((name, carrier.now, 1_100_000))
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
@@ -298,6 +324,8 @@ TABLES = (
     "subscriptions_subscriptionperiod",
     "subscriptions_reservation",
     "subscriptions_reservationname",
+    "subscriptions_upgrade",
+    "subscriptions_ending",
     "billing_invoice",
     "billing_invoiceline",
     "billing_invoicenumber",
@@ -401,7 +429,7 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 # --- not in order -------------------------------------------------------------------------------
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
-SUBSCRIPTION, PERIOD, RESERVATION, NAME, *MONEY = OTHERS
+SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
 INVOICE, LINE, NUMBER, POSTING, SIDE, *_ = MONEY
 CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
@@ -663,6 +691,18 @@ FAULTS: list[tuple[str, Fault]] = [
         update(PERIOD, "ends_at = ends_at + interval '1 hour'", f"ends_at <= {JULY}"),
     ),
     ("periods_follow", delete(PERIOD, f"ends_at <= {JULY}")),
+    ("upgrade_granted", update(UPGRADE, "days = days - 1")),
+    ("upgrade_granted", update(UPGRADE, "units = units + 1000")),
+    ("upgrade_granted", update(UPGRADE, "nr = nr + 1")),
+    ("upgrade_granted", update(UPGRADE, "at = at + interval '1 hour'")),
+    ("upgrade_granted", update(BUCKET, "kind = 'gift'", "grant_key LIKE 'upgrade:%'")),
+    ("ending_withdrawn", update(ENDING, "unused = unused + 1")),
+    ("ending_withdrawn", update(ENDING, "granted = granted - 1")),
+    ("ending_withdrawn", update(ENDING, "at = at - interval '1 hour'")),
+    (
+        "ending_withdrawn",
+        update(SUBSCRIPTION, "ends_at = ends_at + interval '1 s'", "ends_at IS NOT NULL"),
+    ),
     ("opened_until", update(SUBSCRIPTION, "opened_until = opened_until + interval '1 day'")),
     ("opened_until", delete(PERIOD, "ends_at = '2026-07-31T16:00Z'")),
     ("invoice_lines", update(INVOICE, "net = net + 1")),
@@ -673,6 +713,10 @@ FAULTS: list[tuple[str, Fault]] = [
     ("invoice_lines", update(LINE, "net = net + 0.01, tax = tax - 0.01", "gross > 1")),
     ("fee_price", update(LINE, "gross = gross - 1", "kind = 'fee'")),
     ("fee_price", delete(LINE, "kind = 'fee'")),
+    ("upgrade_price", update(LINE, "gross = gross - 1", "kind = 'upgrade'")),
+    ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
+    ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
+    ("refund_price", delete(LINE, "kind = 'refund'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),

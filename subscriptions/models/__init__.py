@@ -1,10 +1,12 @@
 """Tables of this room, one file per subject."""
 
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
+from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.offerings import (
     Booster,
     Plan,
     PlanComponent,
+    PlanTier,
     PlanWindow,
     RateCard,
     RateCardWeight,
@@ -24,12 +26,14 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Ending",
     "Gateway",
     "IdempotentRequest",
     "Operator",
     "OutboxEvent",
     "Plan",
     "PlanComponent",
+    "PlanTier",
     "PlanWindow",
     "RateCard",
     "RateCardWeight",
@@ -40,4 +44,5 @@ __all__ = [
     "Subscription",
     "SubscriptionPeriod",
     "Suspension",
+    "Upgrade",
 ]
