@@ -144,6 +144,7 @@ WRITERS = {
         "plan",
         "plancomponent",
         "planwindow",
+        "plantier",
         "booster",
         "ratecard",
         "ratecardweight",
@@ -166,6 +167,10 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/costs.py": {
+        *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
+    },
+    "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
 }
 MODELS = {
