@@ -9,7 +9,6 @@ chunk is numbered and committed.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -19,15 +18,17 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from django.db import connection, transaction
 
 from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, lifecycle
+from subscriptions import buckets, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Ending, Operator, Plan, Upgrade
+from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
 # yet or has changed: longer than records are kept, for only those can be adjusted.
@@ -325,7 +326,7 @@ def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
 @lru_cache(maxsize=10_000)
 def tariff_of(plan_id: int) -> Tariff:
     """What a plan version costs. Raises RatingError where there is none or it makes no sense."""
-    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components").first()
+    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components", "tiers").first()
     if plan is None:
         raise RatingError(f"there is no plan version {plan_id}")
     return Tariff(
@@ -339,6 +340,8 @@ def tariff_of(plan_id: int) -> Tariff:
         cycle=plan.cycle,
         first_month=plan.first_month,
         price_per_million=plan.price_per_million,
+        tiers=policies.tiers_of(plan),
+        graduated=plan.tier_mode != Plan.TierMode.VOLUME,
         block_units=plan.block_units,
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,
@@ -382,7 +385,7 @@ INSERT INTO billing_invoice
 SELECT d.subscriber_id, d.id, %s, 'period', d.subscription_id, d.plan_id, d.period_start,
        d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
-            %s::timestamptz[], %s::text[], %s::numeric[], %s::numeric[])
+            %s::timestamptz[], %s::text[], %s::text[]::numeric[], %s::text[]::numeric[])
      AS d (subscriber_id, id, subscription_id, plan_id, period_start, period_end, currency, net,
            tax)
 """
@@ -396,7 +399,7 @@ FROM STDIN
 
 def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
     """Write drafts with their lines, and note their ids."""
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_IDS_SQL, [len(drafts)])
         for draft, (invoice_id,) in zip(drafts, sorted(cursor.fetchall()), strict=True):
             draft.id = invoice_id
@@ -404,15 +407,15 @@ def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
             _DRAFT_SQL,
             [
                 operator.pk,
-                [d.due.subscriber_id for d in drafts],
-                [d.id for d in drafts],
-                [d.due.subscription_id for d in drafts],
-                [d.due.plan_id for d in drafts],
-                [d.due.starts_at for d in drafts],
-                [d.due.ends_at for d in drafts],
-                [d.tariff.currency for d in drafts],
-                [d.totals.net for d in drafts],
-                [d.totals.tax for d in drafts],
+                Int8s(d.due.subscriber_id for d in drafts),
+                Int8s(d.id for d in drafts),
+                Int8s(d.due.subscription_id for d in drafts),
+                Int8s(d.due.plan_id for d in drafts),
+                Instants(d.due.starts_at for d in drafts),
+                Instants(d.due.ends_at for d in drafts),
+                Texts(d.tariff.currency for d in drafts),
+                Texts(str(d.totals.net) for d in drafts),
+                Texts(str(d.totals.tax) for d in drafts),
             ],
         )
         with cursor.copy(_LINES_SQL) as copy:
@@ -434,7 +437,7 @@ def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple
         line.tax_rate,
         line.tax,
         line.gross,
-        json.dumps(line.basis, ensure_ascii=False),
+        msgspec.json.encode(line.basis).decode(),
     )
 
 
@@ -673,17 +676,17 @@ def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetim
     """
     assert connection.in_atomic_block
     year = at.astimezone(ZoneInfo(operator.time_zone)).year
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_COUNT_SQL, [operator.pk, year, len(keys)])
-        last = cursor.fetchone()[0]
+        [(last,)] = cursor.fetchall()
         cursor.execute(
             _NUMBER_SQL,
             {
                 "operator": operator.pk,
                 "year": year,
                 "before": last - len(keys),
-                "subscribers": [subscriber_id for subscriber_id, _ in keys],
-                "ids": [invoice_id for _, invoice_id in keys],
+                "subscribers": Int8s(subscriber_id for subscriber_id, _ in keys),
+                "ids": Int8s(invoice_id for _, invoice_id in keys),
                 "prefix": f"{number_prefix(operator)}-{year}-",
                 "at": at,
                 "due": at + operator.payment_term,

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from subscriptions import periods
+from subscriptions.policies import Tier
 
 FEN = Decimal("0.01")
 ZERO = Decimal("0.00")
@@ -37,14 +38,6 @@ class Part:
     name: str
     price: Decimal
     tax_rate: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Up to `up_to` thousandths (None: without end) at a price per million units."""
-
-    up_to: int | None
-    price_per_million: Decimal
 
 
 @dataclass(frozen=True, slots=True)

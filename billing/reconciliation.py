@@ -40,7 +40,9 @@ SELECT s.operator_id, CASE WHEN l.gross IS DISTINCT FROM CASE
                WHEN b.kind = 'booster' THEN o.price
                WHEN b.grant_key LIKE 'blocks%%'
                THEN ceil(l.units / p.block_units) * p.block_price
-               ELSE least(round(l.units * coalesce(p.price_per_million, 0) / 1000000000, 2), p.cap)
+               ELSE least(round(CASE p.tier_mode
+                   WHEN 'graduated' THEN x.graduated WHEN 'volume' THEN l.units * x.volume
+                   ELSE l.units * coalesce(p.price_per_million, 0) END / 1000000000, 2), p.cap)
                END
            THEN jsonb_build_object(
                'subscriber', l.subscriber_id, 'bucket', l.bucket_id, 'kind', b.kind,
@@ -57,6 +59,16 @@ LEFT JOIN subscriptions_subscriptionperiod t
 LEFT JOIN subscriptions_plan p
   ON p.id = coalesce(nullif(split_part(split_part(b.grant_key, ':', 1), '@', 2), '')::bigint,
                      t.plan_id)
+CROSS JOIN LATERAL (
+    SELECT sum(t.price_per_million
+               * greatest(least(l.units, coalesce(t.up_to, l.units)) - t.below, 0)) AS graduated,
+           min(t.price_per_million) FILTER (
+               WHERE t.below < l.units AND l.units <= coalesce(t.up_to, l.units)) AS volume
+    FROM (
+        SELECT t.*, coalesce(lag(t.up_to) OVER (ORDER BY t.position), 0) AS below
+        FROM subscriptions_plantier t WHERE t.plan_id = p.id
+    ) t
+) x
 LEFT JOIN subscriptions_booster o
   ON b.kind = 'booster' AND o.id::text = split_part(b.grant_key, ':', 2)
 """

@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import pairwise
 
 from django.db import transaction
 from djmoney.money import Money
@@ -21,12 +22,13 @@ from subscriptions.models import (
     Operator,
     Plan,
     PlanComponent,
+    PlanTier,
     PlanWindow,
     RateCard,
     RateCardWeight,
 )
 from subscriptions.outcomes import USUAL, Outcome, free
-from subscriptions.policies import Window, windows_of
+from subscriptions.policies import Tier, Window, tiers_of, windows_of
 
 
 class UnknownPlan(Invalid):
@@ -93,6 +95,8 @@ class PlanTerms:
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
+    tier_mode: str = ""  # where there are tiers: graduated or volume
+    tiers: tuple[Tier, ...] = ()
 
 
 @transaction.atomic
@@ -126,6 +130,7 @@ def publish_plan(
         on_exhaustion=terms.on_exhaustion,
         refund=terms.refund,
         price_per_million=terms.price_per_million,
+        tier_mode=terms.tier_mode,
         block_units=terms.block_units,
         block_price=terms.block_price,
         cap=terms.cap,
@@ -153,18 +158,30 @@ def publish_plan(
         PlanWindow(plan=plan, per=window.per, sliding=window.sliding, units=window.units)
         for window in terms.windows
     )
+    PlanTier.objects.bulk_create(
+        PlanTier(
+            plan=plan,
+            position=position,
+            up_to=tier.up_to,
+            price_per_million=tier.price_per_million,
+        )
+        for position, tier in enumerate(terms.tiers)
+    )
     return plan, True
 
 
 def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
     _check_currency(operator, *(price for price in prices if price is not None))
-    if terms.on_exhaustion == Plan.OnExhaustion.METER and terms.price_per_million is None:
-        raise Invalid("on_exhaustion `meter` needs overage.price_per_million")
+    if terms.on_exhaustion == Plan.OnExhaustion.METER and (
+        terms.price_per_million is None and not terms.tiers
+    ):
+        raise Invalid("on_exhaustion `meter` needs overage.price_per_million or overage.tiers")
     if terms.on_exhaustion == Plan.OnExhaustion.BLOCKS and (
         not terms.block_units or terms.block_price is None
     ):
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
+    _check_tiers(terms)
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
@@ -178,6 +195,22 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
         total = sum((c.price.amount for c in terms.components), Decimal(0))
         if total != terms.price.amount:
             raise Invalid(f"the components cost {total} together, the plan {terms.price.amount}")
+
+
+def _check_tiers(terms: PlanTerms) -> None:
+    if bool(terms.tiers) != bool(terms.tier_mode):
+        raise Invalid("overage.tier_mode says how overage.tiers are counted")
+    if not terms.tiers:
+        return
+    if terms.on_exhaustion != Plan.OnExhaustion.METER:
+        raise Invalid("overage.tiers are for on_exhaustion `meter`")
+    if terms.price_per_million is not None:
+        raise Invalid("overage has either price_per_million or tiers")
+    *ends, last = [tier.up_to for tier in terms.tiers]
+    if last is not None or None in ends:
+        raise Invalid("the last of overage.tiers, and no other, has no up_to")
+    if any(not below < end for below, end in pairwise([0, *(end or 0 for end in ends)])):
+        raise Invalid("each of overage.tiers reaches further than the one before")
 
 
 def _check_currency(operator: Operator, *prices: Money) -> None:
@@ -200,6 +233,7 @@ def terms_of(plan: Plan) -> PlanTerms:
         on_exhaustion=plan.on_exhaustion,
         refund=plan.refund,
         price_per_million=plan.price_per_million,
+        tier_mode=plan.tier_mode,
         block_units=plan.block_units,
         block_price=plan.block_price,
         cap=plan.cap,
@@ -216,6 +250,7 @@ def terms_of(plan: Plan) -> PlanTerms:
             for c in sorted(plan.components.all(), key=lambda c: c.position)
         ),
         windows=windows_of(plan),
+        tiers=tiers_of(plan),
     )
 
 
@@ -225,7 +260,7 @@ def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
         Plan.objects.filter(operator_id=operator_id, code__in=set(codes))
         .order_by("code", "-version")
         .distinct("code")
-        .prefetch_related("components", "windows")
+        .prefetch_related("components", "windows", "tiers")
     )
     return {plan.code: plan for plan in plans}
 

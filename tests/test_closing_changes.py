@@ -179,7 +179,7 @@ def test_overage_before_and_after_an_upgrade_costs_the_price_of_its_own_plan(
 def test_packs_after_an_upgrade_cost_what_the_new_plan_says(
     api: APIClient, gateway: Gateway, operator: Operator, subscriber: Subscriber
 ) -> None:
-    packs = {"on_exhaustion": "blocks", "allowance": 0}
+    packs: dict[str, Any] = {"on_exhaustion": "blocks", "allowance": 0}
     small = make_plan(
         operator, price=yuan("1"), block_price=yuan("1"), block_units=100 * T, **packs
     )

@@ -18,7 +18,7 @@ from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, Ta
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
 from subscriptions.models import Booster, Plan, PlanWindow
 from subscriptions.outcomes import USUAL, Billing, Outcome
-from subscriptions.policies import Window, windows_of
+from subscriptions.policies import Tier, Window, tiers_of, windows_of
 
 MAX_VALID_DAYS = 3660
 _THOUSANDTH = Decimal("0.001")
@@ -42,13 +42,34 @@ class BlockBody(serializers.Serializer[Any]):
     price = Price()
 
 
+class TierBody(serializers.Serializer[Any]):
+    up_to = Units(
+        minimum=_THOUSANDTH, required=False, allow_null=True, help_text="null: the last, no end"
+    )
+    price_per_million = PerMillion()
+
+
 class OverageBody(serializers.Serializer[Any]):
     """What usage beyond the allowance costs, and how much of it there may be."""
 
     price_per_million = PerMillion(required=False, allow_null=True)
+    tiers = serializers.ListField(
+        child=TierBody(),
+        required=False,
+        allow_null=True,
+        max_length=20,
+        help_text="in the place of price_per_million, the lowest first",
+    )
+    tier_mode = _choice(Plan.TierMode.values)
     block = BlockBody(required=False, allow_null=True)
     cap = Price(required=False, allow_null=True)
     cap_units = Units(required=False, allow_null=True)
+
+    def to_representation(self, instance: Any) -> Any:
+        shown = super().to_representation(instance)
+        if not instance["tiers"]:
+            del shown["tiers"], shown["tier_mode"]
+        return shown
 
 
 class DegradeBody(serializers.Serializer[Any]):
@@ -144,6 +165,11 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     return catalog.PlanTerms(
         **said,
         price_per_million=overage.get("price_per_million"),
+        tier_mode=overage["tier_mode"] if overage.get("tiers") else "",
+        tiers=tuple(
+            Tier(tier.get("up_to"), tier["price_per_million"])
+            for tier in overage.get("tiers") or []
+        ),
         block_units=block.get("units"),
         block_price=block.get("price"),
         cap=overage.get("cap"),
@@ -186,6 +212,11 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             "created_at": plan.created_at,
             "overage": {
                 "price_per_million": plan.price_per_million,
+                "tiers": [
+                    {"up_to": tier.up_to, "price_per_million": tier.price_per_million}
+                    for tier in tiers_of(plan)
+                ],
+                "tier_mode": plan.tier_mode or Plan.TierMode.GRADUATED.value,
                 "block": block,
                 "cap": plan.cap,
                 "cap_units": plan.cap_units,
@@ -251,7 +282,7 @@ class PlansDoor(OperatorDoor):
             Plan.objects.filter(operator=operator_of(request))
             .order_by("code", "-version")
             .distinct("code")
-            .prefetch_related("components", "windows")
+            .prefetch_related("components", "windows", "tiers")
         )
         return Response(
             pagination.page(

@@ -104,6 +104,10 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
         BLOCKS = "blocks"
         DEGRADE = "degrade"
 
+    class TierMode(models.TextChoices):
+        GRADUATED = "graduated"  # each unit costs what the tier it falls into says
+        VOLUME = "volume"  # all units cost what the tier of their sum says
+
     class Refund(models.TextChoices):
         NONE = "none"
         UNUSED = "unused"
@@ -130,6 +134,8 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=14, decimal_places=6, null=True, blank=True
     )
+    # Where the plan has tiers, they stand in the place of `price_per_million`, in this way.
+    tier_mode = models.CharField(max_length=10, choices=TierMode.choices, blank=True, default="")
     block_units = units_field(null=True, blank=True)
     block_price = money_field(null=True, blank=True, default_currency=None)
     cap = money_field(null=True, blank=True, default_currency=None)
@@ -169,7 +175,8 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
             models.CheckConstraint(
                 name="plan_meter_has_a_price",
                 condition=~Q(on_exhaustion="meter")
-                | Q(price_per_million__isnull=False, price_per_million__gte=0),
+                | Q(price_per_million__isnull=False, price_per_million__gte=0, tier_mode="")
+                | Q(price_per_million__isnull=True) & ~Q(tier_mode=""),
             ),
             models.CheckConstraint(
                 name="plan_blocks_have_size_and_price",
@@ -205,6 +212,31 @@ class PlanComponent(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class PlanTier(models.Model):
+    """What units of overage cost up to a number of them, in thousandths; the last has no end."""
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="tiers")
+    position = models.PositiveSmallIntegerField()
+    up_to = units_field(null=True, blank=True)
+    price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
+        max_digits=14, decimal_places=6
+    )
+
+    objects: models.Manager[PlanTier]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["plan", "position"], name="plan_tier_once"),
+            models.CheckConstraint(
+                name="plan_tier_sane",
+                condition=Q(price_per_million__gte=0) & (Q(up_to__isnull=True) | Q(up_to__gt=0)),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"up to {self.up_to}"
 
 
 class PlanWindow(models.Model):
