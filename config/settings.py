@@ -15,6 +15,9 @@ env = environ.Env()
 DEBUG = env.bool("DEBUG", default=False)
 DATA = (BASE_DIR / env.str("DATA", default=".data")).resolve()
 
+# What documents are written in, as set-up fetched it.
+FONTS = BASE_DIR / "node_modules" / "@expo-google-fonts"
+
 # Unset, the platform brings its own PostgreSQL and Valkey, kept under DATA.
 if "DATABASE_URL" in env and "BROKER_URL" in env:
     _services = None
