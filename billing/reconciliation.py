@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.cost_checks import CHECKS as COST_CHECKS
+from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -397,6 +399,8 @@ CHECKS = (
     Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
     Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
+    *CHARGE_FILE_CHECKS,
+    *COST_CHECKS,
 )
 
 

@@ -170,6 +170,11 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/costs.py": {
+        *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
+    },
+    "billing/settling.py": {"settlement", "settlementline"},
+    "billing/exports/charge_files.py": {"chargefile", "chargeline"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

@@ -14,7 +14,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from billing import closing, invoicing
+from billing import closing, costs, invoicing, settling
+from billing.exports import charge_files
 from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
@@ -260,7 +261,9 @@ def live() -> None:
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
     take_back(operator, "quiet", "part", at=carrier.now)
+    settle_with_supplier(operator, at=carrier.now)
     adjust(carrier)
+    assert costs.price_due(operator, at=carrier.now)
     # Open still.
     at = carrier.now
     lifecycle.give(
@@ -282,9 +285,20 @@ def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime
             "subscriber__external_id", "number"
         )
     }
+    assert charge_files.make(operator, at=at)
     part = Decimal("1.23")
     invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
+    assert charge_files.make(operator, at=at)
+
+
+def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
+    """Price the usage so far, and settle June's."""
+    price = costs.Price("deepseek/*", *(Decimal(f"1.{nr}") for nr in range(5)))
+    june = dt.date(2026, 6, 1)
+    costs.publish(operator, "vendor", [price], effective_from=june, at=at)
+    assert costs.price_due(operator, at=at)
+    settling.issue(operator, costs.supplier_named(operator, "vendor"), june, at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -331,6 +345,11 @@ TABLES = (
     "billing_invoicenumber",
     "billing_posting",
     "billing_entry",
+    "billing_chargefile",
+    "billing_chargeline",
+    "billing_costday",
+    "billing_costentry",
+    "billing_settlementline",
 )
 
 
@@ -428,7 +447,9 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
 SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
-INVOICE, LINE, NUMBER, POSTING, SIDE = MONEY
+INVOICE, LINE, NUMBER, POSTING, SIDE, *_ = MONEY
+CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
+COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -756,6 +777,28 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
+    ("charge_files", update(CHARGE, "amount = amount - 0.01")),
+    ("charge_files", delete(CHARGE)),
+    ("charge_files", delete(CHARGE_FILE, "sequence = 1")),
+    ("charge_files", update(CHARGE_FILE, "count = count + 1")),
+    ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
+    ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
+    ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
+    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
+    ("charge_lines", delete(INVOICE, "state = 'void'")),
+    ("charge_lines", update(INVOICE, "state = 'open'", "state = 'void'")),
+    ("cost_priced", update(COST, "cost = cost + 0.01")),
+    ("cost_priced", update(COST, "output_tokens = output_tokens + 1")),
+    ("cost_priced", update(COST, "day = '2026-05-31'", "day = '2026-06-10'")),
+    ("cost_used", delete(COST)),
+    ("cost_used", update(COST, "units = units + 1", "day < '2026-07-02'")),
+    ("cost_used", update(RECORD, "units = units + 1", "occurred_at < timestamptz '2026-06-30Z'")),
+    ("settled", update(COST, "settlement_id = NULL", "settlement_id IS NOT NULL")),
+    ("settled", update(SETTLED_LINE, "amount = amount + 0.01")),
+    ("settled", delete(SETTLED_LINE)),
+    ("settled", update(SETTLED_LINE, "requests = requests + 1")),
+    ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
 ]
 
 
