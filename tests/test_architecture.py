@@ -166,6 +166,8 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/documents/letterheads.py": {"letterhead"},
+    "billing/documents/store.py": {"document"},
 }
 MODELS = {
     model.__name__: model._meta.db_table
