@@ -12,6 +12,7 @@ from billing.models.costs import (
     Supplier,
     SupplierGateway,
 )
+from billing.models.documents import Document, Letterhead
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 
@@ -24,11 +25,13 @@ __all__ = [
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "Document",
     "Entry",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
     "InvoiceNumber",
+    "Letterhead",
     "Posting",
     "Settlement",
     "SettlementLine",
