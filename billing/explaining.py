@@ -58,6 +58,8 @@ def _steps(line: InvoiceLine) -> Iterator[str]:
         )
     elif "drawn" in basis:
         yield from _overflow(line, basis)
+    elif line.kind == InvoiceLine.Kind.LATE_FEE and "late" in basis:
+        yield from _late_fee(line, basis)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
         yield f"{basis['discount']}{share} off {basis['of']}: so much for line {basis['line']}"
@@ -109,3 +111,15 @@ def _overflow(line: InvoiceLine, basis: dict[str, Any]) -> Iterator[str]:
             f"less {basis['billed_gross']} for {to_wire(basis['billed'])} units billed before:"
             f" {line.gross}"
         )
+
+
+def _late_fee(line: InvoiceLine, basis: dict[str, Any]) -> Iterator[str]:
+    yield f"invoice {basis['late']} was due at {basis['due_at']}; counted until {basis['until']}"
+    for amount, days in basis["spells"]:
+        part = Decimal(amount) * days * Decimal(basis["rate"])
+        yield (
+            f"{amount} owed for {days} whole days x {basis['rate']} a day = {part.normalize():f}"
+        )
+    yield f"never more than {basis['cap']}: {basis['accrued']}"
+    if Decimal(basis["billed_gross"]):
+        yield f"less {basis['billed_gross']} on bills before: {line.gross}"

@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import closing, due
+from billing import closing, due, dunning
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -43,6 +43,13 @@ def close_periods(operator_id: int) -> None:
         if time.monotonic() - began > _TURN:
             close_periods.apply_async((operator_id,), expires=30)
             return
+
+
+@shared_task
+def run_dunning() -> None:
+    """Remind, suspend and terminate who owes, of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        dunning.run(operator, at=clock.now(operator))
 
 
 @shared_task

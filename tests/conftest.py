@@ -48,6 +48,7 @@ def _patience() -> Iterator[None]:
 KEPT = (
     *("billing_account", "billing_posting", "billing_entry"),
     *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
+    *("billing_payment", "billing_dunningevent"),
 )
 
 

@@ -166,6 +166,14 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/payments.py": {"payment"},
+    "billing/dunning.py": {
+        "dunningcase",
+        "dunningcursor",
+        "dunningevent",
+        "dunningpolicy",
+        "dunningstop",
+    },
 }
 MODELS = {
     model.__name__: model._meta.db_table
