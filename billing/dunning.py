@@ -36,7 +36,7 @@ from subscriptions.models import Operator, Subscriber, Suspension
 
 CHUNK = 1000
 # Why a line is suspended; one that is for another reason is not dunning's to restore.
-UNPAID = "unpaid"
+UNPAID = "unpaid invoices"
 
 State, Kind = DunningCase.State, DunningEvent.Kind
 _TOUCHES_A_LINE = {Kind.SUSPENDED, Kind.RESTORED, Kind.TERMINATED}

@@ -62,6 +62,10 @@ def _steps(line: InvoiceLine) -> Iterator[str]:
         yield from _late_fee(line, basis)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
+        if "coupon" in basis:
+            nth = f", period {basis['nth']} of {basis['periods']}" if "nth" in basis else ""
+            left = f", which leaves {basis['price']}" if "price" in basis else ""
+            yield f"coupon {basis['coupon']}{nth}{left}"
         yield f"{basis['discount']}{share} off {basis['of']}: so much for line {basis['line']}"
 
 

@@ -108,7 +108,7 @@ def publish_plan(
     Raises Invalid for terms that contradict themselves, UnknownRateCard, WrongCurrency.
     """
     _check_terms(operator, terms)
-    _lock(operator)
+    lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
     terms = replace(terms, windows=tuple(sorted(terms.windows)))
     if newest is not None and terms_of(newest) == terms:
@@ -172,7 +172,7 @@ def publish_plan(
 
 def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
-    _check_currency(operator, *(price for price in prices if price is not None))
+    check_currency(operator, *(price for price in prices if price is not None))
     if terms.on_exhaustion == Plan.OnExhaustion.METER and (
         terms.price_per_million is None and not terms.tiers
     ):
@@ -213,7 +213,8 @@ def _check_tiers(terms: PlanTerms) -> None:
         raise Invalid("each of overage.tiers reaches further than the one before")
 
 
-def _check_currency(operator: Operator, *prices: Money) -> None:
+def check_currency(operator: Operator, *prices: Money) -> None:
+    """Raises WrongCurrency for a price that is not in the operator's."""
     for price in prices:
         if price.currency.code != operator.currency:
             raise WrongCurrency(f"prices of this operator are in {operator.currency}")
@@ -288,8 +289,8 @@ def publish_booster(
     at: dt.datetime,
 ) -> tuple[Booster, bool]:
     """The booster version that says this, and whether it was made now. `units` in thousandths."""
-    _check_currency(operator, price)
-    _lock(operator)
+    check_currency(operator, price)
+    lock(operator)
     newest = _newest_booster(operator.pk, code)
     if newest is not None and (newest.name, newest.price, newest.units, newest.valid_days) == (
         name,
@@ -402,6 +403,6 @@ def weights_of(card: RateCard) -> list[Weight]:
     )
 
 
-def _lock(operator: Operator) -> None:
+def lock(operator: Operator) -> None:
     """One publication at a time, so that two of them never make the same version number."""
     Operator.objects.select_for_update(no_key=True).get(pk=operator.pk)

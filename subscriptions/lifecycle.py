@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, periods
+from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Bucket,
@@ -36,7 +36,8 @@ from subscriptions.models import (
     Suspension,
     Upgrade,
 )
-from subscriptions.policies import policy_from
+from subscriptions.pgarrays import Instants, Int8s
+from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
 # How long before its first second a period is opened: time for a broken job to be mended.
@@ -238,6 +239,19 @@ def change(
     return _get(key)
 
 
+def hold(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime
+) -> tuple[Subscription, dt.datetime]:
+    """A subscription under lock, and the start of the period that runs at `at`, or of its first.
+
+    Joins the caller's transaction. Raises NotFound, SubscriptionEnded.
+    """
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if at < subscription.starts_at:
+        return subscription, subscription.starts_at
+    return subscription, _period_at(subscription, at).starts_at
+
+
 def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
     """A subscription under lock, brought up to `at`. Raises NotFound, SubscriptionEnded."""
     subscriber_id, subscription_id = key
@@ -359,7 +373,7 @@ def upgrade(
 
 def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
     """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
-    policy = policy_from(row.new_plan)
+    policy = policy_of(row.new_plan.pk)
     after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
     wanted: list[tuple[str, int | None, str]] = []
     if row.units:
@@ -655,9 +669,11 @@ def mark_closed(periods_billed: Sequence[tuple[int, int, dt.datetime]], *, at: d
     """Note that these periods (subscriber, subscription, start) are billed; answers how many were
     not before. Joins the caller's transaction, which bills them and holds their rows."""
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*periods_billed, strict=True)]
-        cursor.execute(_CLOSED_SQL, [at, *columns])
+    subscriber_ids, subscription_ids, starts = zip(*periods_billed, strict=True)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _CLOSED_SQL, [at, Int8s(subscriber_ids), Int8s(subscription_ids), Instants(starts)]
+        )
         return int(cursor.rowcount)
 
 
@@ -828,7 +844,7 @@ def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
     if units:
         wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
-        cap = policy_from(plan).overage_units
+        cap = policy_of(plan.pk).overage_units
         wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
     for kind, units_or_no_limit, grant_key in wanted:
         yield buckets.Grant(

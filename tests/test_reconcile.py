@@ -23,7 +23,7 @@ from metering.models import UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -195,6 +195,9 @@ def live() -> None:
     # Upgraded and then ended within a period that the close has billed since.
     make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
     moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
+    coupons.publish(operator, "hello", off, at=carrier.now)
+    coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -711,6 +714,9 @@ FAULTS: list[tuple[str, Fault]] = [
     ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
     ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
     ("refund_price", delete(LINE, "kind = 'refund'")),
+    ("discount_price", update(LINE, "gross = gross - 0.01", "kind = 'discount'")),
+    ("discount_price", update(LINE, "basis = basis - 'coupon'", "kind = 'discount'")),
+    ("discount_price", delete(LINE, "kind = 'discount'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),
