@@ -1,10 +1,10 @@
-"""What falls due as an operator's time passes: expiries, openings, turnings, closes."""
+"""What falls due as an operator's time passes: expiries, openings, turnings, debts, closes."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing
+from billing import closing, dunning
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -34,6 +34,8 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
         pass
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
+    # First, so that a bill knows of every invoice that was late by its end.
+    dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
 
 

@@ -69,6 +69,8 @@ def steps(line: InvoiceLine, voice: Voice) -> Iterator[str]:
         yield from _refund(basis, voice)
     elif "drawn" in basis:
         yield from _overflow(line, basis, voice)
+    elif line.kind == InvoiceLine.Kind.LATE_FEE and "late" in basis:
+        yield from _late_fee(line, basis, voice)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
         if "coupon" in basis:
@@ -207,3 +209,26 @@ def price_of(line: InvoiceLine, voice: Voice) -> str:
     if "component" in basis:
         return voice.price(basis["component"])
     return voice.price(basis["price"]) if "price" in basis else ""
+
+
+def _late_fee(line: InvoiceLine, basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    due_at, until = voice.instant(basis["due_at"]), voice.instant(basis["until"])
+    yield voice.say(
+        f"invoice {basis['late']} was due at {due_at}; counted until {until}",
+        f"账单 {basis['late']} 应于 {due_at} 前付款，计至 {until}",
+    )
+    for amount, days in basis["spells"]:
+        part = (Decimal(amount) * days * Decimal(basis["rate"])).normalize()
+        owed, rate = voice.price(amount), basis["rate"]
+        yield voice.say(
+            f"{owed} owed for {days} whole days x {rate} a day = {part:f}",
+            f"欠费 {owed} × {days} 天 × 日费率 {rate} = {part:f}",
+        )
+    cap, accrued = voice.price(basis["cap"]), voice.price(basis["accrued"])
+    yield voice.say(f"never more than {cap}: {accrued}", f"不超过 {cap}：{accrued}")
+    if Decimal(basis["billed_gross"]):
+        before = voice.price(basis["billed_gross"])
+        yield voice.say(
+            f"less {before} on bills before: {line.gross}",
+            f"减去此前账单已计的 {before}，得 {line.gross}",
+        )

@@ -21,14 +21,16 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import ledger, rating
+from billing import dunning, ledger, rating
+from billing.arrears import Late, late_fee_lines, with_billed
+from billing.latefees import late_invoices
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
 from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
-from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Upgrade
+from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
 from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
@@ -99,13 +101,18 @@ def bill(
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
+    late = late_invoices(operator.pk, sorted(by_subscriber), until=ended_by)
     for subscriber_id, periods in by_subscriber.items():
         try:
-            drafts += _rate(
+            made = _rate(
                 periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
             )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
+            continue
+        if subscriber_id in late:
+            _add_late_fees(made, late[subscriber_id], zone)
+        drafts += made
     if drafts:
         _store(operator, drafts)
         _post(operator, drafts, at=at)
@@ -278,6 +285,18 @@ def _rate(
             lines += _refund_lines(ending, lines, zone)
         drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
     return drafts
+
+
+def _add_late_fees(drafts: Sequence[_Draft], late: Sequence[Late], zone: ZoneInfo) -> None:
+    """Say on a subscriber's bills, earliest first, what its late invoices came to by their ends."""
+    for draft in drafts:
+        fees = late_fee_lines(
+            late, until=draft.due.ends_at, currency=draft.tariff.currency, zone=zone
+        )
+        if fees:
+            draft.lines += fees
+            draft.totals = rating.totals(draft.lines)
+            late = with_billed(late, fees)
 
 
 def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list[Line]:
@@ -488,12 +507,19 @@ def sides_of(lines: Iterable[Line], subscriber_id: int, plan_code: str) -> list[
     gross = rating.ZERO
     for line in lines:
         gross += line.gross
-        earned[ledger.revenue(_earner(line, plan_code), line.tax_rate)] -= line.net
+        earned[_income(line, plan_code)] -= line.net
         earned[ledger.vat(line.tax_rate)] -= line.tax
     return [
         Side(ledger.RECEIVABLE, gross, subscriber_id),
         *(Side(account, amount) for account, amount in earned.items()),
     ]
+
+
+def _income(line: Line, plan_code: str) -> str:
+    """The account of what a line earns."""
+    if line.kind == InvoiceLine.Kind.LATE_FEE:
+        return ledger.LATE_FEE
+    return ledger.revenue(_earner(line, plan_code), line.tax_rate)
 
 
 def _earner(line: Line, plan_code: str) -> str:
@@ -526,7 +552,7 @@ def credit(
     call is a note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or
     nothing left of it), Invalid for an amount that is none or more than is left.
     """
-    original = _locked(operator, number)
+    original = locked(operator, number)
     if original.kind != Invoice.Kind.PERIOD or original.state == Invoice.State.VOID:
         raise NotCreditable("only an invoice that is owed or paid can be credited")
     charged = {line.nr: line for line in _lines_of([original.id], original.subscriber_id)}
@@ -599,8 +625,9 @@ def credit(
     issue(operator, [(original.subscriber_id, note_id)], at=at)
     note = Invoice.objects.get(subscriber_id=original.subscriber_id, id=note_id)
     settled = min(-note.gross, max(amount_due(original), rating.ZERO))
-    _settle(original, settled)
-    _settle(note, -settled)
+    settle(original, settled)
+    settle(note, -settled)
+    dunning.settle_up(operator, original.subscriber_id, at=at)
     return note
 
 
@@ -611,7 +638,7 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     Its number stays its own, its period is not billed again. Again changes nothing. Raises
     NotFound, NotCreditable.
     """
-    invoice = _locked(operator, number)
+    invoice = locked(operator, number)
     if invoice.state == Invoice.State.VOID:
         return invoice
     if (
@@ -643,12 +670,17 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
         state=invoice.state, reason=reason
     )
+    dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return invoice
 
 
-def _locked(operator: Operator, number: str) -> Invoice:
-    """An invoice by its number, locked until the transaction ends."""
+def locked(operator: Operator, number: str) -> Invoice:
+    """An invoice by its number, locked until the transaction ends, after its subscriber.
+
+    Raises NotFound.
+    """
     found = find(operator, number)
+    Subscriber.objects.select_for_update(no_key=True).get(pk=found.subscriber_id)
     return Invoice.objects.select_for_update(no_key=True).get(
         subscriber_id=found.subscriber_id, id=found.id
     )
@@ -662,7 +694,7 @@ def _lines_of(invoice_ids: Sequence[int], subscriber_id: int) -> list[InvoiceLin
     )
 
 
-def _settle(invoice: Invoice, amount: Decimal) -> None:
+def settle(invoice: Invoice, amount: Decimal) -> None:
     """Count an amount as paid of an invoice (< 0: of a credit note)."""
     if not amount:
         return

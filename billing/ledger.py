@@ -35,6 +35,7 @@ _KINDS = {
     "compensation": EXPENSE,
 }
 RECEIVABLE = "receivable"
+LATE_FEE = "late_fee"
 
 
 def revenue(plan_code: str, rate: Decimal) -> str:

@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import closing, costs, due
+from billing import closing, costs, due, dunning
 from billing.documents import store
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
@@ -54,6 +54,13 @@ def make_documents() -> None:
         while store.make_ahead(operator, at=clock.now(operator)):
             if time.monotonic() - began > _TURN:
                 return
+
+
+@shared_task
+def run_dunning() -> None:
+    """Remind, suspend and terminate who owes, of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        dunning.run(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -173,6 +173,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    "run-dunning": {
+        "task": "billing.tasks.run_dunning",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "expire-reservations": {
         "task": "billing.tasks.expire_reservations",
         "schedule": 5.0,

@@ -51,6 +51,7 @@ KEPT = (
     *("billing_chargefile", "billing_chargeline"),
     *("billing_costentry", "billing_settlement", "billing_settlementline"),
     "billing_document",
+    *("billing_payment", "billing_dunningevent"),
 )
 
 

@@ -177,6 +177,14 @@ WRITERS = {
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
     "billing/documents/letterheads.py": {"letterhead"},
     "billing/documents/store.py": {"document"},
+    "billing/payments.py": {"payment"},
+    "billing/dunning.py": {
+        "dunningcase",
+        "dunningcursor",
+        "dunningevent",
+        "dunningpolicy",
+        "dunningstop",
+    },
 }
 MODELS = {
     model.__name__: model._meta.db_table

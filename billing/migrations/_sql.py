@@ -151,3 +151,21 @@ DROP FUNCTION billing_entries_balance();
     *(f"DROP TRIGGER append_only ON {table}" for table in _FOREVER),
     "DROP FUNCTION billing_refuse()",
 ]
+
+_STEPS = ("billing_payment", "billing_dunningevent")
+KEEP_STEPS = [
+    *(
+        f"CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON {table} FOR EACH STATEMENT"
+        " EXECUTE FUNCTION billing_refuse('is append-only: correct it by a further row')"
+        for table in _STEPS
+    ),
+    *(
+        f"CREATE TRIGGER kept BEFORE TRUNCATE ON {table} FOR EACH STATEMENT"
+        " EXECUTE FUNCTION billing_refuse('is kept')"
+        for table in _STEPS
+    ),
+]
+LOOSEN_STEPS = [
+    *(f"DROP TRIGGER kept ON {table}" for table in _STEPS),
+    *(f"DROP TRIGGER append_only ON {table}" for table in _STEPS),
+]

@@ -13,8 +13,16 @@ from billing.models.costs import (
     SupplierGateway,
 )
 from billing.models.documents import Document, Letterhead
+from billing.models.dunning import (
+    DunningCase,
+    DunningCursor,
+    DunningEvent,
+    DunningPolicy,
+    DunningStop,
+)
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.payments import Payment
 
 __all__ = [
     "Account",
@@ -26,12 +34,18 @@ __all__ = [
     "CostEntry",
     "CostPrice",
     "Document",
+    "DunningCase",
+    "DunningCursor",
+    "DunningEvent",
+    "DunningPolicy",
+    "DunningStop",
     "Entry",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
     "InvoiceNumber",
     "Letterhead",
+    "Payment",
     "Posting",
     "Settlement",
     "SettlementLine",

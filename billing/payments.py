@@ -1,0 +1,90 @@
+"""Money that comes in, matched to an invoice exactly once: the only writer of Payment.
+
+The smallest thing that is true: no provider is asked here. Whoever knows that money has come
+(staff with a bank statement, later a verified webhook) tells it under a key of its own.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+from decimal import Decimal
+
+from django.db import transaction
+
+from billing import dunning, invoicing, ledger, rating
+from billing.ledger import Side
+from billing.models import Invoice, Payment
+from subscriptions.errors import Conflict, Invalid
+from subscriptions.models import Operator
+
+_WAY = re.compile(r"[a-z0-9_]{1,32}")
+
+
+class NothingDue(Conflict):
+    cause = "nothing_due"
+
+
+class KeyUsed(Conflict):
+    cause = "idempotency_conflict"
+
+
+class TooMuch(Invalid):
+    cause = "overpaid"
+
+
+@transaction.atomic
+def record(
+    operator: Operator, number: str, *, amount: Decimal, key: str, way: str, at: dt.datetime
+) -> Payment:
+    """Count an amount as paid of an invoice, and post it: cash against what was owed. A line that
+    was suspended for what it owed is restored in the same transaction, where nothing else holds it.
+
+    The same key again answers the payment that it named. More than is due is refused: there is
+    nowhere to keep it yet, and somebody must look whose it is. Raises NotFound, NothingDue (paid,
+    void, a credit note), TooMuch, KeyUsed (for another payment), Invalid.
+    """
+    if not 0 < len(key) <= 128:
+        raise Invalid("a payment has a key of 1 to 128 characters")
+    if not _WAY.fullmatch(way):
+        raise Invalid("a way to pay is up to 32 lower-case letters, digits and underscores")
+    if not amount.is_finite() or amount <= 0 or amount != rating.to_fen(amount):
+        raise Invalid("a payment is more than nothing, with two decimals at most")
+    invoice = invoicing.locked(operator, number)
+    known = Payment.objects.filter(operator=operator, key=key).first()
+    if known is not None:
+        if not known.of(invoice) or (known.amount, known.way) != (amount, way):
+            raise KeyUsed("this key names another payment")
+        return known
+    due = invoicing.amount_due(invoice)
+    if invoice.state != Invoice.State.OPEN or due <= 0:
+        raise NothingDue("nothing is due on this invoice")
+    if amount > due:
+        raise TooMuch(f"of this invoice {due} {invoice.currency} is due")
+    # That it was late is kept, for the late fee, also where nobody had looked until now.
+    dunning.settle_up(operator, invoice.subscriber_id, at=at, only_note=True)
+    sides = (
+        Side(f"cash:{way}", amount),
+        Side(ledger.RECEIVABLE, -amount, invoice.subscriber_id),
+    )
+    draft = ledger.Draft(f"payment:{key}", "payment", at, invoice.currency, sides, number)
+    if not ledger.post(operator.pk, draft):
+        # Told at the same moment for another invoice.
+        raise KeyUsed("this key names another payment")
+    earlier = Payment.objects.filter(
+        subscriber_id=invoice.subscriber_id, invoice_id=invoice.id
+    ).count()
+    payment = Payment.objects.create(
+        subscriber_id=invoice.subscriber_id,
+        invoice_id=invoice.id,
+        nr=earlier + 1,
+        operator=operator,
+        key=key,
+        way=way,
+        at=at,
+        currency=invoice.currency,
+        amount=amount,
+    )
+    invoicing.settle(invoice, amount)
+    dunning.settle_up(operator, invoice.subscriber_id, at=at)
+    return payment
