@@ -179,6 +179,11 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 5.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
+    "price-usage": {
+        "task": "billing.tasks.price_usage",
+        "schedule": 3600.0,
+        "options": {"expires": 3600.0},
+    },
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }

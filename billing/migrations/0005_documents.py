@@ -19,7 +19,7 @@ DROP TRIGGER append_only ON billing_document;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0002_lines_by_bucket"),
+        ("billing", "0004_costs"),
         ("subscriptions", "0015_overage_tiers"),
     ]
 
