@@ -170,13 +170,13 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
-    "billing/documents/letterheads.py": {"letterhead"},
-    "billing/documents/store.py": {"document"},
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
     },
     "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
+    "billing/documents/letterheads.py": {"letterhead"},
+    "billing/documents/store.py": {"document"},
 }
 MODELS = {
     model.__name__: model._meta.db_table
