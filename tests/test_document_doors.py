@@ -223,7 +223,7 @@ def test_without_its_font_the_document_can_be_had_later(
     api: APIClient, settings: Any, tmp_path: Any
 ) -> None:
     settings.FONTS = tmp_path
-    fonts._font.cache_clear()
+    fonts._read.cache_clear()
     fonts.runs.cache_clear()
     fonts.width.cache_clear()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from hypothesis import given, settings
@@ -113,6 +114,19 @@ def test_the_same_content_gives_the_same_bytes() -> None:
     content = make_content(*ITEMS, buyer=Buyer("𠮷 Łukasz", "c-1"), void=True)
 
     assert draw(content) == draw(content)
+
+
+def test_threads_that_draw_at_once_do_not_disturb_each_other() -> None:
+    contents = [
+        make_content(*ITEMS[: nr % 4 + 1], buyer=Buyer(f"{chr(0x4E00 + nr)}𠮷{nr}", str(nr)))
+        for nr in range(12)
+    ]
+    alone = [draw(content) for content in contents]
+
+    with ThreadPoolExecutor(4) as pool:
+        at_once = list(pool.map(draw, contents))
+
+    assert at_once == alone
 
 
 def test_many_lines_go_over_several_numbered_pages() -> None:

@@ -101,12 +101,14 @@ def test_every_operation_names_its_key_and_its_refusals(schema: Any) -> None:
             assert said["security"] == [{role: []}], (method, path)
             assert {"401", "403", "503"} <= said["responses"].keys()
             for status, response in said["responses"].items():
-                if status == "204":
+                if status in ("204", "304"):
                     assert "content" not in response, (method, path)
                     continue
                 media = {"application/problem+json" if status >= "4" else "application/json"}
                 if status == "422" and path.startswith("/api/v1/events"):
                     media = {"application/json"}  # Lago's
+                if path.endswith(".pdf") and status == "200":
+                    media = {"application/pdf"}
                 assert set(response["content"]) == media, (method, path, status)
             ids.append(said["operationId"])
     assert len(set(ids)) == len(ids)

@@ -511,7 +511,7 @@ class _Bill:
         titles = (
             *([self.say("Requests", "次数")] if summed else []),
             self.say("Input", "输入"),
-            self.say("of it cached", "其中缓存"),
+            self.say("Cached", "其中缓存"),
             self.say("Output", "输出"),
             self.say("Units", "词元"),
         )

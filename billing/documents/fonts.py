@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import unicodedata
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -59,9 +60,21 @@ def _as_utf16(code: re.Match[str]) -> str:
     return f"<{chr(int(code[1], 16)).encode('utf-16-be').hex().upper()}>"
 
 
-@cache
+_LOADING = threading.Lock()
+
+
 def _font(family: int, weight: str) -> _Font:
-    """A font, read once a process and when first wanted: 23 MB of memory each."""
+    """A font, read once a process and when first wanted: 23 MB of memory each.
+
+    Once, also where threads want it at the same time: a document must not find another font
+    halfway by the same name.
+    """
+    with _LOADING:
+        return _read(family, weight)
+
+
+@cache
+def _read(family: int, weight: str) -> _Font:
     file = _FILES[weight][family]
     folder = Path(settings.FONTS) if "/" in file else Path(reportlab.__file__).parent / "fonts"
     if not (folder / file).is_file():
