@@ -138,7 +138,10 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry", "outboxevent"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
-    "subscriptions/lifecycle.py": {"subscription", "subscriptionperiod", "suspension"},
+    "subscriptions/lifecycle.py": {
+        *("subscription", "subscriptionperiod", "suspension"),
+        *("upgrade", "ending"),
+    },
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {
         "plan",
@@ -170,6 +173,7 @@ WRITERS = {
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
     },
+    "billing/fapiao/requests.py": {"fapiaoseller", "fapiaoitem", "fapiaorequest"},
     "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
 }

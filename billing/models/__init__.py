@@ -12,6 +12,7 @@ from billing.models.costs import (
     Supplier,
     SupplierGateway,
 )
+from billing.models.fapiao import FapiaoItem, FapiaoRequest, FapiaoSeller
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 
@@ -25,6 +26,9 @@ __all__ = [
     "CostEntry",
     "CostPrice",
     "Entry",
+    "FapiaoItem",
+    "FapiaoRequest",
+    "FapiaoSeller",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
