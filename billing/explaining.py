@@ -71,6 +71,8 @@ def steps(line: InvoiceLine, voice: Voice) -> Iterator[str]:
         yield from _overflow(line, basis, voice)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
+        if "coupon" in basis:
+            yield from _coupon(basis, voice)
         yield say(
             f"{basis['discount']}{share} off {basis['of']}: so much for line {basis['line']}",
             f"从 {basis['of']} 中优惠 {basis['discount']}{share}，本行分摊自第 {basis['line']} 行",
@@ -123,6 +125,20 @@ def _refund(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
     yield voice.say(
         f"{share} of {whole} of the {of} for the period = {refund}: so much of line {nr}",
         f"本期 {of} × {share} ÷ {whole} = {refund}，本行冲减第 {nr} 行",
+    )
+
+
+def _coupon(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    nth_en, nth_zh, left_en, left_zh = "", "", "", ""
+    if "nth" in basis:
+        nth_en = f", period {basis['nth']} of {basis['periods']}"
+        nth_zh = f"，共 {basis['periods']} 期之第 {basis['nth']} 期"
+    if "price" in basis:
+        price = voice.price(basis["price"])
+        left_en, left_zh = f", which leaves {price}", f"，优惠后 {price}"
+    yield voice.say(
+        f"coupon {basis['coupon']}{nth_en}{left_en}",
+        f"优惠券 {basis['coupon']}{nth_zh}{left_zh}",
     )
 
 

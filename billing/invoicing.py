@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -25,9 +25,10 @@ from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, lifecycle, pgarrays, policies
+from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Booster, Ending, Operator, Plan, Upgrade
+from subscriptions.lifecycle import PeriodKey
+from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Upgrade
 from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
@@ -93,13 +94,16 @@ def bill(
     drafts: list[_Draft] = []
     zone = ZoneInfo(operator.time_zone)
     overflow, sales = _buckets(due)
-    changes = lifecycle.changes_of([period[:3] for period in due])
+    keys = [period[:3] for period in due]
+    changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
     for subscriber_id, periods in by_subscriber.items():
         try:
-            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], changes, zone)
+            drafts += _rate(
+                periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
+            )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
     if drafts:
@@ -234,6 +238,7 @@ def _rate(
     overflow: Sequence[_Overflow],
     sales: Sequence[_Sale],
     changes: lifecycle.Changes,
+    discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
     zone: ZoneInfo,
 ) -> list[_Draft]:
     """The invoices of one subscriber's due periods, earliest first.
@@ -256,9 +261,6 @@ def _rate(
                 zone,
                 units=upgrade.units,
             )
-        ending = changes.endings.get(due[:3])
-        if ending is not None:
-            lines += _refund_lines(ending, lines, zone)
         for one in overflow:
             own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
             if own or (nr == 0 and one.billed):
@@ -268,6 +270,12 @@ def _rate(
             [sale for sale in sold if sale.sold_at >= due.ends_at],
         )
         lines += [_sale_line(sale, tariff, zone) for sale in now]
+        lines += rating.discount_lines(
+            [_discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
+        )
+        ending = changes.endings.get(due[:3])
+        if ending is not None:
+            lines += _refund_lines(ending, lines, zone)
         drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
     return drafts
 
@@ -349,6 +357,27 @@ def tariff_of(plan_id: int) -> Tariff:
             rating.Part(part.name, part.price.amount, part.tax_rate)
             for part in sorted(plan.components.all(), key=lambda part: part.position)
         ),
+    )
+
+
+_COVERS = {
+    Coupon.Covers.FEE: frozenset({"fee", "upgrade"}),
+    Coupon.Covers.ALL: frozenset({"fee", "upgrade", "overage", "block", "booster"}),
+}
+
+
+@lru_cache(maxsize=10_000)
+def _discount_of(coupon_id: int, nth: int) -> rating.Discount:
+    """What a coupon takes off from the `nth` of its periods."""
+    coupon = Coupon.objects.get(pk=coupon_id)
+    lasts = {} if coupon.periods is None else {"nth": nth, "periods": coupon.periods}
+    return rating.Discount(
+        name=coupon.name,
+        percent=coupon.percent,
+        amount=coupon.amount.amount if coupon.amount is not None else None,
+        price=coupon.price.amount if coupon.price is not None else None,
+        covers=_COVERS[Coupon.Covers(coupon.covers)],
+        basis={"coupon": coupon.code, **lasts},
     )
 
 

@@ -7,6 +7,7 @@ import time
 from celery import shared_task
 
 from billing import closing, costs, due
+from billing.documents import store
 from billing.fapiao import providers, sending
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
@@ -44,6 +45,16 @@ def close_periods(operator_id: int) -> None:
         if time.monotonic() - began > _TURN:
             close_periods.apply_async((operator_id,), expires=30)
             return
+
+
+@shared_task
+def make_documents() -> None:
+    """Make documents of what was issued, for operators who want them before they are asked for."""
+    began = time.monotonic()
+    for operator in Operator.objects.exclude(letterhead__ahead="").exclude(letterhead=None):
+        while store.make_ahead(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
 
 
 @shared_task

@@ -398,6 +398,11 @@ class Period:
         """From when on the policy holds."""
         return self.starts_at if self.upgraded_at is None else self.upgraded_at
 
+    @property
+    def suspends(self) -> bool:
+        """Whether its plan lets usage draw nothing of the subscriber's own."""
+        return self.policy is not None and self.policy.suspends
+
 
 class Pick(NamedTuple):
     """One bucket that pays first for all usage in `[since, until)`, while `generation` stays."""

@@ -139,15 +139,15 @@ WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry", "outboxevent"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
-        *("subscription", "subscriptionperiod", "suspension"),
-        *("upgrade", "ending"),
+        *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
     },
+    "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {
         "plan",
         "plancomponent",
-        "planwindow",
         "plantier",
+        "planwindow",
         "booster",
         "ratecard",
         "ratecardweight",
@@ -173,9 +173,11 @@ WRITERS = {
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
     },
-    "billing/fapiao/requests.py": {"fapiaoseller", "fapiaoitem", "fapiaorequest"},
+    "billing/fapiao/requests.py": {"fapiaoitem", "fapiaorequest"},
     "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
+    "billing/documents/letterheads.py": {"letterhead"},
+    "billing/documents/store.py": {"document"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import invoicing
+from billing.documents import letterheads
 from billing.documents.capitals import capitals
 from billing.fapiao import lines as fapiao_lines
 from billing.fapiao import requests, sending
@@ -53,7 +54,8 @@ def billed(code: str) -> Operator:
     assert Gateway(operator).charge(used)["accepted"] == 1
     answer = post(client_for(make_key(operator)), "test-clock", {"now": CLOSE.isoformat()})
     assert answer.status_code == 200, answer.content
-    requests.set_seller(operator, name="上海电信", tax_id=TAX_ID, bank="工行", account="1001")
+    head = letterheads.Draft(name="上海电信", tax_id=TAX_ID, bank="工行", bank_account="1001")
+    letterheads.put(operator, head)
     requests.set_item(operator, Decimal("0.06"), tax_class=TAX_CLASS, name="信息技术服务")
     return operator
 
@@ -190,8 +192,6 @@ def test_what_no_e_fapiao_can_be_of_is_refused(operator: Operator) -> None:
     for rate, tax_class in (("0.06", "304"), ("1", TAX_CLASS), ("0.06", "３" * 19)):
         with pytest.raises(Invalid):
             requests.set_item(operator, Decimal(rate), tax_class=tax_class, name="x")
-    with pytest.raises(Invalid):
-        requests.set_seller(operator, name="x", tax_id="lower-case-id-123")
 
 
 def test_without_a_seller_or_the_rates_tax_class_nothing_is_asked(operator: Operator) -> None:
@@ -203,7 +203,7 @@ def test_without_a_seller_or_the_rates_tax_class_nothing_is_asked(operator: Oper
     with pytest.raises(Invalid, match="no tax class is set"):
         requests.request(other, number, at=CLOSE)
     requests.set_item(other, Decimal("0.06"), tax_class=TAX_CLASS, name="x")
-    with pytest.raises(Invalid, match="new has no seller"):
+    with pytest.raises(Invalid, match="letterhead of new has no taxpayer id"):
         requests.request(other, number, at=CLOSE)
     with pytest.raises(NotFound):  # another operator's invoice
         requests.request(other, INVOICE, at=CLOSE)
@@ -387,7 +387,6 @@ def test_beat_sweeps_and_operators_ask_by_command(
         call_command("fapiao", *command, stdout=out)
         return out.getvalue()
 
-    said("seller", "--name", "某电信", "--tax-id", TAX_ID)
     said("item", "0.06", TAX_CLASS, "电信服务")
     assert said("request", INVOICE, "--buyer", "王五").startswith(f"{FIRST}  requested  11.38 CNY")
     sweep_fapiao()

@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from billing import closing, costs, invoicing, settling
+from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
 from billing.models import Invoice
@@ -25,7 +26,7 @@ from metering.models import UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -197,6 +198,9 @@ def live() -> None:
     # Upgraded and then ended within a period that the close has billed since.
     make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
     moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
+    coupons.publish(operator, "hello", off, at=carrier.now)
+    coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -302,7 +306,7 @@ def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
 
 def ask_for_fapiao(operator: Operator, external_id: str, *, at: dt.datetime) -> None:
     """The e-fapiao of a subscriber's invoice, a part of which is credited."""
-    fapiao.set_seller(operator, name="North", tax_id="9" * 18)
+    letterheads.put(operator, letterheads.Draft(name="North", tax_id="9" * 18))
     fapiao.set_item(operator, Decimal("0.06"), tax_class="3" * 19, name="x")
     invoice = Invoice.objects.get(
         operator=operator, subscriber__external_id=external_id, kind="period"
@@ -745,6 +749,9 @@ FAULTS: list[tuple[str, Fault]] = [
     ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
     ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
     ("refund_price", delete(LINE, "kind = 'refund'")),
+    ("discount_price", update(LINE, "gross = gross - 0.01", "kind = 'discount'")),
+    ("discount_price", update(LINE, "basis = basis - 'coupon'", "kind = 'discount'")),
+    ("discount_price", delete(LINE, "kind = 'discount'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),

@@ -1,4 +1,4 @@
-"""What is asked of the tax platform: the only writer of FapiaoSeller, FapiaoItem, FapiaoRequest."""
+"""What is asked of the tax platform: the only writer of FapiaoItem and FapiaoRequest."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import Any
 from django.db import IntegrityError, transaction
 
 from billing import invoicing
+from billing.documents import letterheads
 from billing.fapiao.lines import Charged, Item, lines, totals
 from billing.fapiao.providers import Issued, Refused
-from billing.models import FapiaoItem, FapiaoRequest, FapiaoSeller, Invoice, InvoiceLine
+from billing.models import FapiaoItem, FapiaoRequest, Invoice, InvoiceLine
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator, Subscriber
 
@@ -21,19 +22,6 @@ State, Kind, Reason = FapiaoRequest.State, FapiaoRequest.Kind, FapiaoRequest.Rea
 _TAX_ID = re.compile(r"[0-9A-Z]{15,20}", re.ASCII)
 _TAX_CLASS = re.compile(r"[0-9]{19}", re.ASCII)
 _NUMBER = re.compile(r"[0-9]{20}", re.ASCII)
-
-
-# Who sells ---------------------------------------------------------------------------------------
-
-
-def set_seller(operator: Operator, *, name: str, tax_id: str, **said: str) -> FapiaoSeller:
-    """Say who an operator is to the tax platform; what was asked before stays as it was asked."""
-    if not name or not _TAX_ID.fullmatch(tax_id):
-        raise Invalid("a seller has a name and a taxpayer id of 15 to 20 digits or capitals")
-    seller, _ = FapiaoSeller.objects.update_or_create(
-        operator=operator, defaults={"name": name, "tax_id": tax_id, **said}
-    )
-    return seller
 
 
 def set_item(operator: Operator, tax_rate: Decimal, *, tax_class: str, name: str) -> FapiaoItem:
@@ -190,11 +178,18 @@ def _write(
 
 
 def _seller(operator: Operator) -> dict[str, str]:
-    seller = FapiaoSeller.objects.filter(operator=operator).first()
-    if seller is None:
-        raise Invalid(f"{operator.code} has no seller: set its name and taxpayer id first")
-    names = ("name", "tax_id", "address", "phone", "bank", "account")
-    return {name: getattr(seller, name) for name in names}
+    """Who an operator is, as its letterhead says it; what was asked before stays as it was."""
+    head = letterheads.of(operator)
+    if not _TAX_ID.fullmatch(head.tax_id):
+        raise Invalid(f"the letterhead of {operator.code} has no taxpayer id of 15 to 20 digits")
+    return {
+        "name": head.name,
+        "tax_id": head.tax_id,
+        "address": head.address,
+        "phone": head.phone,
+        "bank": head.bank,
+        "account": head.bank_account,
+    }
 
 
 def _locked(operator: Operator, number: str) -> Invoice:

@@ -12,7 +12,8 @@ from billing.models.costs import (
     Supplier,
     SupplierGateway,
 )
-from billing.models.fapiao import FapiaoItem, FapiaoRequest, FapiaoSeller
+from billing.models.documents import Document, Letterhead
+from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 
@@ -25,14 +26,15 @@ __all__ = [
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "Document",
     "Entry",
     "FapiaoItem",
     "FapiaoRequest",
-    "FapiaoSeller",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
     "InvoiceNumber",
+    "Letterhead",
     "Posting",
     "Settlement",
     "SettlementLine",

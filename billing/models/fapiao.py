@@ -1,4 +1,4 @@
-"""e-fapiao: who sells, under which tax classes, and what was asked of the tax platform."""
+"""e-fapiao: under which tax classes is sold, and what was asked of the tax platform."""
 
 from __future__ import annotations
 
@@ -9,32 +9,11 @@ from subscriptions.fields import amount_field, tax_rate_field
 from subscriptions.models import Operator
 
 
-class FapiaoSeller(models.Model):
-    """The taxpayer an operator is. Written by billing/fapiao/requests.py only, as all here."""
-
-    operator = models.OneToOneField(Operator, models.PROTECT, related_name="+", primary_key=True)
-    name = models.CharField(max_length=200)
-    tax_id = models.CharField(max_length=20)
-    address = models.CharField(max_length=200, blank=True)
-    phone = models.CharField(max_length=32, blank=True)
-    bank = models.CharField(max_length=200, blank=True)
-    account = models.CharField(max_length=64, blank=True)
-
-    objects: models.Manager[FapiaoSeller]
-
-    class Meta:
-        constraints = [
-            models.CheckConstraint(
-                name="fapiao_seller_has_a_tax_id", condition=Q(tax_id__regex=r"^[0-9A-Z]{15,20}$")
-            ),
-        ]
-
-    def __str__(self) -> str:
-        return self.name
-
-
 class FapiaoItem(models.Model):
-    """What is sold at a tax rate, as the tax platform classes it."""
+    """What is sold at a tax rate, as the tax platform classes it.
+
+    Written by billing/fapiao/requests.py only, as requests are.
+    """
 
     pk = models.CompositePrimaryKey("operator_id", "tax_rate")
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="+", db_index=False)

@@ -13,19 +13,13 @@ from subscriptions import clock
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator
 
-SELLER = ("name", "tax_id", "address", "phone", "bank", "account")
-
 
 class Command(BaseCommand):
-    help = "Electronic invoices of the tax platform: who sells, ask for one, take one back."
+    help = "Electronic invoices of the tax platform: ask for one, take one back, see what became."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--operator", metavar="CODE", help="where there are several")
         actions = parser.add_subparsers(dest="action", required=True)
-        seller = actions.add_parser("seller", help="say who the operator is to the tax platform")
-        for name in SELLER:
-            option = f"--{name.replace('_', '-')}"
-            seller.add_argument(option, default="", required=name in ("name", "tax_id"))
         item = actions.add_parser("item", help="the tax class of what is sold at a rate")
         item.add_argument("rate", help="as in 0.06")
         item.add_argument("tax_class", help="19 digits")
@@ -49,9 +43,6 @@ class Command(BaseCommand):
             getattr(self, f"_{options['action']}")(operator, options)
         except DomainError as error:
             raise CommandError(str(error), returncode=1) from error
-
-    def _seller(self, operator: Operator, options: dict[str, Any]) -> None:
-        requests.set_seller(operator, **{name: options[name] for name in SELLER})
 
     def _item(self, operator: Operator, options: dict[str, Any]) -> None:
         try:

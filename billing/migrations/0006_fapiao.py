@@ -43,40 +43,11 @@ DROP TRIGGER asked_stays ON billing_fapiaorequest;
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0004_costs"),
-        ("subscriptions", "0015_overage_tiers"),
+        ("billing", "0005_documents"),
+        ("subscriptions", "0017_trials_and_pauses"),
     ]
 
     operations = [
-        migrations.CreateModel(
-            name="FapiaoSeller",
-            fields=[
-                (
-                    "operator",
-                    models.OneToOneField(
-                        on_delete=django.db.models.deletion.PROTECT,
-                        primary_key=True,
-                        related_name="+",
-                        serialize=False,
-                        to="subscriptions.operator",
-                    ),
-                ),
-                ("name", models.CharField(max_length=200)),
-                ("tax_id", models.CharField(max_length=20)),
-                ("address", models.CharField(blank=True, max_length=200)),
-                ("phone", models.CharField(blank=True, max_length=32)),
-                ("bank", models.CharField(blank=True, max_length=200)),
-                ("account", models.CharField(blank=True, max_length=64)),
-            ],
-            options={
-                "constraints": [
-                    models.CheckConstraint(
-                        condition=models.Q(("tax_id__regex", "^[0-9A-Z]{15,20}$")),
-                        name="fapiao_seller_has_a_tax_id",
-                    )
-                ],
-            },
-        ),
         migrations.CreateModel(
             name="FapiaoItem",
             fields=[
