@@ -10,6 +10,7 @@ import datetime as dt
 
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
+from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -401,6 +402,7 @@ CHECKS = (
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
+    *FAPIAO_CHECKS,
 )
 
 

@@ -8,6 +8,7 @@ from celery import shared_task
 
 from billing import closing, costs, due, dunning
 from billing.documents import store
+from billing.fapiao import providers, sending
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -83,6 +84,13 @@ def price_usage() -> None:
     """Work out what each day's usage costs, once it is over, by every operator's own clock."""
     for operator in Operator.objects.order_by("pk"):
         costs.price_due(operator, at=clock.now(operator))
+
+
+@shared_task
+def sweep_fapiao() -> None:
+    """Hand over what is asked of the tax platform, and hear what became of it."""
+    for operator in Operator.objects.order_by("pk"):
+        sending.sweep(operator, providers.provider(), at=clock.now(operator))
 
 
 @shared_task

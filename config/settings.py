@@ -184,6 +184,11 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 5.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
+    "sweep-fapiao": {
+        "task": "billing.tasks.sweep_fapiao",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "price-usage": {
         "task": "billing.tasks.price_usage",
         "schedule": 3600.0,
@@ -192,6 +197,10 @@ CELERY_BEAT_SCHEDULE = {
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
+
+# Who talks to the tax platform, and where the default one, which talks in files, keeps them.
+FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")
+FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
 
 # Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
 RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)

@@ -173,6 +173,7 @@ WRITERS = {
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
     },
+    "billing/fapiao/requests.py": {"fapiaoitem", "fapiaorequest"},
     "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
     "billing/documents/letterheads.py": {"letterhead"},

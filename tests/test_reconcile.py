@@ -15,7 +15,9 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 
 from billing import closing, costs, invoicing, settling
+from billing.documents import letterheads
 from billing.exports import charge_files
+from billing.fapiao import requests as fapiao
 from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
@@ -262,6 +264,7 @@ def live() -> None:
     closing.close_due(carrier.operator, at=carrier.now)
     take_back(operator, "quiet", "part", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
+    ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
     assert costs.price_due(operator, at=carrier.now)
     # Open still.
@@ -299,6 +302,16 @@ def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
     costs.publish(operator, "vendor", [price], effective_from=june, at=at)
     assert costs.price_due(operator, at=at)
     settling.issue(operator, costs.supplier_named(operator, "vendor"), june, at=at)
+
+
+def ask_for_fapiao(operator: Operator, external_id: str, *, at: dt.datetime) -> None:
+    """The e-fapiao of a subscriber's invoice, a part of which is credited."""
+    letterheads.put(operator, letterheads.Draft(name="North", tax_id="9" * 18))
+    fapiao.set_item(operator, Decimal("0.06"), tax_class="3" * 19, name="x")
+    invoice = Invoice.objects.get(
+        operator=operator, subscriber__external_id=external_id, kind="period"
+    )
+    fapiao.request(operator, str(invoice.number), at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -350,6 +363,7 @@ TABLES = (
     "billing_costday",
     "billing_costentry",
     "billing_settlementline",
+    "billing_fapiaorequest",
 )
 
 
@@ -797,6 +811,9 @@ FAULTS: list[tuple[str, Fault]] = [
     ("settled", update(COST, "settlement_id = NULL", "settlement_id IS NOT NULL")),
     ("settled", update(SETTLED_LINE, "amount = amount + 0.01")),
     ("settled", delete(SETTLED_LINE)),
+    ("fapiao", update("billing_fapiaorequest", "net = net + 1, gross = gross + 1")),
+    ("fapiao", update("billing_fapiaorequest", "counted = '[]'")),
+    ("fapiao", update("billing_fapiaorequest", "state = 'red_issued'")),
     ("settled", update(SETTLED_LINE, "requests = requests + 1")),
     ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
 ]

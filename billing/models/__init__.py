@@ -20,6 +20,7 @@ from billing.models.dunning import (
     DunningPolicy,
     DunningStop,
 )
+from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.payments import Payment
@@ -40,6 +41,8 @@ __all__ = [
     "DunningPolicy",
     "DunningStop",
     "Entry",
+    "FapiaoItem",
+    "FapiaoRequest",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
