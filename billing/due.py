@@ -1,10 +1,10 @@
-"""What falls due as an operator's time passes: expiries, openings, turnings, closes."""
+"""What falls due as an operator's time passes: expiries, openings, turnings, closes, earnings."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing
+from billing import closing, deferral
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -35,6 +35,13 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
     closing.close_due(operator, at=at)
+    earn_deferred(operator, at=at)
+
+
+def earn_deferred(operator: Operator, *, at: dt.datetime) -> None:
+    """Earn what one operator's subscribers have burned of what they bought in advance; daily."""
+    if deferral.is_due(operator, at=at):
+        deferral.sweep(operator, at=at, ended_by=closing.grace_over(operator, at=at))
 
 
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:

@@ -166,6 +166,7 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/deferral.py": {"deferral", "deferralsweep"},
 }
 MODELS = {
     model.__name__: model._meta.db_table
