@@ -9,25 +9,27 @@ chunk is numbered and committed.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from django.db import connection, transaction
 
 from billing import deferral, ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import lifecycle
+from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Booster, Operator, Plan
+from subscriptions.lifecycle import PeriodKey
+from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Upgrade
+from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
 # yet or has changed: longer than records are kept, for only those can be adjusted.
@@ -92,12 +94,16 @@ def bill(
     drafts: list[_Draft] = []
     zone = ZoneInfo(operator.time_zone)
     overflow, sales = _buckets(due)
+    keys = [period[:3] for period in due]
+    changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
     for subscriber_id, periods in by_subscriber.items():
         try:
-            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], zone)
+            drafts += _rate(
+                periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
+            )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
     if drafts:
@@ -123,12 +129,13 @@ class _Draft:
 
 @dataclass(frozen=True, slots=True)
 class _Overflow:
-    """An overflow bucket that was drawn, with what of it is billed; None: its period is gone."""
+    """An overflow bucket that was drawn, with what of it is billed."""
 
     subscription_id: int | None
-    starts_at: dt.datetime
+    period_start: dt.datetime
+    since: dt.datetime  # later than its start after an upgrade
     ends_at: dt.datetime
-    plan_id: int | None
+    plan_id: int  # whose price it costs
     bucket_id: int
     blocks: bool
     units: int
@@ -150,19 +157,27 @@ class _Sale:
 
 
 # Of every subscriber the buckets since LOOK_BACK, by the index that leads with both. A bucket
-# without a period was opened ahead and taken back: nobody is billed for it.
+# without a period was opened ahead and taken back: nobody is billed for it. One that an upgrade
+# brought, its key names the plan, began within its period.
 _BUCKETS_SQL = """
-SELECT b.subscriber_id, b.kind, b.subscription_id, b.valid_from, p.ends_at, p.plan_id, b.id,
-       b.grant_key, b.used, coalesce(b.granted, 0), b.note,
+SELECT b.subscriber_id, b.kind, b.subscription_id, p.starts_at, b.valid_from, p.ends_at,
+       p.plan_id, b.id, b.grant_key, b.used, coalesce(b.granted, 0), b.note,
        l.lines, l.units, l.gross
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[])
      AS d (subscriber_id, look_from, last_end)
 JOIN subscriptions_bucket b
   ON b.subscriber_id = d.subscriber_id AND b.valid_until > d.look_from
  AND b.valid_from < d.last_end AND b.kind IN ('overage', 'booster', 'gift')
-LEFT JOIN subscriptions_subscriptionperiod p
-  ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
- AND p.starts_at = b.valid_from
+LEFT JOIN LATERAL (
+    SELECT p.starts_at, p.ends_at, p.plan_id
+    FROM subscriptions_subscriptionperiod p
+    WHERE b.kind = 'overage' AND p.subscriber_id = b.subscriber_id
+      AND p.subscription_id = b.subscription_id AND p.starts_at <= b.valid_from
+      AND (p.starts_at = b.valid_from
+           OR p.ends_at >= b.valid_from AND split_part(b.grant_key, ':', 1) LIKE '%%@%%')
+    ORDER BY p.starts_at DESC
+    LIMIT 1
+) p ON true
 CROSS JOIN LATERAL (
     SELECT count(*) AS lines, coalesce(sum(l.units), 0)::bigint AS units,
            coalesce(sum(l.gross), 0) AS gross
@@ -192,10 +207,10 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
             ],
         )
         for row in cursor.fetchall():
-            (subscriber_id, kind, subscription_id, valid_from, ends_at, plan_id, bucket_id) = row[
-                :7
+            subscriber_id, kind, subscription_id, period_start, valid_from = row[:5]
+            ends_at, plan_id, bucket_id, grant_key, used, granted, note, lines, units, gross = row[
+                5:
             ]
-            grant_key, used, granted, note, lines, units, gross = row[7:]
             if kind != "overage":
                 sale = _Sale(bucket_id, kind, valid_from, granted, grant_key, note)
                 sales[subscriber_id].append(sale)
@@ -203,11 +218,12 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
                 overflow[subscriber_id].append(
                     _Overflow(
                         subscription_id=subscription_id,
-                        starts_at=valid_from,
+                        period_start=period_start,
+                        since=valid_from,
                         ends_at=ends_at,
-                        plan_id=plan_id,
+                        plan_id=buckets.plan_of_overflow(grant_key) or plan_id,
                         bucket_id=bucket_id,
-                        blocks=grant_key.startswith("blocks:"),
+                        blocks=grant_key.startswith("blocks"),
                         units=used,
                         billed=lines > 0,
                         billed_units=units,
@@ -221,6 +237,8 @@ def _rate(
     periods: Sequence[Due],
     overflow: Sequence[_Overflow],
     sales: Sequence[_Sale],
+    changes: lifecycle.Changes,
+    discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
     zone: ZoneInfo,
 ) -> list[_Draft]:
     """The invoices of one subscriber's due periods, earliest first.
@@ -233,8 +251,18 @@ def _rate(
     for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
         tariff = tariff_of(due.plan_id)
         lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
+        for upgrade in changes.upgrades.get(due[:3], ()):
+            lines += rating.upgrade_lines(
+                tariff_of(upgrade.old_plan_id),
+                tariff_of(upgrade.new_plan_id),
+                upgrade.days,
+                Upgrade.DAYS,
+                upgrade.at,
+                zone,
+                units=upgrade.units,
+            )
         for one in overflow:
-            own = (one.subscription_id, one.starts_at) == (due.subscription_id, due.starts_at)
+            own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
             if own or (nr == 0 and one.billed):
                 lines += _overflow_lines(one, zone)
         now, sold = (
@@ -242,19 +270,37 @@ def _rate(
             [sale for sale in sold if sale.sold_at >= due.ends_at],
         )
         lines += [_sale_line(sale, tariff, zone) for sale in now]
+        lines += rating.discount_lines(
+            [_discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
+        )
+        ending = changes.endings.get(due[:3])
+        if ending is not None:
+            lines += _refund_lines(ending, lines, zone)
         drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
     return drafts
 
 
+def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list[Line]:
+    """What of these lines is owed back to who ended in the middle of a period."""
+    if ending.refund == Ending.Refund.NONE:
+        return []
+    whole = ending.refund == Ending.Refund.FULL
+    return rating.refund_lines(
+        lines,
+        1 if whole else ending.unused,
+        1 if whole else ending.granted,
+        {"ended_at": ending.at.astimezone(zone).isoformat(), "reason": ending.reason},
+    )
+
+
 def _overflow_lines(one: _Overflow, zone: ZoneInfo) -> list[Line]:
-    assert one.plan_id is not None
     line = rating.overflow_line(
         rating.Drawn(
             bucket_id=one.bucket_id,
             blocks=one.blocks,
             units=one.units,
             tariff=tariff_of(one.plan_id),
-            starts_at=one.starts_at,
+            starts_at=one.since,
             ends_at=one.ends_at,
             billed=one.billed,
             billed_units=one.billed_units,
@@ -288,7 +334,7 @@ def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
 @lru_cache(maxsize=10_000)
 def tariff_of(plan_id: int) -> Tariff:
     """What a plan version costs. Raises RatingError where there is none or it makes no sense."""
-    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components").first()
+    plan = Plan.objects.filter(pk=plan_id).prefetch_related("components", "tiers").first()
     if plan is None:
         raise RatingError(f"there is no plan version {plan_id}")
     return Tariff(
@@ -302,6 +348,8 @@ def tariff_of(plan_id: int) -> Tariff:
         cycle=plan.cycle,
         first_month=plan.first_month,
         price_per_million=plan.price_per_million,
+        tiers=policies.tiers_of(plan),
+        graduated=plan.tier_mode != Plan.TierMode.VOLUME,
         block_units=plan.block_units,
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,
@@ -309,6 +357,27 @@ def tariff_of(plan_id: int) -> Tariff:
             rating.Part(part.name, part.price.amount, part.tax_rate)
             for part in sorted(plan.components.all(), key=lambda part: part.position)
         ),
+    )
+
+
+_COVERS = {
+    Coupon.Covers.FEE: frozenset({"fee", "upgrade"}),
+    Coupon.Covers.ALL: frozenset({"fee", "upgrade", "overage", "block", "booster"}),
+}
+
+
+@lru_cache(maxsize=10_000)
+def _discount_of(coupon_id: int, nth: int) -> rating.Discount:
+    """What a coupon takes off from the `nth` of its periods."""
+    coupon = Coupon.objects.get(pk=coupon_id)
+    lasts = {} if coupon.periods is None else {"nth": nth, "periods": coupon.periods}
+    return rating.Discount(
+        name=coupon.name,
+        percent=coupon.percent,
+        amount=coupon.amount.amount if coupon.amount is not None else None,
+        price=coupon.price.amount if coupon.price is not None else None,
+        covers=_COVERS[Coupon.Covers(coupon.covers)],
+        basis={"coupon": coupon.code, **lasts},
     )
 
 
@@ -345,7 +414,7 @@ INSERT INTO billing_invoice
 SELECT d.subscriber_id, d.id, %s, 'period', d.subscription_id, d.plan_id, d.period_start,
        d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
-            %s::timestamptz[], %s::text[], %s::numeric[], %s::numeric[])
+            %s::timestamptz[], %s::text[], %s::text[]::numeric[], %s::text[]::numeric[])
      AS d (subscriber_id, id, subscription_id, plan_id, period_start, period_end, currency, net,
            tax)
 """
@@ -359,7 +428,7 @@ FROM STDIN
 
 def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
     """Write drafts with their lines, and note their ids."""
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_IDS_SQL, [len(drafts)])
         for draft, (invoice_id,) in zip(drafts, sorted(cursor.fetchall()), strict=True):
             draft.id = invoice_id
@@ -367,15 +436,15 @@ def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
             _DRAFT_SQL,
             [
                 operator.pk,
-                [d.due.subscriber_id for d in drafts],
-                [d.id for d in drafts],
-                [d.due.subscription_id for d in drafts],
-                [d.due.plan_id for d in drafts],
-                [d.due.starts_at for d in drafts],
-                [d.due.ends_at for d in drafts],
-                [d.tariff.currency for d in drafts],
-                [d.totals.net for d in drafts],
-                [d.totals.tax for d in drafts],
+                Int8s(d.due.subscriber_id for d in drafts),
+                Int8s(d.id for d in drafts),
+                Int8s(d.due.subscription_id for d in drafts),
+                Int8s(d.due.plan_id for d in drafts),
+                Instants(d.due.starts_at for d in drafts),
+                Instants(d.due.ends_at for d in drafts),
+                Texts(d.tariff.currency for d in drafts),
+                Texts(str(d.totals.net) for d in drafts),
+                Texts(str(d.totals.tax) for d in drafts),
             ],
         )
         with cursor.copy(_LINES_SQL) as copy:
@@ -397,7 +466,7 @@ def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple
         line.tax_rate,
         line.tax,
         line.gross,
-        json.dumps(line.basis, ensure_ascii=False),
+        msgspec.json.encode(line.basis).decode(),
     )
 
 
@@ -757,17 +826,17 @@ def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetim
     """
     assert connection.in_atomic_block
     year = at.astimezone(ZoneInfo(operator.time_zone)).year
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_COUNT_SQL, [operator.pk, year, len(keys)])
-        last = cursor.fetchone()[0]
+        [(last,)] = cursor.fetchall()
         cursor.execute(
             _NUMBER_SQL,
             {
                 "operator": operator.pk,
                 "year": year,
                 "before": last - len(keys),
-                "subscribers": [subscriber_id for subscriber_id, _ in keys],
-                "ids": [invoice_id for _, invoice_id in keys],
+                "subscribers": Int8s(subscriber_id for subscriber_id, _ in keys),
+                "ids": Int8s(invoice_id for _, invoice_id in keys),
                 "prefix": f"{number_prefix(operator)}-{year}-",
                 "at": at,
                 "due": at + operator.payment_term,

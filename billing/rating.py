@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from subscriptions import periods
+from subscriptions.policies import Tier
 
 FEN = Decimal("0.01")
 ZERO = Decimal("0.00")
@@ -37,14 +38,6 @@ class Part:
     name: str
     price: Decimal
     tax_rate: Decimal
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    """Up to `up_to` thousandths (None: without end) at a price per million units."""
-
-    up_to: int | None
-    price_per_million: Decimal
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +167,73 @@ def fee_lines(
         )
         for part, share in zip(parts, shares, strict=True)
     )
+
+
+def upgrade_lines(
+    old: Tariff,
+    new: Tariff,
+    days: int,
+    of: int,
+    at: dt.datetime,
+    zone: ZoneInfo,
+    *,
+    units: int,
+) -> list[Line]:
+    """What a dearer plan costs more for the `days` of `of` that it holds before the period's end:
+    (new - old) x days / of, a line for each part of the new price. The guide's rule, Aliyun's."""
+    fee = prorate(new.price - old.price, days, of)
+    parts = new.parts or (Part(new.name, new.price, new.tax_rate),)
+    shares = spread(fee, [part.price for part in parts]) if new.price else [ZERO] * len(parts)
+    basis: dict[str, Any] = {
+        **_plan_basis(new),
+        "price": str(new.price),
+        "old_plan": old.code,
+        "old_version": old.version,
+        "old_price": str(old.price),
+        "at": _local(at, zone),
+        "days": days,
+        "of_days": of,
+    }
+    return [
+        line(
+            "upgrade",
+            part.name,
+            share,
+            part.tax_rate,
+            {**basis, **({"component": str(part.price), "fee": str(fee)} if new.parts else {})},
+            units=units if nr == 0 else None,
+        )
+        for nr, (part, share) in enumerate(zip(parts, shares, strict=True))
+    ]
+
+
+def refund_lines(lines: Sequence[Line], share: int, of: int, basis: dict[str, Any]) -> list[Line]:
+    """`share` of `of` of what a period's price came to (fee, upgrades, less discounts), as
+    negative lines at the rates it was sold at."""
+    left = [entry.gross if entry.kind in ("fee", "upgrade") else ZERO for entry in lines]
+    for entry in lines:
+        if entry.kind == "discount" and lines[entry.basis["line"] - 1].kind in ("fee", "upgrade"):
+            left[entry.basis["line"] - 1] += entry.gross
+    there = sum(left, ZERO)
+    if there <= 0:
+        return []
+    back = prorate(there, share, of)
+    said = {**basis, "refund": str(back), "of": str(there), "share": share, "whole": of}
+    return [
+        line(
+            "refund",
+            lines[nr].description,
+            -part,
+            lines[nr].tax_rate,
+            {
+                **{key: lines[nr].basis[key] for key in ("plan", "version")},
+                **said,
+                "line": nr + 1,
+            },
+        )
+        for nr, part in enumerate(spread(back, left))
+        if part
+    ]
 
 
 def _plan_basis(tariff: Tariff) -> dict[str, Any]:
@@ -309,11 +369,13 @@ def sale_line(
 
 @dataclass(frozen=True, slots=True)
 class Discount:
-    """A percentage (0 to 100) or an amount off; `covers` are the kinds of line it applies to."""
+    """A percentage (0 to 100) or an amount off, or the price that is left to pay; `covers` are the
+    kinds of line it applies to."""
 
     name: str
     percent: Decimal | None = None
     amount: Decimal | None = None
+    price: Decimal | None = None
     covers: frozenset[str] = frozenset({"fee"})
     basis: dict[str, Any] = field(default_factory=dict)
 
@@ -330,6 +392,8 @@ def discount_lines(discounts: Sequence[Discount], lines: Sequence[Line]) -> list
         there = sum((left[nr] for nr in covered), ZERO)
         if discount.percent is not None:
             off = min(there, to_fen(there * discount.percent / 100))
+        elif discount.price is not None:
+            off = there - to_fen(discount.price)
         else:
             off = min(there, to_fen(discount.amount or ZERO))
         if off <= 0:
@@ -337,6 +401,8 @@ def discount_lines(discounts: Sequence[Discount], lines: Sequence[Line]) -> list
         basis = {**discount.basis, "discount": str(off), "of": str(there)}
         if discount.percent is not None:
             basis["percent"] = str(discount.percent)
+        if discount.price is not None:
+            basis["price"] = str(discount.price)
         for nr, share in zip(covered, spread(off, [left[nr] for nr in covered]), strict=True):
             left[nr] -= share
             if share:

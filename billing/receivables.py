@@ -11,10 +11,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import NamedTuple
 
-from django.db import connection, transaction
-
-# How many rows the server is asked for at once.
-_AT_ONCE = 2000
+from billing.exports import cells
 
 
 class Aged(NamedTuple):
@@ -102,8 +99,5 @@ def by_age(operator_id: int, *, at: dt.datetime) -> Iterator[Aged]:
 
     Read as it comes, in a transaction of its own.
     """
-    with transaction.atomic(), connection.chunked_cursor() as cursor:
-        cursor.execute(_AGED_SQL, {"operator": operator_id, "at": at})
-        while rows := cursor.fetchmany(_AT_ONCE):
-            for row in rows:
-                yield Aged(*row)
+    for row in cells.stream(_AGED_SQL, {"operator": operator_id, "at": at}):
+        yield Aged(*row)

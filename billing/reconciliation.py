@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.cost_checks import CHECKS as COST_CHECKS
+from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -30,16 +32,19 @@ FULL JOIN (
 ) l USING (subscriber_id, invoice_id)
 """
 
-# All lines of a bucket together, for an adjustment is a difference. Where a half fen is exact,
+# All lines of a bucket together, for an adjustment is a difference. The key of a bucket that an
+# upgrade brought names its plan. Where a half fen is exact,
 # round() goes away from zero as the rule does: numeric, not float.
 _BUCKET_PRICE = """
 SELECT s.operator_id, CASE WHEN l.gross IS DISTINCT FROM CASE
                WHEN b.id IS NULL THEN NULL
                WHEN b.kind = 'gift' THEN 0
                WHEN b.kind = 'booster' THEN o.price
-               WHEN b.grant_key LIKE 'blocks:%%'
+               WHEN b.grant_key LIKE 'blocks%%'
                THEN ceil(l.units / p.block_units) * p.block_price
-               ELSE least(round(l.units * coalesce(p.price_per_million, 0) / 1000000000, 2), p.cap)
+               ELSE least(round(CASE p.tier_mode
+                   WHEN 'graduated' THEN x.graduated WHEN 'volume' THEN l.units * x.volume
+                   ELSE l.units * coalesce(p.price_per_million, 0) END / 1000000000, 2), p.cap)
                END
            THEN jsonb_build_object(
                'subscriber', l.subscriber_id, 'bucket', l.bucket_id, 'kind', b.kind,
@@ -53,7 +58,19 @@ LEFT JOIN subscriptions_bucket b ON b.subscriber_id = l.subscriber_id AND b.id =
 LEFT JOIN subscriptions_subscriptionperiod t
   ON t.subscriber_id = b.subscriber_id AND t.subscription_id = b.subscription_id
  AND t.starts_at = b.valid_from
-LEFT JOIN subscriptions_plan p ON p.id = t.plan_id
+LEFT JOIN subscriptions_plan p
+  ON p.id = coalesce(nullif(split_part(split_part(b.grant_key, ':', 1), '@', 2), '')::bigint,
+                     t.plan_id)
+CROSS JOIN LATERAL (
+    SELECT sum(t.price_per_million
+               * greatest(least(l.units, coalesce(t.up_to, l.units)) - t.below, 0)) AS graduated,
+           min(t.price_per_million) FILTER (
+               WHERE t.below < l.units AND l.units <= coalesce(t.up_to, l.units)) AS volume
+    FROM (
+        SELECT t.*, coalesce(lag(t.up_to) OVER (ORDER BY t.position), 0) AS below
+        FROM subscriptions_plantier t WHERE t.plan_id = p.id
+    ) t
+) x
 LEFT JOIN subscriptions_booster o
   ON b.kind = 'booster' AND o.id::text = split_part(b.grant_key, ':', 2)
 """
@@ -80,6 +97,93 @@ CROSS JOIN LATERAL (
                             + interval '1 month - 1 day') AS days
 ) d
 WHERE i.kind = 'period'
+"""
+
+# What plans differ by, for the days that an upgrade held: each rounded once.
+_UPGRADE_PRICE = """
+SELECT i.operator_id, CASE WHEN l.gross IS DISTINCT FROM g.gross THEN jsonb_build_object(
+           'subscriber', subscriber_id, 'invoice', i.id, 'billed', l.gross,
+           'should_be', g.gross) END AS wrong
+FROM billing_invoice i
+LEFT JOIN (
+    SELECT subscriber_id, invoice_id AS id, sum(gross) AS gross FROM billing_invoiceline
+    WHERE kind = 'upgrade' GROUP BY 1, 2
+) l USING (subscriber_id, id)
+LEFT JOIN (
+    SELECT g.subscriber_id, g.subscription_id, g.period_start,
+           sum(round((new.price - old.price) * g.days / 30, 2)) AS gross
+    FROM subscriptions_upgrade g
+    JOIN subscriptions_plan old ON old.id = g.old_plan_id
+    JOIN subscriptions_plan new ON new.id = g.new_plan_id
+    GROUP BY 1, 2, 3
+) g USING (subscriber_id, subscription_id, period_start)
+WHERE i.kind = 'period'
+"""
+
+# Who ended within a period gets back the share that the ending says, of what it came to.
+_REFUND_PRICE = """
+SELECT i.operator_id, CASE WHEN coalesce(l.refund, 0) <> -CASE n.refund
+               WHEN 'full' THEN l.cost WHEN 'unused' THEN round(l.cost * n.unused / n.granted, 2)
+               ELSE 0 END
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', i.id, 'refund', l.refund, 'of', l.cost,
+               'unused', n.unused, 'granted', n.granted) END AS wrong
+FROM billing_invoice i
+JOIN (
+    SELECT subscriber_id, invoice_id AS id, sum(gross) FILTER (WHERE kind = 'refund') AS refund,
+           coalesce(sum(gross) FILTER (WHERE covers IN ('fee', 'upgrade')), 0) AS cost
+    FROM (
+        SELECT l.*, CASE l.kind WHEN 'discount' THEN o.kind ELSE l.kind END AS covers
+        FROM billing_invoiceline l
+        LEFT JOIN billing_invoiceline o
+          ON l.kind = 'discount' AND o.subscriber_id = l.subscriber_id
+         AND o.invoice_id = l.invoice_id AND o.nr = (l.basis ->> 'line')::int
+    ) l
+    GROUP BY 1, 2
+) l USING (subscriber_id, id)
+LEFT JOIN subscriptions_ending n USING (subscriber_id, subscription_id, period_start)
+WHERE i.kind = 'period'
+"""
+
+# What a coupon takes off from each period that it lasts for; of several on one bill, each of what
+# those before it left, only that they take off no more than is there.
+_DISCOUNT_PRICE = """
+WITH taken AS (
+    SELECT subscriber_id, invoice_id, coalesce(basis ->> 'coupon', '') AS code, -sum(gross) AS off
+    FROM billing_invoiceline
+    WHERE kind = 'discount' AND NOT basis ? 'credits'
+    GROUP BY 1, 2, 3
+), lasting AS (
+    SELECT i.subscriber_id, i.id AS invoice_id, c.code, c.percent, c.amount, c.price,
+           count(*) OVER (PARTITION BY i.subscriber_id, i.id) AS many,
+           coalesce((
+               SELECT sum(x.gross) FROM billing_invoiceline x
+               WHERE x.subscriber_id = i.subscriber_id AND x.invoice_id = i.id
+                 AND x.kind = ANY(CASE c.covers
+                     WHEN 'all' THEN ARRAY['fee', 'upgrade', 'overage', 'block', 'booster']
+                     ELSE ARRAY['fee', 'upgrade'] END)), 0) AS there
+    FROM billing_invoice i
+    JOIN subscriptions_redemption r
+      ON r.subscriber_id = i.subscriber_id AND r.subscription_id = i.subscription_id
+     AND r.first_period <= i.period_start
+    JOIN subscriptions_coupon c ON c.id = r.coupon_id
+    WHERE i.kind = 'period' AND (c.periods IS NULL OR c.periods >= (
+        SELECT count(*) FROM subscriptions_subscriptionperiod p
+        WHERE p.subscriber_id = i.subscriber_id AND p.subscription_id = i.subscription_id
+          AND p.starts_at >= r.first_period AND p.starts_at <= i.period_start))
+)
+SELECT i.operator_id, CASE
+           WHEN l.many IS NULL OR coalesce(t.off, 0) NOT BETWEEN 0 AND l.there
+             OR l.many = 1 AND coalesce(t.off, 0) <> CASE
+               WHEN l.percent IS NOT NULL THEN round(l.there * l.percent / 100, 2)
+               WHEN l.price IS NOT NULL THEN greatest(l.there - l.price, 0)
+               ELSE least(l.there, l.amount) END
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', invoice_id, 'coupon', code,
+               'taken_off', t.off, 'of', l.there) END AS wrong
+FROM lasting l
+FULL JOIN taken t USING (subscriber_id, invoice_id, code)
+JOIN (SELECT *, id AS invoice_id FROM billing_invoice) i USING (subscriber_id, invoice_id)
 """
 
 # A period that is marked as billed, and no other, has its invoice.
@@ -116,7 +220,9 @@ SELECT p.operator_id, CASE
 FROM subscriptions_bucket b
 JOIN subscriptions_subscriptionperiod p
   ON p.subscriber_id = b.subscriber_id AND p.subscription_id = b.subscription_id
- AND p.starts_at = b.valid_from AND p.closed_at IS NOT NULL
+ AND p.closed_at IS NOT NULL
+ AND (p.starts_at = b.valid_from OR split_part(b.grant_key, ':', 1) LIKE '%%@%%'
+      AND p.starts_at < b.valid_from AND b.valid_from < p.ends_at)
 LEFT JOIN (
     SELECT l.subscriber_id, l.bucket_id, sum(l.units) AS units, min(i.issued_at) AS first,
            max(i.issued_at) AS last
@@ -396,6 +502,9 @@ LEFT JOIN (
 CHECKS = (
     Check("invoice_lines", "an invoice = the sum of its lines, each taxed", _INVOICE_LINES),
     Check("fee_price", "a fee is the plan's price for its days", _FEE_PRICE),
+    Check("upgrade_price", "an upgrade costs what the plans differ by", _UPGRADE_PRICE),
+    Check("discount_price", "a coupon takes off what it says", _DISCOUNT_PRICE),
+    Check("refund_price", "a refund is the share that the ending says", _REFUND_PRICE),
     Check("bucket_price", "what was used and sold costs what its plan says", _BUCKET_PRICE),
     Check("period_invoice", "a closed period has one invoice, others none", _PERIOD_INVOICE),
     Check("overage_billed", "overage billed = overage drawn", _OVERAGE_BILLED),
@@ -410,6 +519,8 @@ CHECKS = (
     Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
     Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
     Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
+    *CHARGE_FILE_CHECKS,
+    *COST_CHECKS,
 )
 
 

@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import closing, due
+from billing import closing, costs, due
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -65,6 +65,13 @@ def forget_reservations() -> None:
     for operator in Operator.objects.all():
         while reservations.forget(operator.pk, at=clock.now(operator)):
             pass
+
+
+@shared_task
+def price_usage() -> None:
+    """Work out what each day's usage costs, once it is over, by every operator's own clock."""
+    for operator in Operator.objects.order_by("pk"):
+        costs.price_due(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -54,9 +54,16 @@ class Holding:
 
     def period_at(self, occurred_at: dt.datetime, zone: ZoneInfo) -> Period:
         """The period usage belongs to: a subscription's, or the zone's calendar month."""
-        for period in self.periods:
-            if period.starts_at <= occurred_at < period.ends_at:
-                return period
+        found: Period | None = None
+        for period in self.periods:  # of an upgraded one, the part that began last
+            if period.since <= occurred_at < period.ends_at and (
+                found is None
+                or (period.since, period.upgraded_at is not None)
+                >= (found.since, found.upgraded_at is not None)
+            ):
+                found = period
+        if found is not None:
+            return found
         starts_at = periods.month_start(occurred_at, zone)
         return Period(starts_at, periods.end_of("calendar_month", starts_at, 1, zone))
 
@@ -185,14 +192,14 @@ class Context:
             return None
         holding = self._holdings[binding.subscriber_id]
         period = holding.period_at(occurred_at, zone)
-        since = max(since, period.starts_at, self._read_since)
+        since = max(since, period.since, self._read_since)
         until = min(until, period.ends_at)
         for other in holding.periods:  # a month without a plan reaches only as far as there is none
             if other.ends_at <= occurred_at:
                 since = max(since, other.ends_at)
-            elif other.starts_at > occurred_at:
-                until = min(until, other.starts_at)
-        suspended = False
+            elif other.since > occurred_at:
+                until = min(until, other.since)
+        suspended = period.suspends
         for starts_at, ends_at in holding.suspensions:
             if starts_at <= occurred_at < (ends_at or LATEST):
                 suspended = True
@@ -248,7 +255,7 @@ class Context:
 _CONTEXT_SQL = """
 SELECT s.subject, s.id, s.subscriber_id, s.valid_from, s.valid_until,
        p.subscription_id, p.starts_at, p.ends_at, p.plan_id, p.turned_at IS NULL,
-       u.opened_until, x.starts_at, x.ends_at
+       u.opened_until, x.starts_at, x.ends_at, g.nr, g.at, g.new_plan_id
 FROM subscriptions_operator o
 CROSS JOIN unnest(%b::text[]) AS q (subject)
 JOIN subscriptions_subject s ON s.operator_id = o.id AND s.subject = q.subject
@@ -263,7 +270,11 @@ LEFT JOIN LATERAL (
 ) u ON true
 LEFT JOIN subscriptions_suspension x
        ON x.subscriber_id = s.subscriber_id AND (x.ends_at IS NULL OR x.ends_at > %b)
+LEFT JOIN subscriptions_upgrade g
+       ON g.subscriber_id = p.subscriber_id AND g.subscription_id = p.subscription_id
+      AND g.period_start = p.starts_at
 WHERE o.id = %b
+ORDER BY g.nr
 """
 
 
@@ -282,12 +293,19 @@ def _add(
     unopened_from: dt.datetime | None,
     suspended_from: dt.datetime | None,
     suspended_until: dt.datetime | None,
+    upgrade: int | None,
+    upgraded_at: dt.datetime | None,
+    upgraded_to: int | None,
 ) -> None:
     """One row of the join; rows repeat where a subscriber has several of anything."""
     if subscription_id is not None:
         period = Period(starts_at, ends_at, subscription_id, policy_of(plan_id))
         if period not in holding.periods:
             holding.periods.append(period)
+        if upgraded_at is not None and upgraded_to is not None:
+            after = Period(starts_at, ends_at, subscription_id, policy_of(upgraded_to), upgraded_at)
+            if after not in holding.periods:
+                holding.periods.append(after)
         if unturned and (holding.unturned_from is None or starts_at < holding.unturned_from):
             holding.unturned_from = starts_at
     if unopened_from is not None:

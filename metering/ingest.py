@@ -601,7 +601,7 @@ def _by_period(own: list[Line]) -> list[Demand]:
     """
     groups: dict[tuple[dt.datetime, bool], list[Line]] = defaultdict(list)
     for line in own:
-        groups[line[7].period.starts_at, line[7].suspended].append(line)
+        groups[line[7].period.since, line[7].suspended].append(line)
     if any(line[7].pick is not None for line in own) and (
         len(groups) > 1 or any(line[7].pick != own[0][7].pick for line in own)
     ):

@@ -30,6 +30,7 @@ from subscriptions.models import (
     Subscription,
     SubscriptionPeriod,
     Suspension,
+    Upgrade,
 )
 from subscriptions.policies import policy_of
 from subscriptions.units import THOUSANDTHS, to_wire
@@ -149,8 +150,9 @@ def grouped(uses: Iterable[tuple[RecordKey, int]], holding: Holding, zone: ZoneI
     """Usage by period and suspension, as the charge groups it."""
     groups: dict[tuple[dt.datetime, bool], Group] = {}
     for key, units in uses:
-        period, suspended = holding.period_at(key[0], zone), holding.suspended_at(key[0])
-        group = groups.setdefault((period.starts_at, suspended), Group(period, suspended, []))
+        period = holding.period_at(key[0], zone)
+        suspended = period.suspends or holding.suspended_at(key[0])
+        group = groups.setdefault((period.since, suspended), Group(period, suspended, []))
         group.uses.append((key, units))
     return [group for _, group in sorted(groups.items(), key=lambda item: item[0])]
 
@@ -201,18 +203,28 @@ def holding_of(
     what was sold or suspended meanwhile.
     """
     sold = Subscription.objects.filter(subscriber_id=subscriber_id, created_at__lte=known_at)
-    return Holding(
-        periods=[
+    rows = SubscriptionPeriod.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id__in=sold.values("id"),
+        starts_at__lte=until,
+        ends_at__gt=since,
+    )
+    upgrades = Upgrade.objects.filter(subscriber_id=subscriber_id, at__lte=known_at).order_by("nr")
+    periods = []
+    for row in rows:
+        ends_at, subscription_id = row.ends_at, row.subscription_id
+        periods.append(
+            buckets.Period(row.starts_at, ends_at, subscription_id, policy_of(row.plan_id))
+        )
+        periods += [
             buckets.Period(
-                period.starts_at, period.ends_at, period.subscription_id, policy_of(period.plan_id)
+                row.starts_at, ends_at, subscription_id, policy_of(upgrade.new_plan_id), upgrade.at
             )
-            for period in SubscriptionPeriod.objects.filter(
-                subscriber_id=subscriber_id,
-                subscription_id__in=sold.values("id"),
-                starts_at__lte=until,
-                ends_at__gt=since,
-            )
-        ],
+            for upgrade in upgrades
+            if (upgrade.subscription_id, upgrade.period_start) == (subscription_id, row.starts_at)
+        ]
+    return Holding(
+        periods=periods,
         suspensions=[
             (starts_at, ends_at if ends_at is not None and ends_at <= known_at else None)
             for starts_at, ends_at in Suspension.objects.filter(

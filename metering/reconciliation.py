@@ -448,9 +448,27 @@ LEFT JOIN (
 ) w ON w.id = r.weight_id
 """
 
+# Which plan holds from when until when: a period's own, or after an upgrade in its middle that one.
+_TERMS = """
+SELECT t.subscriber_id, t.subscription_id, t.since, t.plan_id, t.nr,
+       lead(t.since, 1, t.ends_at) OVER (
+           PARTITION BY t.subscriber_id, t.subscription_id, t.starts_at ORDER BY t.nr) AS until
+FROM (
+    SELECT subscriber_id, subscription_id, starts_at, ends_at, starts_at AS since, 0 AS nr, plan_id
+    FROM subscriptions_subscriptionperiod
+    UNION ALL
+    SELECT p.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, g.at, g.nr, g.new_plan_id
+    FROM subscriptions_upgrade g
+    JOIN subscriptions_subscriptionperiod p
+      ON p.subscriber_id = g.subscriber_id AND p.subscription_id = g.subscription_id
+     AND p.starts_at = g.period_start
+) t
+"""
+
 # Rule 5, for usage that did not simply end well: by the plan's own table, or without a plan by the
 # usual one. What leaves open which plan it was charged under is said at _WEIGHTS_USED.
 _OUTCOME_BILLED = """
+WITH terms AS ({terms})
 SELECT r.operator_id, CASE WHEN r.free <> r.plan_says AND r.free <> r.usual THEN jsonb_build_object(
            'subscriber', r.subscriber_id, 'gateway', r.gateway_id, 'source', r.source,
            'record', r.record_id, 'occurred_at', r.occurred_at, 'outcome', r.outcome,
@@ -459,7 +477,8 @@ FROM (
     SELECT g.operator_id, r.subscriber_id, r.gateway_id, r.source, r.record_id, r.occurred_at,
            r.outcome, r.units, l.id AS plan_id, r.units = 0 AS free,
            CASE WHEN l.id IS NULL THEN r.outcome = ANY(%(usually_free)s)
-                WHEN u.reopenings > 0 AND r.occurred_at < p.starts_at + interval '5 minutes'
+                WHEN (u.reopenings > 0 OR p.nr > 0)
+                 AND r.occurred_at < p.since + interval '5 minutes'
                 THEN r.units = 0
                 ELSE coalesce(l.outcomes ->> r.outcome, 'billed') = 'free' END AS plan_says,
            CASE WHEN r.occurred_at > u.created_at + interval '5 minutes'
@@ -479,17 +498,17 @@ FROM (
     JOIN subscriptions_gateway g ON g.id = r.gateway_id
     JOIN subscriptions_ratecardweight w ON w.id = r.weight_id
     LEFT JOIN (
-        subscriptions_subscriptionperiod p
+        terms p
         JOIN subscriptions_subscription u
           ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
         JOIN subscriptions_plan l ON l.id = p.plan_id
     ) ON p.subscriber_id = r.subscriber_id
-     AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
+     AND p.since <= r.occurred_at AND r.occurred_at < p.until
     WHERE 0 < r.uncached_input_tokens * w.input + r.cached_input_tokens * w.cached_input
             + r.cache_write_tokens * w.cache_write + r.output_tokens * w.output
             + r.reasoning_tokens * w.reasoning
 ) r
-"""
+""".replace("{terms}", _TERMS)
 
 _RECORD_NAMES = """
 SELECT s.operator_id, CASE
@@ -723,7 +742,9 @@ FROM (
            count(*) FILTER (WHERE granted > used) AS live, (array_agg(id ORDER BY id))[1:10] AS ids
     FROM subscriptions_bucket
     WHERE kind IN ('rollover', 'allowance', 'overage', 'uncovered')
-    GROUP BY 1, 2, 3, 4
+    -- An upgrade brings its own, also where it is of the period's first instant.
+    GROUP BY 1, 2, 3, 4, CASE WHEN grant_key LIKE 'upgrade:%%' THEN grant_key
+                              ELSE split_part(split_part(grant_key, ':', 1), '@', 2) END
 ) b
 JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
 LEFT JOIN subscriptions_subscription u
@@ -739,7 +760,7 @@ SELECT s.operator_id, CASE WHEN NOT p.kept THEN jsonb_build_object(
 FROM (
     SELECT p.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, l.allowance,
            sum(b.granted) AS granted,
-           coalesce(bool_or(b.valid_until = p.ends_at AND CASE
+           coalesce(bool_or((b.valid_until = p.ends_at OR n.at IS NOT NULL) AND CASE
                WHEN l.first_month = 'by_day' THEN b.granted BETWEEN 1 AND l.allowance
                ELSE b.granted = l.allowance END), false) AS kept
     FROM subscriptions_subscriptionperiod p
@@ -747,6 +768,9 @@ FROM (
     LEFT JOIN subscriptions_bucket b
            ON b.subscriber_id = p.subscriber_id AND b.subscription_id = p.subscription_id
           AND b.valid_from = p.starts_at AND b.kind = 'allowance'
+    LEFT JOIN subscriptions_ending n
+           ON n.subscriber_id = p.subscriber_id AND n.subscription_id = p.subscription_id
+          AND n.period_start = p.starts_at
     WHERE l.allowance > 0
     GROUP BY 1, 2, 3, 4, 5, l.first_month
 ) p
@@ -787,27 +811,81 @@ LEFT JOIN (
 ) p ON p.subscriber_id = u.subscriber_id AND p.subscription_id = u.id
 """
 
+# By the guide's rule: the days left, a part day counted as one, and that share of the difference.
+_UPGRADE_GRANTED = """
+SELECT g.operator_id, CASE
+           WHEN g.days <> g.days_left OR b.kind IS DISTINCT FROM g.should_be
+             OR g.units <> least(g.more, (g.more * g.days + 29999) / 30000 * 1000)
+             OR b.granted <> g.units OR b.valid_from <> g.at
+           THEN jsonb_build_object(
+               'subscriber', g.subscriber_id, 'subscription', g.subscription_id, 'nr', g.nr,
+               'at', g.at, 'days', g.days, 'days_left', g.days_left, 'units', g.units,
+               'granted', b.granted) END AS wrong
+FROM (
+    SELECT g.*, new.allowance - old.allowance AS more,
+           CASE WHEN g.units > 0 THEN 'allowance' END AS should_be,
+           least(30, ((g.period_end - interval '1 microsecond') AT TIME ZONE o.time_zone)::date
+                     - (g.at AT TIME ZONE o.time_zone)::date + 1) AS days_left
+    FROM subscriptions_upgrade g
+    JOIN subscriptions_operator o ON o.id = g.operator_id
+    JOIN subscriptions_plan old ON old.id = g.old_plan_id
+    JOIN subscriptions_plan new ON new.id = g.new_plan_id
+) g
+LEFT JOIN subscriptions_bucket b
+  ON b.subscriber_id = g.subscriber_id
+ AND b.grant_key = 'upgrade:' || g.subscription_id || ':' || g.nr
+"""
+
+# What an ending says was unused is what the journal took back then.
+_ENDING_WITHDRAWN = """
+SELECT n.operator_id, CASE
+           WHEN u.ends_at IS DISTINCT FROM n.at OR n.granted <> b.granted OR n.unused <> b.withdrawn
+           THEN jsonb_build_object(
+               'subscriber', n.subscriber_id, 'subscription', n.subscription_id, 'at', n.at,
+               'subscription_ends_at', u.ends_at, 'granted', n.granted, 'buckets', b.granted,
+               'unused', n.unused, 'withdrawn', b.withdrawn) END AS wrong
+FROM subscriptions_ending n
+LEFT JOIN subscriptions_subscription u
+  ON u.subscriber_id = n.subscriber_id AND u.id = n.subscription_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(b.granted), 0) AS granted, coalesce(sum(e.units), 0) AS withdrawn
+    FROM subscriptions_bucket b
+    LEFT JOIN subscriptions_bucketentry e
+      ON e.subscriber_id = b.subscriber_id AND e.bucket_id = b.id AND e.kind = %(withdrawal)s
+     AND e.charged_at = n.at
+    WHERE b.subscriber_id = n.subscriber_id AND b.subscription_id = n.subscription_id
+      AND b.kind = 'allowance' AND b.valid_from >= n.period_start AND b.valid_from <= n.at
+) b
+WHERE n.at >= %(journal_since)s
+"""
+
 # Rule 5, the part that Python judges: which weights made the units of which models, from when
 # until when, and which cards could tell: the plan's, or without a plan the operator's default.
-# Usage some minutes ahead of the clock may have been charged before the plan was sold, or under
-# the plan that its period was first opened with; then any card may.
+# Usage some minutes ahead of the clock may have been charged before the plan was sold, upgraded or
+# ended, or under the plan that its period was first opened with; then any card may.
 _WEIGHTS_USED = """
+WITH terms AS ({terms})
 SELECT o.id, r.weight_id, r.model, CASE
-           WHEN u.id IS NULL THEN ARRAY[o.default_rate_card]
-           WHEN u.reopenings > 0 AND r.occurred_at < p.starts_at + interval '5 minutes' THEN NULL
+           WHEN (u.reopenings > 0 OR p.nr > 0) AND r.occurred_at < p.since + interval '5 minutes'
+           THEN NULL
            WHEN r.occurred_at > u.created_at + interval '5 minutes' THEN ARRAY[l.rate_card]
+           WHEN EXISTS (
+               SELECT FROM subscriptions_ending n WHERE n.subscriber_id = r.subscriber_id
+                  AND n.at <= r.occurred_at AND r.occurred_at < n.at + interval '5 minutes')
+           THEN NULL
+           WHEN u.id IS NULL THEN ARRAY[o.default_rate_card]
            ELSE ARRAY[l.rate_card, o.default_rate_card] END::text[],
        count(*), min(r.occurred_at), max(r.occurred_at)
 FROM metering_usagerecord r
 JOIN subscriptions_gateway g ON g.id = r.gateway_id
 JOIN subscriptions_operator o ON o.id = g.operator_id
 LEFT JOIN (
-    subscriptions_subscriptionperiod p
+    terms p
     JOIN subscriptions_subscription u
       ON u.subscriber_id = p.subscriber_id AND u.id = p.subscription_id
     JOIN subscriptions_plan l ON l.id = p.plan_id
 ) ON p.subscriber_id = r.subscriber_id
- AND p.starts_at <= r.occurred_at AND r.occurred_at < p.ends_at
+ AND p.since <= r.occurred_at AND r.occurred_at < p.until
 WHERE %(operators)s::bigint[] IS NULL OR o.id = ANY(%(operators)s::bigint[])
 GROUP BY 1, 2, 3, 4
 UNION ALL
@@ -826,7 +904,7 @@ WHERE a.requests > 0
   AND (%(operators)s::bigint[] IS NULL OR t.operator_id = ANY(%(operators)s::bigint[]))
 GROUP BY 1, 2, 3, 4
 ORDER BY 1, 2, 3, 4
-"""
+""".replace("{terms}", _TERMS)
 _WEIGHTS = """
 SELECT c.operator_id, c.code, c.version, c.effective_from, w.id, w.model
 FROM subscriptions_ratecard c
@@ -863,6 +941,8 @@ CHECKS = (
     Check("one_bucket_a_period", "a period has one bucket of a kind", _ONE_BUCKET_A_PERIOD),
     Check("period_allowance", "a period has its plan's allowance", _PERIOD_ALLOWANCE),
     Check("periods_follow", "periods neither overlap nor leave a gap", _PERIODS_FOLLOW),
+    Check("upgrade_granted", "an upgrade granted its days' share", _UPGRADE_GRANTED),
+    Check("ending_withdrawn", "what an ending calls unused was withdrawn", _ENDING_WITHDRAWN),
     Check("opened_until", "a subscription is opened as far as its periods", _OPENED_UNTIL),
 )
 

@@ -58,7 +58,8 @@ class Present(NamedTuple):
 _SQL = """
 SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card, o.top_up_url,
        coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0),
-       q.nr, s.subscriber_id, p.subscription_id, p.starts_at, p.ends_at, p.plan_id,
+       q.nr, s.subscriber_id, p.subscription_id, p.starts_at, p.ends_at,
+       coalesce(up.new_plan_id, p.plan_id), up.at,
        CASE WHEN x.frozen THEN 'frozen' WHEN x.starts_at IS NOT NULL THEN 'suspended' ELSE '' END,
        CASE WHEN p.plan_id IS NOT NULL THEN p.turned_at IS NULL ELSE EXISTS (
            SELECT FROM subscriptions_subscription u
@@ -82,6 +83,12 @@ LEFT JOIN subscriptions_subject s
       AND (s.valid_until IS NULL OR s.valid_until > t.now)
 LEFT JOIN subscriptions_subscriptionperiod p
        ON p.subscriber_id = s.subscriber_id AND p.starts_at <= t.now AND p.ends_at > t.now
+LEFT JOIN LATERAL (
+    SELECT g.new_plan_id, g.at FROM subscriptions_upgrade g
+    WHERE g.subscriber_id = p.subscriber_id AND g.subscription_id = p.subscription_id
+      AND g.period_start = p.starts_at AND g.at <= t.now
+    ORDER BY g.nr DESC LIMIT 1
+) up ON true
 LEFT JOIN subscriptions_suspension x
        ON x.subscriber_id = s.subscriber_id AND x.starts_at <= t.now
       AND (x.ends_at IS NULL OR x.ends_at > t.now){joins}
@@ -98,7 +105,7 @@ _WITH_SOURCES_SQL = _SQL.format(
         " AND b.valid_until > t.now AND b.valid_from <= t.now"
     ),
 )
-_COLUMNS = 16
+_COLUMNS = 17
 
 
 def read(
@@ -159,20 +166,23 @@ def _read(
     accounts: list[Account | None] = [None] * len(subjects)
     behind: list[int] = []
     for row in rows:
-        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id = row[6:12]
+        nr, subscriber_id, subscription_id, starts_at, ends_at, plan_id, upgraded_at = row[6:13]
         if subscriber_id is None:
             continue
         account = accounts[nr - 1]
         if account is None:
             if plan_id is not None:
-                period = Period(starts_at, ends_at, subscription_id, policy_of(plan_id))
+                period = Period(
+                    starts_at, ends_at, subscription_id, policy_of(plan_id), upgraded_at
+                )
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
+            blocked = row[13] or ("suspended" if period.suspends else "")
             account = accounts[nr - 1] = Account(
-                subscriber_id, period, row[12], row[14], row[15], []
+                subscriber_id, period, blocked, row[15], row[16], []
             )
-            if row[13]:
+            if row[14]:
                 behind.append(subscriber_id)
         if with_sources and row[_COLUMNS] is not None:
             account.sources.append(Source(*row[_COLUMNS:]))

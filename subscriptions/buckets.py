@@ -24,7 +24,7 @@ from psycopg.types.numeric import Int8
 
 from subscriptions import partitions, pgarrays
 from subscriptions.models import Bucket, BucketEntry
-from subscriptions.pgarrays import Cursor, Int8s
+from subscriptions.pgarrays import Cursor, Instants, Int8s, OptionalInt8s, Texts
 from subscriptions.policies import PlanPolicy
 from subscriptions.sharding import shard_of
 
@@ -70,7 +70,7 @@ INSERT INTO subscriptions_bucket
      valid_until, subscription_id, grant_key, note, created_at)
 SELECT g.subscriber_id, nextval('subscriptions_bucket_id'), g.kind, g.priority, g.units, 0, 0, 0,
        g.valid_from, g.valid_until, g.subscription_id, g.grant_key, g.note, %(at)s
-FROM unnest(%(subscriber_id)s::bigint[], %(kind)s::text[], %(priority)s::smallint[],
+FROM unnest(%(subscriber_id)s::bigint[], %(kind)s::text[], %(priority)s::bigint[],
             %(units)s::bigint[], %(valid_from)s::timestamptz[], %(valid_until)s::timestamptz[],
             %(subscription_id)s::bigint[], %(grant_key)s::text[], %(note)s::text[])
      AS g (subscriber_id, kind, priority, units, valid_from, valid_until, subscription_id,
@@ -123,20 +123,20 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
     ordered = sorted(
         grants, key=lambda g: (shard_of(g.subscriber_id), g.subscriber_id, g.grant_key)
     )
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _GRANT_SQL,
             {
                 "at": at,
-                "subscriber_id": [g.subscriber_id for g in ordered],
-                "kind": [str(g.kind) for g in ordered],
-                "priority": [PRIORITY[g.kind] for g in ordered],
-                "units": [g.units for g in ordered],
-                "valid_from": [g.valid_from for g in ordered],
-                "valid_until": [g.valid_until for g in ordered],
-                "subscription_id": [g.subscription_id for g in ordered],
-                "grant_key": [g.grant_key for g in ordered],
-                "note": [g.note for g in ordered],
+                "subscriber_id": Int8s(g.subscriber_id for g in ordered),
+                "kind": Texts(g.kind for g in ordered),
+                "priority": Int8s(PRIORITY[g.kind] for g in ordered),
+                "units": OptionalInt8s(g.units for g in ordered),
+                "valid_from": Instants(g.valid_from for g in ordered),
+                "valid_until": Instants(g.valid_until for g in ordered),
+                "subscription_id": OptionalInt8s(g.subscription_id for g in ordered),
+                "grant_key": Texts(g.grant_key for g in ordered),
+                "note": Texts(g.note for g in ordered),
             },
         )
         made = cursor.fetchall()
@@ -152,7 +152,8 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
         rest = [g for g in ordered if (g.subscriber_id, g.grant_key) not in ids]
         if rest:
             cursor.execute(
-                _GRANTED_SQL, [[g.subscriber_id for g in rest], [g.grant_key for g in rest]]
+                _GRANTED_SQL,
+                [Int8s(g.subscriber_id for g in rest), Texts(g.grant_key for g in rest)],
             )
             ids |= {(subscriber, key): bucket for subscriber, key, bucket in cursor.fetchall()}
     return [ids[g.subscriber_id, g.grant_key] for g in grants]
@@ -161,8 +162,9 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
 def _overtake(keys: Sequence[tuple[int, int]]) -> None:
     """Void what is remembered of buckets that these (subscriber, bucket) now burn before."""
     if keys:
-        with connection.cursor() as cursor:
-            cursor.execute(_OVERTAKE_SQL, [list(column) for column in zip(*keys, strict=True)])
+        columns = [Int8s(column) for column in zip(*keys, strict=True)]
+        with pgarrays.statements() as cursor:
+            cursor.execute(_OVERTAKE_SQL, columns)
 
 
 def forget(subscriber_ids: Iterable[int]) -> None:
@@ -322,6 +324,41 @@ def withdraw(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) 
     )
 
 
+# Usage that has been charged already may lie this far ahead of the clock.
+AHEAD = dt.timedelta(minutes=5)
+
+
+def cut(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> None:
+    """Let buckets pay only for what happened before `at`.
+
+    One that was drawn a moment ago goes on for as long as usage may be ahead of the clock, so that
+    what such usage has drawn stays within it; one that only begins is taken back. Joins the
+    caller's transaction, which makes processes forget the subscriber.
+    """
+    assert connection.in_atomic_block
+    locked = list(
+        Bucket.objects.filter(subscriber_id=subscriber_id, id__in=bucket_ids)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    drawn_just_now = set(
+        BucketEntry.objects.filter(
+            subscriber_id=subscriber_id,
+            bucket_id__in=bucket_ids,
+            kind=Movement.USAGE,
+            charged_at__gte=at - AHEAD,
+        ).values_list("bucket_id", flat=True)
+    )
+    unused = [b.id for b in locked if b.valid_from >= at and b.id not in drawn_just_now]
+    withdraw(subscriber_id, unused, at=at)
+    for bucket in locked:
+        if bucket.id not in unused:
+            end = at + AHEAD if bucket.id in drawn_just_now else at
+            Bucket.objects.filter(subscriber_id=subscriber_id, id=bucket.id).update(
+                valid_until=min(bucket.valid_until, end)
+            )
+
+
 def _take(
     kind: int,
     entries: Sequence[tuple[int, int, int]],
@@ -346,13 +383,25 @@ class Period:
     """Where usage belongs: `[starts_at, ends_at)` of a subscription, or of a month without one.
 
     `policy` is None without a subscription: then nothing but what the subscriber holds anyway
-    pays, and the rest is uncovered.
+    pays, and the rest is uncovered. `upgraded_at`: from then on the policy is that of a dearer
+    plan, and what overflows falls to buckets of its own, for it may cost another price.
     """
 
     starts_at: dt.datetime
     ends_at: dt.datetime
     subscription_id: int | None = None
     policy: PlanPolicy | None = None
+    upgraded_at: dt.datetime | None = None
+
+    @property
+    def since(self) -> dt.datetime:
+        """From when on the policy holds."""
+        return self.starts_at if self.upgraded_at is None else self.upgraded_at
+
+    @property
+    def suspends(self) -> bool:
+        """Whether its plan lets usage draw nothing of the subscriber's own."""
+        return self.policy is not None and self.policy.suspends
 
 
 class Pick(NamedTuple):
@@ -662,7 +711,7 @@ def failures() -> Iterator[None]:
 
 
 def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
-    return demand.subscriber_id, demand.period.starts_at
+    return demand.subscriber_id, demand.period.since
 
 
 def _check_picks(
@@ -877,9 +926,20 @@ def _block_buyer(
 
 
 def overflow_key(name: str, period: Period) -> str:
-    """The grant key of a period's overflow bucket, `blocks` or `uncovered`."""
-    start = period.starts_at.astimezone(dt.UTC).isoformat()
+    """The grant key of a period's overflow bucket: `overage`, `blocks` or `uncovered`.
+
+    After an upgrade it names the plan whose price it costs, see `plan_of_overflow`.
+    """
+    start = period.since.astimezone(dt.UTC).isoformat()
+    if period.upgraded_at is not None and period.policy is not None:
+        name = f"{name}@{period.policy.plan_id}"
     return f"{name}:{period.subscription_id or 'month'}:{start}"
+
+
+def plan_of_overflow(grant_key: str) -> int | None:
+    """The plan version whose price an overflow bucket costs; None: that of its period's row."""
+    _, _, plan_id = grant_key.split(":", 1)[0].partition("@")
+    return int(plan_id) if plan_id else None
 
 
 def overflow_grants(subscriber_id: int, period: Period, *, suspended: bool = False) -> list[Grant]:
@@ -894,7 +954,7 @@ def overflow_grants(subscriber_id: int, period: Period, *, suspended: bool = Fal
             subscriber_id=subscriber_id,
             kind=kind,
             units=units,
-            valid_from=period.starts_at,
+            valid_from=period.since,
             valid_until=period.ends_at,
             grant_key=overflow_key(name, period),
             subscription_id=period.subscription_id,

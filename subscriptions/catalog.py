@@ -10,6 +10,7 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
+from itertools import pairwise
 
 from django.db import transaction
 from djmoney.money import Money
@@ -21,12 +22,13 @@ from subscriptions.models import (
     Operator,
     Plan,
     PlanComponent,
+    PlanTier,
     PlanWindow,
     RateCard,
     RateCardWeight,
 )
 from subscriptions.outcomes import USUAL, Outcome, free
-from subscriptions.policies import Window, windows_of
+from subscriptions.policies import Tier, Window, tiers_of, windows_of
 
 
 class UnknownPlan(Invalid):
@@ -78,6 +80,7 @@ class PlanTerms:
     collect: str = Plan.Collect.AT_CLOSE
     rollover: str = Plan.Rollover.NONE
     on_exhaustion: str = Plan.OnExhaustion.STOP
+    refund: str = Plan.Refund.NONE
     price_per_million: Decimal | None = None
     block_units: int | None = None
     block_price: Money | None = None
@@ -92,6 +95,12 @@ class PlanTerms:
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
+    trial_days: int | None = None
+    converts_to: str = ""
+    pause_plan: str = ""
+    suspends: bool = False
+    tier_mode: str = ""  # where there are tiers: graduated or volume
+    tiers: tuple[Tier, ...] = ()
 
 
 @transaction.atomic
@@ -103,7 +112,7 @@ def publish_plan(
     Raises Invalid for terms that contradict themselves, UnknownRateCard, WrongCurrency.
     """
     _check_terms(operator, terms)
-    _lock(operator)
+    lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
     terms = replace(terms, windows=tuple(sorted(terms.windows)))
     if newest is not None and terms_of(newest) == terms:
@@ -123,7 +132,13 @@ def publish_plan(
         collect=terms.collect,
         rollover=terms.rollover,
         on_exhaustion=terms.on_exhaustion,
+        refund=terms.refund,
+        trial_days=terms.trial_days,
+        converts_to=terms.converts_to,
+        pause_plan=terms.pause_plan,
+        suspends=terms.suspends,
         price_per_million=terms.price_per_million,
+        tier_mode=terms.tier_mode,
         block_units=terms.block_units,
         block_price=terms.block_price,
         cap=terms.cap,
@@ -151,18 +166,31 @@ def publish_plan(
         PlanWindow(plan=plan, per=window.per, sliding=window.sliding, units=window.units)
         for window in terms.windows
     )
+    PlanTier.objects.bulk_create(
+        PlanTier(
+            plan=plan,
+            position=position,
+            up_to=tier.up_to,
+            price_per_million=tier.price_per_million,
+        )
+        for position, tier in enumerate(terms.tiers)
+    )
     return plan, True
 
 
 def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
-    _check_currency(operator, *(price for price in prices if price is not None))
-    if terms.on_exhaustion == Plan.OnExhaustion.METER and terms.price_per_million is None:
-        raise Invalid("on_exhaustion `meter` needs overage.price_per_million")
+    check_currency(operator, *(price for price in prices if price is not None))
+    if terms.on_exhaustion == Plan.OnExhaustion.METER and (
+        terms.price_per_million is None and not terms.tiers
+    ):
+        raise Invalid("on_exhaustion `meter` needs overage.price_per_million or overage.tiers")
     if terms.on_exhaustion == Plan.OnExhaustion.BLOCKS and (
         not terms.block_units or terms.block_price is None
     ):
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
+    _check_tiers(terms)
+    _check_others(operator, terms)
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
@@ -178,7 +206,40 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
             raise Invalid(f"the components cost {total} together, the plan {terms.price.amount}")
 
 
-def _check_currency(operator: Operator, *prices: Money) -> None:
+def _check_tiers(terms: PlanTerms) -> None:
+    if bool(terms.tiers) != bool(terms.tier_mode):
+        raise Invalid("overage.tier_mode says how overage.tiers are counted")
+    if not terms.tiers:
+        return
+    if terms.on_exhaustion != Plan.OnExhaustion.METER:
+        raise Invalid("overage.tiers are for on_exhaustion `meter`")
+    if terms.price_per_million is not None:
+        raise Invalid("overage has either price_per_million or tiers")
+    *ends, last = [tier.up_to for tier in terms.tiers]
+    if last is not None or None in ends:
+        raise Invalid("the last of overage.tiers, and no other, has no up_to")
+    if any(not below < end for below, end in pairwise([0, *(end or 0 for end in ends)])):
+        raise Invalid("each of overage.tiers reaches further than the one before")
+
+
+def _check_others(operator: Operator, terms: PlanTerms) -> None:
+    """The plans that a plan names: after its trial, and while it is paused."""
+    if (terms.trial_days is None) != (not terms.converts_to):
+        raise Invalid("a trial has days, and names the plan that goes on then")
+    if terms.trial_days is not None and (
+        terms.first_month != Plan.FirstMonth.FULL or terms.rollover != Plan.Rollover.NONE
+    ):
+        raise Invalid("a trial has no first_month and rolls nothing over")
+    if terms.converts_to and newest_plan(operator.pk, terms.converts_to).trial_days is not None:
+        raise Invalid("a trial goes on as a plan that is no trial")
+    if terms.pause_plan:
+        pause = newest_plan(operator.pk, terms.pause_plan)
+        if not pause.suspends or pause.allowance or pause.trial_days is not None:
+            raise Invalid("pause_plan suspends, and has neither allowance nor trial")
+
+
+def check_currency(operator: Operator, *prices: Money) -> None:
+    """Raises WrongCurrency for a price that is not in the operator's."""
     for price in prices:
         if price.currency.code != operator.currency:
             raise WrongCurrency(f"prices of this operator are in {operator.currency}")
@@ -196,7 +257,13 @@ def terms_of(plan: Plan) -> PlanTerms:
         collect=plan.collect,
         rollover=plan.rollover,
         on_exhaustion=plan.on_exhaustion,
+        refund=plan.refund,
+        trial_days=plan.trial_days,
+        converts_to=plan.converts_to,
+        pause_plan=plan.pause_plan,
+        suspends=plan.suspends,
         price_per_million=plan.price_per_million,
+        tier_mode=plan.tier_mode,
         block_units=plan.block_units,
         block_price=plan.block_price,
         cap=plan.cap,
@@ -213,6 +280,7 @@ def terms_of(plan: Plan) -> PlanTerms:
             for c in sorted(plan.components.all(), key=lambda c: c.position)
         ),
         windows=windows_of(plan),
+        tiers=tiers_of(plan),
     )
 
 
@@ -222,7 +290,7 @@ def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
         Plan.objects.filter(operator_id=operator_id, code__in=set(codes))
         .order_by("code", "-version")
         .distinct("code")
-        .prefetch_related("components", "windows")
+        .prefetch_related("components", "windows", "tiers")
     )
     return {plan.code: plan for plan in plans}
 
@@ -250,8 +318,8 @@ def publish_booster(
     at: dt.datetime,
 ) -> tuple[Booster, bool]:
     """The booster version that says this, and whether it was made now. `units` in thousandths."""
-    _check_currency(operator, price)
-    _lock(operator)
+    check_currency(operator, price)
+    lock(operator)
     newest = _newest_booster(operator.pk, code)
     if newest is not None and (newest.name, newest.price, newest.units, newest.valid_days) == (
         name,
@@ -364,6 +432,6 @@ def weights_of(card: RateCard) -> list[Weight]:
     )
 
 
-def _lock(operator: Operator) -> None:
+def lock(operator: Operator) -> None:
     """One publication at a time, so that two of them never make the same version number."""
     Operator.objects.select_for_update(no_key=True).get(pk=operator.pk)

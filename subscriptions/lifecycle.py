@@ -1,4 +1,5 @@
-"""Subscriptions from sale to end: the only writer of Subscription, SubscriptionPeriod, Suspension.
+"""Subscriptions from sale to end: the only writer of Subscription, SubscriptionPeriod, Suspension,
+Upgrade and Ending.
 
 A subscription's periods follow each other without a gap. A period is opened ahead of its first
 second, with the buckets it brings, so that usage never waits for a job; at its first second it is
@@ -22,25 +23,33 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, periods
+from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Bucket,
+    Ending,
     Operator,
     Plan,
     Subscriber,
     Subscription,
     SubscriptionPeriod,
     Suspension,
+    Upgrade,
 )
-from subscriptions.policies import policy_from
+from subscriptions.pgarrays import Instants, Int8s
+from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
 # How long before its first second a period is opened: time for a broken job to be mended.
 LEAD = dt.timedelta(hours=12)
 # How far from now a subscription may be sold.
 SALE_WINDOW = dt.timedelta(days=400)
+# Within how many days of its first second a period nobody has used is refunded whole.
+REFUND_DAYS = 7
 _MICROSECOND = dt.timedelta(microseconds=1)
+
+Key = tuple[int, int]  # (subscriber id, subscription id)
+PeriodKey = tuple[int, int, dt.datetime]  # … and the period's start
 
 
 class PlanHeld(Conflict):
@@ -49,6 +58,22 @@ class PlanHeld(Conflict):
 
 class SubscriptionEnded(Conflict):
     cause = "subscription_ended"
+
+
+class NotBegun(Conflict):
+    cause = "subscription_not_begun"
+
+
+class TrialUsed(Conflict):
+    cause = "trial_used"
+
+
+class NotPausable(Conflict):
+    cause = "not_pausable"
+
+
+class NotAnUpgrade(Invalid):
+    cause = "not_an_upgrade"
 
 
 # Selling -----------------------------------------------------------------------------------------
@@ -67,7 +92,7 @@ def subscribe(
 
     A plan with `first_month` `next` begins at the month's end, whatever `starts_at` says.
     Raises UnknownPlan, Invalid for a start more than 400 days away, PlanHeld where the subscriber
-    holds a plan at that time or later.
+    holds a plan at that time or later, TrialUsed.
     """
     start = at if starts_at is None else starts_at
     if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
@@ -77,10 +102,10 @@ def subscribe(
     start = _first_start(operator, plan, start)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
+    if plan.trial_days is not None and plan_code in trials_had([subscriber_id])[subscriber_id]:
+        raise TrialUsed(f"the subscriber has had the trial {plan_code}")
     [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
-    return Subscription.objects.select_related("plan", "next_plan").get(
-        subscriber_id=subscriber_id, id=subscription_id
-    )
+    return _get((subscriber_id, subscription_id))
 
 
 @transaction.atomic
@@ -114,6 +139,17 @@ def held_plans(subscriber_ids: Sequence[int], *, since: dt.datetime) -> dict[int
     return held
 
 
+def trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
+    """The codes of the trial plans each subscriber has had or has begun."""
+    had: dict[int, set[str]] = defaultdict(set)
+    rows = SubscriptionPeriod.objects.filter(
+        subscriber_id__in=subscriber_ids, plan__trial_days__isnull=False
+    ).values_list("subscriber_id", "plan__code")
+    for subscriber_id, code in rows:
+        had[subscriber_id].add(code)
+    return had
+
+
 def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QuerySet[Subscription]:
     """Subscriptions that an open-ended one from `since` on would overlap."""
     return (
@@ -130,12 +166,12 @@ def _first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.d
 
 _INSERT_SQL = """
 INSERT INTO subscriptions_subscription
-    (subscriber_id, id, operator_id, plan_id, starts_at, opened_until, anchor_day, reopenings,
-     created_at)
-SELECT s.subscriber_id, nextval('subscriptions_subscription_id'), %s, s.plan_id, s.starts_at,
-       s.starts_at, s.anchor_day, 0, %s
-FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
-     AS s (subscriber_id, plan_id, starts_at, anchor_day)
+    (subscriber_id, id, operator_id, plan_id, next_plan_id, starts_at, opened_until, anchor_day,
+     reopenings, created_at)
+SELECT s.subscriber_id, nextval('subscriptions_subscription_id'), %s, s.plan_id, s.next_plan_id,
+       s.starts_at, s.starts_at, s.anchor_day, 0, %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
+     AS s (subscriber_id, plan_id, next_plan_id, starts_at, anchor_day)
 ORDER BY s.subscriber_id
 RETURNING subscriber_id, id
 """
@@ -148,6 +184,7 @@ def _insert(
     if not sales:
         return []
     zone = ZoneInfo(operator.time_zone)
+    next_plans = {plan.pk: _converted(plan) for _, plan, _ in sales}
     with connection.cursor() as cursor:
         cursor.execute(
             _INSERT_SQL,
@@ -156,6 +193,7 @@ def _insert(
                 at,
                 [subscriber_id for subscriber_id, _, _ in sales],
                 [plan.pk for _, plan, _ in sales],
+                [after.pk if (after := next_plans[plan.pk]) else None for _, plan, _ in sales],
                 [start for _, _, start in sales],
                 [periods.anchor_day(start, zone) for _, _, start in sales],
             ],
@@ -163,6 +201,13 @@ def _insert(
         keys: list[tuple[int, int]] = sorted(cursor.fetchall())
     _bring_up(keys, at=at, before=at + LEAD)
     return [subscription_id for _, subscription_id in keys]
+
+
+def _converted(plan: Plan) -> Plan | None:
+    """The plan that goes on after a trial; None where it is no trial."""
+    if plan.trial_days is None:
+        return None
+    return catalog.newest_plan(plan.operator_id, plan.converts_to)
 
 
 def _lock_subscribers(subscriber_ids: Sequence[int]) -> None:
@@ -192,17 +237,12 @@ def change(
     The plan named is taken in its newest version; naming the one held now takes a change back.
     A subscription that has not begun gets the plan at once, or ends before it begins. Periods
     opened ahead are withdrawn and opened again as they are to be now. Raises NotFound,
-    UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it).
+    UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it), Invalid
+    for a trial, NotPausable while it is paused.
     """
-    _lock_subscribers([subscriber_id])
     key = (subscriber_id, subscription_id)
-    if not Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).exists():
-        raise NotFound("the subscriber has no such subscription")
-    _bring_up([key], at=at, before=at + _MICROSECOND)
-    subscription = _get(key)
+    subscription = _hold(key, at=at)
     begun = subscription.starts_at <= at
-    if subscription.ends_at is not None and subscription.ends_at <= at:
-        raise SubscriptionEnded("the subscription has ended; sell a new one")
     before = (subscription.plan_id, subscription.next_plan_id, subscription.ends_at)
 
     if cancel_at_period_end is not None:
@@ -218,32 +258,67 @@ def change(
         subscription.ends_at = ends_at
     if plan_code is not None:
         plan = catalog.newest_plan(subscription.operator_id, plan_code)
+        if subscription.paused_plan is not None:
+            raise NotPausable("the subscription is paused: resume it first")
         if not begun:
-            subscription.plan = plan
+            subscription.plan, subscription.next_plan = plan, _converted(plan)
+        elif plan.pk == subscription.plan_id:
+            subscription.next_plan = _converted(plan)
+        elif plan.trial_days is not None:
+            raise Invalid(f"{plan_code} is a trial: it is how a subscription begins")
         else:
-            subscription.next_plan = None if plan.pk == subscription.plan_id else plan
+            subscription.next_plan = plan
     if before != (subscription.plan_id, subscription.next_plan_id, subscription.ends_at):
         _take_back(subscription, at=at)
     _bring_up([key], at=at, before=at + LEAD)
     return _get(key)
 
 
+def hold(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime
+) -> tuple[Subscription, dt.datetime]:
+    """A subscription under lock, and the start of the period that runs at `at`, or of its first.
+
+    Joins the caller's transaction. Raises NotFound, SubscriptionEnded.
+    """
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if at < subscription.starts_at:
+        return subscription, subscription.starts_at
+    return subscription, _period_at(subscription, at).starts_at
+
+
+def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
+    """A subscription under lock, brought up to `at`. Raises NotFound, SubscriptionEnded."""
+    subscriber_id, subscription_id = key
+    _lock_subscribers([subscriber_id])
+    if not Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).exists():
+        raise NotFound("the subscriber has no such subscription")
+    _bring_up([key], at=at, before=at + _MICROSECOND)
+    subscription = _get(key)
+    if subscription.ends_at is not None and subscription.ends_at <= at:
+        raise SubscriptionEnded("the subscription has ended; sell a new one")
+    return subscription
+
+
 def _get(key: tuple[int, int]) -> Subscription:
     subscriber_id, subscription_id = key
-    return Subscription.objects.select_related("plan", "next_plan").get(
+    return Subscription.objects.select_related("plan", "next_plan", "paused_plan").get(
         subscriber_id=subscriber_id, id=subscription_id
     )
 
 
 def _period_end(subscription: Subscription, at: dt.datetime) -> dt.datetime:
     """The end of the period that runs at `at`."""
-    period = SubscriptionPeriod.objects.get(
+    return _period_at(subscription, at).ends_at
+
+
+def _period_at(subscription: Subscription, at: dt.datetime) -> SubscriptionPeriod:
+    return SubscriptionPeriod.objects.get(
         subscriber_id=subscription.subscriber_id,
         subscription_id=subscription.id,
         starts_at__lte=at,
         ends_at__gt=at,
     )
-    return period.ends_at
 
 
 def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
@@ -269,7 +344,289 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
         ahead.delete()
         subscription.opened_until = first.starts_at
         subscription.reopenings += 1
-    subscription.save(update_fields=["plan", "next_plan", "ends_at", "opened_until", "reopenings"])
+    fields = ["plan", "next_plan", "paused_plan", "ends_at", "opened_until", "reopenings"]
+    subscription.save(update_fields=fields)
+
+
+# In the middle of a period -----------------------------------------------------------------------
+
+
+@transaction.atomic
+def upgrade(
+    subscriber_id: int, subscription_id: int, plan_code: str, *, at: dt.datetime
+) -> Subscription:
+    """Let a dearer plan, in its newest version, hold from `at` on.
+
+    The period that runs goes on to its end with its buckets, and owes the fee of the plan it was
+    opened with. Beside them comes an allowance for the days left, of what the plans differ by; what
+    happens when all is used up, weights, windows and limits are the new plan's. A change that was
+    to come is replaced; a cancellation stays. What is left at the period's end is forfeited, as
+    with any change of plan.
+
+    The plan held already changes nothing. Raises NotFound, UnknownPlan, SubscriptionEnded,
+    NotBegun, NotAnUpgrade for a plan that costs or brings less.
+    """
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if subscription.paused_plan is not None:
+        raise NotPausable("the subscription is paused: resume it first")
+    new = catalog.newest_plan(subscription.operator_id, plan_code)
+    if new.trial_days is not None:
+        raise NotAnUpgrade(f"{plan_code} is a trial: it is how a subscription begins")
+    if new.pk == subscription.plan_id:
+        return subscription
+    return _upgrade_to(subscription, new, at=at)
+
+
+def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Subscription:
+    """Let a dearer plan version hold from `at` on, in the transaction that holds the lock."""
+    subscriber_id, subscription_id = subscription.subscriber_id, subscription.id
+    old = subscription.plan
+    if at < subscription.starts_at:
+        raise NotBegun("the subscription has not begun; change its plan without `when`")
+    if new.price.currency != old.price.currency:
+        raise NotAnUpgrade(f"{new.code} is sold in {new.price.currency}, not {old.price.currency}")
+    if new.price.amount < old.price.amount or new.allowance < old.allowance:
+        raise NotAnUpgrade(
+            f"{new.code} costs or brings less than {old.code}; change to it at the next period"
+        )
+    period = _period_at(subscription, at)
+    zone = ZoneInfo(subscription.operator.time_zone)
+    days = min(periods.days_left(at, period.ends_at, zone), Upgrade.DAYS)
+    units = periods.prorate(new.allowance - old.allowance, days, Upgrade.DAYS)
+    before = Upgrade.objects.filter(subscriber_id=subscriber_id, subscription_id=subscription_id)
+    row = Upgrade.objects.create(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        nr=before.count() + 1,
+        operator_id=subscription.operator_id,
+        at=at,
+        period_start=period.starts_at,
+        period_end=period.ends_at,
+        old_plan=old,
+        new_plan=new,
+        days=days,
+        units=units,
+    )
+    subscription.plan, subscription.next_plan = new, None
+    _take_back(subscription, at=at)
+    _cut_overflow(subscription, period, at=at)
+    buckets.grant(list(_upgrade_grants(row)), at=at)
+    buckets.forget([subscriber_id])
+    key = (subscriber_id, subscription_id)
+    _bring_up([key], at=at, before=at + LEAD)
+    return _get(key)
+
+
+def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
+    """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
+    policy = policy_of(row.new_plan.pk)
+    after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
+    wanted: list[tuple[str, int | None, str]] = []
+    if row.units:
+        key = f"upgrade:{row.subscription_id}:{row.nr}"
+        wanted.append((Bucket.Kind.ALLOWANCE, row.units, key))
+    if row.new_plan.on_exhaustion == Plan.OnExhaustion.METER:
+        key = buckets.overflow_key("overage", after)
+        wanted.append((Bucket.Kind.OVERAGE, policy.overage_units, key))
+    for kind, units, key in wanted:
+        yield buckets.Grant(
+            subscriber_id=row.subscriber_id,
+            kind=kind,
+            units=units,
+            valid_from=row.at,
+            valid_until=row.period_end,
+            grant_key=key,
+            subscription_id=row.subscription_id,
+        )
+
+
+def _cut_overflow(
+    subscription: Subscription, period: SubscriptionPeriod, *, at: dt.datetime
+) -> None:
+    """Let what usage overflows into at one plan's price pay for nothing after `at`."""
+    overflow = Bucket.objects.filter(
+        subscriber_id=subscription.subscriber_id,
+        subscription_id=subscription.id,
+        kind__in=[Bucket.Kind.OVERAGE, Bucket.Kind.UNCOVERED],
+        valid_from__lt=period.ends_at,
+        valid_until__gt=at,
+    )
+    buckets.cut(subscription.subscriber_id, list(overflow.values_list("id", flat=True)), at=at)
+
+
+@transaction.atomic
+def end_now(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime, reason: str, refund: bool
+) -> Subscription:
+    """End a subscription at `at`, in the middle of its period.
+
+    What its allowances and rollover have left is withdrawn. An Ending keeps what the refund is
+    computed from; without `refund`, or where the plan gives none, nothing is owed back. One that
+    has not begun ends before it begins, without an Ending. Raises NotFound, SubscriptionEnded.
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    if at < subscription.starts_at:
+        return change(subscriber_id, subscription_id, at=at, cancel_at_period_end=True)
+    period = _period_at(subscription, at)
+    subscription.ends_at, subscription.next_plan = at, None
+    _take_back(subscription, at=at)
+    held = list(
+        Bucket.objects.filter(
+            subscriber_id=subscriber_id,
+            subscription_id=subscription_id,
+            kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
+            valid_from__lte=at,
+            valid_until__gt=at,
+        )
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
+    granted = sum(b.granted or 0 for b in allowances)
+    unused = sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+    Ending.objects.create(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        operator_id=subscription.operator_id,
+        at=at,
+        plan=subscription.plan,
+        period_start=period.starts_at,
+        period_end=period.ends_at,
+        granted=granted,
+        unused=unused,
+        refund=_refund(subscription.plan, period, granted, unused, at=at)
+        if refund
+        else Ending.Refund.NONE,
+        reason=reason,
+    )
+    _cut_overflow(subscription, period, at=at)
+    ids = [bucket.id for bucket in held]
+    buckets.withdraw(subscriber_id, ids, at=at)
+    buckets.cut(subscriber_id, ids, at=at)
+    # A period has an instant at least, also where a standing clock lets it begin and end at once.
+    period_end = max(at, period.starts_at + _MICROSECOND)
+    SubscriptionPeriod.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        starts_at=period.starts_at,
+    ).update(ends_at=period_end)
+    Subscription.objects.filter(subscriber_id=subscriber_id, id=subscription_id).update(
+        opened_until=period_end
+    )
+    buckets.forget([subscriber_id])
+    return _get(key)
+
+
+def _refund(
+    plan: Plan, period: SubscriptionPeriod, granted: int, unused: int, *, at: dt.datetime
+) -> str:
+    """Which share of what the period cost the plan gives back."""
+    if plan.refund == Plan.Refund.NONE or not unused:
+        return Ending.Refund.NONE
+    early = at < period.starts_at + dt.timedelta(days=REFUND_DAYS)
+    return Ending.Refund.FULL if early and unused == granted else Ending.Refund.UNUSED
+
+
+# Pausing (停机保号) -----------------------------------------------------------------------------
+
+
+@transaction.atomic
+def pause(subscriber_id: int, subscription_id: int, *, at: dt.datetime) -> Subscription:
+    """Keep a subscription under its plan's `pause_plan` from the next period on.
+
+    The period that runs goes on to its end. Again changes nothing. Raises NotFound,
+    SubscriptionEnded, NotBegun, NotPausable (a plan that cannot be paused, or one that ends).
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    if subscription.paused_plan is not None:
+        return subscription
+    if at < subscription.starts_at:
+        raise NotBegun("the subscription has not begun; cancel it and sell it again later")
+    if not subscription.plan.pause_plan:
+        raise NotPausable(f"plan {subscription.plan.code} names no pause_plan")
+    if subscription.ends_at is not None:
+        raise NotPausable("the subscription ends with its period; take the cancellation back first")
+    subscription.paused_plan = subscription.plan
+    subscription.next_plan = catalog.newest_plan(
+        subscription.operator_id, subscription.plan.pause_plan
+    )
+    _take_back(subscription, at=at)
+    _bring_up([key], at=at, before=at + LEAD)
+    return _get(key)
+
+
+@transaction.atomic
+def resume(subscriber_id: int, subscription_id: int, *, at: dt.datetime) -> Subscription:
+    """End a pause: at once, as an upgrade from the pause plan, or before it has begun.
+
+    The version held before goes on. Where nothing is paused, nothing happens. Raises NotFound,
+    SubscriptionEnded.
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    kept = subscription.paused_plan
+    if kept is None:
+        return subscription
+    subscription.paused_plan = None
+    if not subscription.plan.suspends:
+        subscription.next_plan = None
+        _take_back(subscription, at=at)
+        _bring_up([key], at=at, before=at + LEAD)
+        return _get(key)
+    return _upgrade_to(subscription, kept, at=at)
+
+
+# What changed, for who rates it ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What was changed within periods, by (subscriber, subscription, start)."""
+
+    upgrades: dict[PeriodKey, list[Upgrade]]
+    endings: dict[PeriodKey, Ending]
+
+
+def changes_of(keys: Sequence[PeriodKey]) -> Changes:
+    """The upgrades, earliest first, and the ending of each of these periods."""
+    wanted = set(keys)
+    subscriber_ids = sorted({key[0] for key in wanted})
+    upgrades: dict[PeriodKey, list[Upgrade]] = defaultdict(list)
+    rows = Upgrade.objects.filter(subscriber_id__in=subscriber_ids).order_by("nr")
+    for upgrade in rows:
+        key = (upgrade.subscriber_id, upgrade.subscription_id, upgrade.period_start)
+        if key in wanted:
+            upgrades[key].append(upgrade)
+    endings = {}
+    for ending in Ending.objects.filter(subscriber_id__in=subscriber_ids):
+        key = (ending.subscriber_id, ending.subscription_id, ending.period_start)
+        if key in wanted:
+            endings[key] = ending
+    return Changes(upgrades, endings)
+
+
+@transaction.atomic
+def terminate(subscriber_id: int, *, reason: str, at: dt.datetime) -> int:
+    """End all that a subscriber holds, for good and without a refund; answers how many ended.
+
+    Boosters and gifts stay its own. A suspension goes on. Again changes nothing.
+    """
+    _lock_subscribers([subscriber_id])
+    held = list(
+        Subscription.objects.filter(subscriber_id=subscriber_id)
+        .filter(Q(ends_at__isnull=True) | Q(ends_at__gt=at))
+        .exclude(ends_at=F("starts_at"))
+        .order_by("id")
+        .values_list("id", flat=True)
+    )
+    for subscription_id in held:
+        end_now(subscriber_id, subscription_id, at=at, reason=reason, refund=False)
+    return len(held)
+
+
+# Suspending --------------------------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -353,8 +710,6 @@ def _grant_one(grant: buckets.Grant, *, at: dt.datetime) -> Bucket:
 
 # Opening and turning periods ---------------------------------------------------------------------
 
-Key = tuple[int, int]  # (subscriber id, subscription id)
-
 
 def open_due(operator_id: int | None, *, at: dt.datetime, limit: int = 2000) -> int:
     """Open the periods that begin before `at` + LEAD, and turn those that have begun by `at`.
@@ -413,9 +768,11 @@ def mark_closed(periods_billed: Sequence[tuple[int, int, dt.datetime]], *, at: d
     """Note that these periods (subscriber, subscription, start) are billed; answers how many were
     not before. Joins the caller's transaction, which bills them and holds their rows."""
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*periods_billed, strict=True)]
-        cursor.execute(_CLOSED_SQL, [at, *columns])
+    subscriber_ids, subscription_ids, starts = zip(*periods_billed, strict=True)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _CLOSED_SQL, [at, Int8s(subscriber_ids), Int8s(subscription_ids), Instants(starts)]
+        )
         return int(cursor.rowcount)
 
 
@@ -509,9 +866,12 @@ def _openings(held: _Held, plans: dict[int, Plan], *, before: dt.datetime) -> It
     while held.opened_until < before and (held.ends_at is None or held.opened_until < held.ends_at):
         start = held.opened_until
         plan = plans[held.next_plan_id if last and held.next_plan_id else held.plan_id]
-        if last is not None and last.cycle != plan.cycle:
+        if last is not None and (last.cycle != plan.cycle or last.trial_days is not None):
             held.anchor_day = periods.anchor_day(start, zone)
-        end = periods.end_of(plan.cycle, start, held.anchor_day, zone)
+        if plan.trial_days is not None:
+            end = periods.trial_end(start, plan.trial_days, zone)
+        else:
+            end = periods.end_of(plan.cycle, start, held.anchor_day, zone)
         yield _Opening(
             held=held,
             starts_at=start,
@@ -586,7 +946,7 @@ def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
     if units:
         wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
-        cap = policy_from(plan).overage_units
+        cap = policy_of(plan.pk).overage_units
         wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
     for kind, units_or_no_limit, grant_key in wanted:
         yield buckets.Grant(

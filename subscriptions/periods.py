@@ -61,6 +61,15 @@ def end_of(cycle: str, starts_at: dt.datetime, anchor: int, zone: ZoneInfo) -> d
     return midnight(dt.date(year, month, day), zone)
 
 
+def trial_end(starts_at: dt.datetime, days: int, zone: ZoneInfo) -> dt.datetime:
+    """Where a trial of so many days ends: the first midnight when they are over."""
+    local = starts_at.astimezone(zone)
+    end = midnight(local.date() + dt.timedelta(days=days), zone)
+    if midnight(local.date(), zone) == starts_at:
+        return end
+    return midnight(local.date() + dt.timedelta(days=days + 1), zone)
+
+
 def days_of_month(starts_at: dt.datetime, zone: ZoneInfo) -> tuple[int, int]:
     """(days from `starts_at` to the end of its local month, days of that month).
 
@@ -69,6 +78,12 @@ def days_of_month(starts_at: dt.datetime, zone: ZoneInfo) -> tuple[int, int]:
     today = starts_at.astimezone(zone).date()
     days = calendar.monthrange(today.year, today.month)[1]
     return days - today.day + 1, days
+
+
+def days_left(at: dt.datetime, ends_at: dt.datetime, zone: ZoneInfo) -> int:
+    """Local days from `at` to `ends_at`, which is later; a part day counts as a day."""
+    last = (ends_at - _MICROSECOND).astimezone(zone).date()
+    return (last - at.astimezone(zone).date()).days + 1
 
 
 def prorate(thousandths: int, days: int, of: int) -> int:

@@ -126,6 +126,34 @@ def books(operator: Operator) -> list[ledger.Balance]:
     return list(ledger.trial_balance(operator.pk, at=local(2030, 1, 1)))
 
 
+@pytest.mark.parametrize(("mode", "gross"), [("graduated", "3.00"), ("volume", "2.25")])
+def test_overage_is_billed_by_its_tiers(
+    operator: Operator, api: APIClient, mode: str, gross: str
+) -> None:
+    steps = [{"up_to": "2000000", "price_per_million": "1.5"}, {"price_per_million": "0"}]
+    steps[1]["price_per_million"] = "0.75" if mode == "volume" else "0"
+    make_plan(operator, "other")  # brings the rate card
+    body = {
+        "name": "Tiered",
+        "price": "0",
+        "allowance": "0",
+        "rate_card": "standard",
+        "on_exhaustion": "meter",
+        "overage": {"tiers": steps, "tier_mode": mode},
+    }
+    assert put(api, "plans/tiered", body).status_code == 201
+    make_subscriber(operator)
+    assert post(api, "subscribers/s-1/subscriptions", {"plan": "tiered"}).status_code == 201
+    use(Gateway(operator), "r-1", START + DAY, 3 * MILLION)
+    move(api, CLOSE)
+
+    [invoice] = invoices(api)
+    assert lines(invoice) == [("fee", None, "0.00"), ("overage", "3000000.000", gross)]
+    [line] = InvoiceLine.objects.filter(kind="overage")
+    assert (line.basis["graduated"], len(line.basis["tiers"])) == (mode == "graduated", 2)
+    assert_books_agree()
+
+
 def test_everything_sold_and_used_is_a_line(operator: Operator, api: APIClient) -> None:
     plan = make_plan(
         operator, allowance=MILLION * 1000, on_exhaustion="meter", price_per_million="1.20"

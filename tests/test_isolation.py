@@ -48,6 +48,8 @@ class Theirs:
         self.subscriber = make_subscriber(self.operator)
         put(self.api, "subscribers/s-1", {"name": f"{SECRET} one", "email": f"{SECRET}@a.org"})
         self.subscription = subscribe(self.subscriber, plan)
+        coupon = {"name": f"{SECRET} coupon", "percent": "50"}
+        assert put(self.api, "coupons/light", coupon).status_code == 201
         lifecycle.sell_booster(self.operator, self.subscriber.pk, "booster", at=NOW)
         lifecycle.give(self.subscriber.pk, units=1000, valid_until=NOW + DAY, reason=SECRET, at=NOW)
         self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
@@ -114,6 +116,11 @@ NOT_FOUND: dict[Door, Any] = {
     ("PATCH", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}"): {
         "cancel_at_period_end": True
     },
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/coupons"): {
+        "coupon": "light"
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/pause"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/resume"): None,
     ("POST", "/api/v1/subscribers/{external_id}/boosters"): {"booster": "booster"},
     ("POST", "/api/v1/subscribers/{external_id}/grants"): {
         "units": "1",
@@ -138,8 +145,11 @@ NOT_FOUND: dict[Door, Any] = {
     },
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
+# Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
+REFUSED = ("/subscriptions", "/pause", "{number}/void")
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
+    ("GET", "/api/v1/coupons"),
     ("GET", "/api/v1/quarantine"),
     ("GET", "/api/v1/usage-windows"),
     ("GET", "/api/v1/adjustments"),
@@ -153,6 +163,7 @@ OUR_OWN: dict[Door, Any] = {
         "rate_card": "standard",
     },
     ("PUT", "/api/v1/boosters/{code}"): booster("ours"),
+    ("PUT", "/api/v1/coupons/{code}"): {"name": "ours", "percent": "10"},
     ("PUT", "/api/v1/rate-cards/{code}"): {
         "effective_from": "2026-06-01T00:00:00Z",
         "weights": [
@@ -323,7 +334,7 @@ def test_what_is_another_operators_is_not_there(
 def test_each_of_these_doors_opens_to_the_operator_itself(theirs: Theirs) -> None:
     for door, body in NOT_FOUND.items():
         answer = call(theirs.api, door, address(door[1], theirs), body)
-        refused = door[0] == "POST" and door[1].endswith(("/subscriptions", "{number}/void"))
+        refused = door[0] == "POST" and door[1].endswith(REFUSED)
         assert answer.status_code == 409 if refused else answer.status_code in (200, 201), door
 
 

@@ -95,6 +95,10 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
         "collect": "at_close",
         "rollover": "none",
         "on_exhaustion": "stop",
+        "refund": "none",
+        "trial": None,
+        "pause_plan": None,
+        "suspends": False,
         "overage": {"price_per_million": None, "block": None, "cap": None, "cap_units": None},
         "degrade_to": {"model": None, "tokens_per_minute": None},
         "outcomes": {
@@ -146,6 +150,27 @@ def test_a_change_in_a_component_is_a_new_version(api: APIClient, operator: Oper
     assert (answer.status_code, answer.json()["version"]) == (201, 2)
 
 
+def tiers(steps: list[tuple[str | None, str]], **more: Any) -> dict[str, Any]:
+    said = [{"up_to": up_to, "price_per_million": price} for up_to, price in steps]
+    return {"on_exhaustion": "meter", "overage": {"tiers": said, **more}}
+
+
+def test_a_plan_with_tiers_is_told_as_it_was_said(api: APIClient, operator: Operator) -> None:
+    make_rate_card(operator)
+    said = tiers([("1000000.000", "2.00"), (None, "1.50")], tier_mode="volume")
+
+    answers = [put(api, "plans/light", {**LIGHT, **said}) for _ in range(2)]
+
+    assert [answer.status_code for answer in answers] == [201, 200]
+    overage = answers[0].json()["overage"]
+    assert overage["tier_mode"] == "volume"
+    assert overage["tiers"] == [
+        {"up_to": "1000000.000", "price_per_million": "2.00"},
+        {"up_to": None, "price_per_million": "1.50"},
+    ]
+    assert overage["price_per_million"] is None
+
+
 def test_plans_are_listed_by_cursor_in_their_newest_version(
     api: APIClient, operator: Operator
 ) -> None:
@@ -169,6 +194,14 @@ def test_plans_are_listed_by_cursor_in_their_newest_version(
         ({"price": {"amount": "1", "currency": "USD"}}, "wrong_currency"),
         ({"on_exhaustion": "meter"}, "invalid"),
         ({"on_exhaustion": "blocks"}, "invalid"),
+        ({"overage": {"tiers": [{"price_per_million": "1"}]}}, "invalid"),  # not metered
+        ({"on_exhaustion": "meter", "overage": {"tiers": []}}, "invalid"),
+        (tiers([(None, "2")], price_per_million="1"), "invalid"),
+        (tiers([("10", "2")]), "invalid"),
+        (tiers([(None, "2"), (None, "1")]), "invalid"),
+        (tiers([("10", "2"), ("10", "1"), (None, "1")]), "invalid"),
+        (tiers([("10", "-2"), (None, "1")]), "invalid"),
+        (tiers([("10", "2"), (None, "1")], tier_mode="stairs"), "invalid"),
         ({"overage": {"block": {"units": "0", "price": "1"}}}, "invalid"),
         ({"components": [{"name": "x", "price": "1.00", "tax_rate": "0.06"}]}, "invalid"),
         ({"price": "-1"}, "invalid"),
@@ -342,6 +375,7 @@ def test_a_plan_is_sold_once(api: APIClient, operator: Operator) -> None:
         "plan": "light",
         "plan_version": 1,
         "next_plan": None,
+        "paused_plan": None,
         "starts_at": "2026-06-10T04:00:00Z",
         "ends_at": None,
         "cancel_at_period_end": False,

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import rating
-from billing.rating import Discount, Drawn, Line, Part, RatingError, Tariff, Tier
+from billing.rating import Discount, Drawn, Line, Part, RatingError, Tariff
+from subscriptions.policies import Tier, overage_cap
 from tests.factories import SHANGHAI, local
 
 MILLION = 1_000_000_000  # units, in thousandths
@@ -147,6 +148,27 @@ def test_tiers_price_each_unit_or_all_of_them(units: int, graduated: str, volume
     assert str(rating.overage_price(tariff(tiers=TIERS), units * MILLION)) == graduated
     by_volume = tariff(tiers=TIERS, graduated=False)
     assert str(rating.overage_price(by_volume, units * MILLION)) == volume
+
+
+@given(
+    widths=st.lists(st.integers(1, 50 * MILLION), max_size=4),
+    prices=st.lists(st.decimals("0.01", "9", places=2), min_size=5, max_size=5),
+    cap=st.decimals("0", "300", places=2),
+    graduated=st.booleans(),
+)
+def test_the_cap_in_units_is_the_most_whose_price_is_within_the_cap(
+    widths: list[int], prices: list[Decimal], cap: Decimal, graduated: bool
+) -> None:
+    ends = [sum(widths[: nr + 1]) for nr in range(len(widths))]
+    steps = tuple(map(Tier, [*ends, None], prices))
+    plan = tariff(tiers=steps, graduated=graduated)
+
+    most = overage_cap(cap, None, None, steps, "graduated" if graduated else "volume")
+
+    assert most is not None
+    assert rating.overage_price(plan, most) <= cap
+    for more in (most + 1, *(end for end in ends if end > most)):
+        assert rating.overage_price(plan, more) > cap
 
 
 def test_blocks_cost_whole_packs() -> None:

@@ -14,7 +14,8 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from billing import closing, due, invoicing
+from billing import closing, costs, due, invoicing, settling
+from billing.exports import charge_files
 from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
@@ -23,7 +24,7 @@ from metering.models import UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -197,6 +198,15 @@ def live() -> None:
     lifecycle.restore(subscribers["daily"].pk, at=carrier.now)
     carrier.use(("daily", NOW + 8 * DAY + HOUR, 7_000), ("daily", carrier.now, 7_000))
 
+    # Upgraded and then ended within a period that the close has billed since.
+    make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
+    moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
+    coupons.publish(operator, "hello", off, at=carrier.now)
+    coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
+    lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
+    lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
+
     # Asked before: committed, released, refused, and one that outlives the month.
     carrier.ask("ask-1", "rolling", 20_000)
     carrier.settle("ask-1", "rolling", 15_000)
@@ -232,13 +242,35 @@ def live() -> None:
         name = f"s-{nr}"
         subscribe(make_subscriber(other.operator, name), make_plan(other.operator))
         other.use((name, NOW, 1_000), (name, NOW - HOUR / 4, 1_000))
+    # Upgraded and ended in the middle of a period.
+    make_plan(
+        operator,
+        "more",
+        allowance=2 * MILLION,
+        price=yuan("20"),
+        on_exhaustion="blocks",
+        block_units=400_000_000,
+        block_price=yuan("1"),
+    )
+    for name in ("up", "gone"):
+        sold = subscribe(make_subscriber(operator, name), plans["meter"])
+        carrier.use((name, carrier.now, 1_100_000))
+        if name == "up":
+            lifecycle.upgrade(sold.subscriber_id, sold.id, "more", at=carrier.now)
+        else:
+            lifecycle.end_now(
+                sold.subscriber_id, sold.id, at=carrier.now, reason="cancelled", refund=True
+            )
+        carrier.use((name, carrier.now, 1_100_000))
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
-    take_back(operator, "quiet", "part", given_up="daily", at=carrier.now)
+    take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
+    settle_with_supplier(operator, at=carrier.now)
     adjust(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
+    assert costs.price_due(operator, at=carrier.now)
     # Open still.
     at = carrier.now
     lifecycle.give(
@@ -262,10 +294,21 @@ def take_back(
             "subscriber__external_id", "number"
         )
     }
+    assert charge_files.make(operator, at=at)
     part = Decimal("1.23")
     invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
     invoicing.write_off(operator, numbers[given_up], reason="a test", at=at)
+    assert charge_files.make(operator, at=at)
+
+
+def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
+    """Price the usage so far, and settle June's."""
+    price = costs.Price("deepseek/*", *(Decimal(f"1.{nr}") for nr in range(5)))
+    june = dt.date(2026, 6, 1)
+    costs.publish(operator, "vendor", [price], effective_from=june, at=at)
+    assert costs.price_due(operator, at=at)
+    settling.issue(operator, costs.supplier_named(operator, "vendor"), june, at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -305,12 +348,19 @@ TABLES = (
     "subscriptions_subscriptionperiod",
     "subscriptions_reservation",
     "subscriptions_reservationname",
+    "subscriptions_upgrade",
+    "subscriptions_ending",
     "billing_invoice",
     "billing_invoiceline",
     "billing_invoicenumber",
     "billing_posting",
     "billing_entry",
     "billing_deferral",
+    "billing_chargefile",
+    "billing_chargeline",
+    "billing_costday",
+    "billing_costentry",
+    "billing_settlementline",
 )
 
 
@@ -407,8 +457,10 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 # --- not in order -------------------------------------------------------------------------------
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
-SUBSCRIPTION, PERIOD, RESERVATION, NAME, *MONEY = OTHERS
-INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL = MONEY
+SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
+INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL, *_ = MONEY
+CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
+COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -670,6 +722,18 @@ FAULTS: list[tuple[str, Fault]] = [
         update(PERIOD, "ends_at = ends_at + interval '1 hour'", f"ends_at <= {JULY}"),
     ),
     ("periods_follow", delete(PERIOD, f"ends_at <= {JULY}")),
+    ("upgrade_granted", update(UPGRADE, "days = days - 1")),
+    ("upgrade_granted", update(UPGRADE, "units = units + 1000")),
+    ("upgrade_granted", update(UPGRADE, "nr = nr + 1")),
+    ("upgrade_granted", update(UPGRADE, "at = at + interval '1 hour'")),
+    ("upgrade_granted", update(BUCKET, "kind = 'gift'", "grant_key LIKE 'upgrade:%'")),
+    ("ending_withdrawn", update(ENDING, "unused = unused + 1")),
+    ("ending_withdrawn", update(ENDING, "granted = granted - 1")),
+    ("ending_withdrawn", update(ENDING, "at = at - interval '1 hour'")),
+    (
+        "ending_withdrawn",
+        update(SUBSCRIPTION, "ends_at = ends_at + interval '1 s'", "ends_at IS NOT NULL"),
+    ),
     ("opened_until", update(SUBSCRIPTION, "opened_until = opened_until + interval '1 day'")),
     ("opened_until", delete(PERIOD, "ends_at = '2026-07-31T16:00Z'")),
     ("invoice_lines", update(INVOICE, "net = net + 1")),
@@ -680,6 +744,13 @@ FAULTS: list[tuple[str, Fault]] = [
     ("invoice_lines", update(LINE, "net = net + 0.01, tax = tax - 0.01", "gross > 1")),
     ("fee_price", update(LINE, "gross = gross - 1", "kind = 'fee'")),
     ("fee_price", delete(LINE, "kind = 'fee'")),
+    ("upgrade_price", update(LINE, "gross = gross - 1", "kind = 'upgrade'")),
+    ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
+    ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
+    ("refund_price", delete(LINE, "kind = 'refund'")),
+    ("discount_price", update(LINE, "gross = gross - 0.01", "kind = 'discount'")),
+    ("discount_price", update(LINE, "basis = basis - 'coupon'", "kind = 'discount'")),
+    ("discount_price", delete(LINE, "kind = 'discount'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),
@@ -735,6 +806,28 @@ FAULTS: list[tuple[str, Fault]] = [
         "deferred_posted",
         update(SIDE, "amount = amount + 1", on_account("breakage:booster/brief:0.06")),
     ),
+    ("charge_files", update(CHARGE, "amount = amount - 0.01")),
+    ("charge_files", delete(CHARGE)),
+    ("charge_files", delete(CHARGE_FILE, "sequence = 1")),
+    ("charge_files", update(CHARGE_FILE, "count = count + 1")),
+    ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
+    ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
+    ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
+    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
+    ("charge_lines", delete(INVOICE, "state = 'void'")),
+    ("charge_lines", update(INVOICE, "state = 'open'", "state = 'void'")),
+    ("cost_priced", update(COST, "cost = cost + 0.01")),
+    ("cost_priced", update(COST, "output_tokens = output_tokens + 1")),
+    ("cost_priced", update(COST, "day = '2026-05-31'", "day = '2026-06-10'")),
+    ("cost_used", delete(COST)),
+    ("cost_used", update(COST, "units = units + 1", "day < '2026-07-02'")),
+    ("cost_used", update(RECORD, "units = units + 1", "occurred_at < timestamptz '2026-06-30Z'")),
+    ("settled", update(COST, "settlement_id = NULL", "settlement_id IS NOT NULL")),
+    ("settled", update(SETTLED_LINE, "amount = amount + 0.01")),
+    ("settled", delete(SETTLED_LINE)),
+    ("settled", update(SETTLED_LINE, "requests = requests + 1")),
+    ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
 ]
 
 

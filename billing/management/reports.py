@@ -1,14 +1,17 @@
-"""What commands that report on an operator's books are asked with."""
+"""What commands that report on an operator's books are asked with, and how they print tables."""
 
 from __future__ import annotations
 
+import csv
 import datetime as dt
 from argparse import ArgumentParser
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from django.core.management.base import CommandError
+from django.core.management.base import CommandError, OutputWrapper
 from rest_framework.exceptions import ValidationError
 
+from billing.exports import cells
 from subscriptions import clock
 from subscriptions.api.fields import Instant
 from subscriptions.models import Operator
@@ -42,3 +45,12 @@ def operator_named(code: str | None) -> Operator:
             returncode=2,
         )
     return found[0]
+
+
+def print_csv(out: OutputWrapper, header: Sequence[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Comma-separated values, row by row as they come; numbers stay numbers."""
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(
+        [cells.text(value) if isinstance(value, str) else value for value in row] for row in rows
+    )

@@ -14,11 +14,21 @@ from rest_framework.response import Response
 from subscriptions import catalog, clock
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, TaxRate, Text, Units
+from subscriptions.api.fields import (
+    Code,
+    Count,
+    Flag,
+    Instant,
+    PerMillion,
+    Price,
+    TaxRate,
+    Text,
+    Units,
+)
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
 from subscriptions.models import Booster, Plan, PlanWindow
 from subscriptions.outcomes import USUAL, Billing, Outcome
-from subscriptions.policies import Window, windows_of
+from subscriptions.policies import Tier, Window, tiers_of, windows_of
 
 MAX_VALID_DAYS = 3660
 _THOUSANDTH = Decimal("0.001")
@@ -42,13 +52,34 @@ class BlockBody(serializers.Serializer[Any]):
     price = Price()
 
 
+class TierBody(serializers.Serializer[Any]):
+    up_to = Units(
+        minimum=_THOUSANDTH, required=False, allow_null=True, help_text="null: the last, no end"
+    )
+    price_per_million = PerMillion()
+
+
 class OverageBody(serializers.Serializer[Any]):
     """What usage beyond the allowance costs, and how much of it there may be."""
 
     price_per_million = PerMillion(required=False, allow_null=True)
+    tiers = serializers.ListField(
+        child=TierBody(),
+        required=False,
+        allow_null=True,
+        max_length=20,
+        help_text="in the place of price_per_million, the lowest first",
+    )
+    tier_mode = _choice(Plan.TierMode.values)
     block = BlockBody(required=False, allow_null=True)
     cap = Price(required=False, allow_null=True)
     cap_units = Units(required=False, allow_null=True)
+
+    def to_representation(self, instance: Any) -> Any:
+        shown = super().to_representation(instance)
+        if not instance["tiers"]:
+            del shown["tiers"], shown["tier_mode"]
+        return shown
 
 
 class DegradeBody(serializers.Serializer[Any]):
@@ -103,6 +134,13 @@ class ComponentBody(serializers.Serializer[Any]):
     tax_rate = TaxRate()
 
 
+class TrialBody(serializers.Serializer[Any]):
+    """So many days instead of a cycle, once for a subscriber; then another plan goes on."""
+
+    days = Count(min_value=1, max_value=366)
+    then = Code()
+
+
 class PlanBody(serializers.Serializer[Any]):
     """A plan version."""
 
@@ -117,6 +155,12 @@ class PlanBody(serializers.Serializer[Any]):
     collect = _choice(Plan.Collect.values)
     rollover = _choice(Plan.Rollover.values)
     on_exhaustion = _choice(Plan.OnExhaustion.values)
+    refund = _choice(Plan.Refund.values)
+    trial = TrialBody(required=False, allow_null=True)
+    pause_plan = Code(
+        required=False, allow_null=True, help_text="the plan that keeps a paused subscription"
+    )
+    suspends = Flag(default=False, help_text="who holds it uses nothing of its own")
     overage = OverageBody(required=False, allow_null=True)
     degrade_to = DegradeBody(required=False, allow_null=True)
     outcomes = OutcomesBody(required=False, allow_null=True)
@@ -140,9 +184,19 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     windows = said.pop("windows", None) or []
     rate_limit = said.pop("rate_limit", None) or {}
     outcomes = said.pop("outcomes", None)
+    trial = said.pop("trial", None) or {}
+    pause_plan = said.pop("pause_plan", None) or ""
     return catalog.PlanTerms(
         **said,
+        trial_days=trial.get("days"),
+        converts_to=trial.get("then", ""),
+        pause_plan=pause_plan,
         price_per_million=overage.get("price_per_million"),
+        tier_mode=overage["tier_mode"] if overage.get("tiers") else "",
+        tiers=tuple(
+            Tier(tier.get("up_to"), tier["price_per_million"])
+            for tier in overage.get("tiers") or []
+        ),
         block_units=block.get("units"),
         block_price=block.get("price"),
         cap=overage.get("cap"),
@@ -180,10 +234,21 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             "collect": plan.collect,
             "rollover": plan.rollover,
             "on_exhaustion": plan.on_exhaustion,
+            "refund": plan.refund,
+            "trial": None
+            if plan.trial_days is None
+            else {"days": plan.trial_days, "then": plan.converts_to},
+            "pause_plan": plan.pause_plan or None,
+            "suspends": plan.suspends,
             "tax_rate": plan.tax_rate,
             "created_at": plan.created_at,
             "overage": {
                 "price_per_million": plan.price_per_million,
+                "tiers": [
+                    {"up_to": tier.up_to, "price_per_million": tier.price_per_million}
+                    for tier in tiers_of(plan)
+                ],
+                "tier_mode": plan.tier_mode or Plan.TierMode.GRADUATED.value,
                 "block": block,
                 "cap": plan.cap,
                 "cap_units": plan.cap_units,
@@ -249,7 +314,7 @@ class PlansDoor(OperatorDoor):
             Plan.objects.filter(operator=operator_of(request))
             .order_by("code", "-version")
             .distinct("code")
-            .prefetch_related("components", "windows")
+            .prefetch_related("components", "windows", "tiers")
         )
         return Response(
             pagination.page(

@@ -43,6 +43,9 @@ class SubscriptionBody(serializers.Serializer[Any]):
     starts_at = Instant()
     ends_at = Instant(allow_null=True)
     cancel_at_period_end = Flag()
+    paused_plan = Code(
+        allow_null=True, help_text="goes on after the pause that the next period begins, or began"
+    )
     current_period = PeriodBody(allow_null=True)
 
 
@@ -54,14 +57,28 @@ class SubscriptionOrder(serializers.Serializer[Any]):
 
 
 class SubscriptionChange(serializers.Serializer[Any]):
-    """From the next period on."""
+    """From the next period on, or now."""
 
     plan = Code(required=False)
     cancel_at_period_end = Flag(required=False)
+    when = serializers.ChoiceField(
+        choices=["next_period", "now"],
+        default="next_period",
+        help_text="now: with a plan an upgrade, else the end",
+    )
+    cancel = Flag(required=False, help_text="true: at the end of the period, or now")
 
     def validate(self, attrs: dict[str, Any]) -> dict[str, Any]:
-        if not attrs:
+        now = attrs["when"] == "now"
+        said = {name for name in ("plan", "cancel_at_period_end", "cancel") if name in attrs}
+        if not said:
             raise serializers.ValidationError("name a plan, or cancel_at_period_end, or both")
+        if "cancel" in said and said != {"cancel"}:
+            raise serializers.ValidationError("cancel stands alone, or with `when`")
+        if "cancel" in said and now and not attrs["cancel"]:
+            raise serializers.ValidationError({"cancel": "what ended now cannot be taken back"})
+        if now and "cancel_at_period_end" in said:
+            raise serializers.ValidationError("`when` now is for a plan, or for cancel")
         return attrs
 
 
@@ -94,6 +111,7 @@ def show_subscriptions(
                 "starts_at": s.starts_at,
                 "ends_at": s.ends_at,
                 "cancel_at_period_end": s.ends_at is not None,
+                "paused_plan": s.paused_plan.code if s.paused_plan else None,
                 "current_period": running.get(s.id),
             }
         ).data
@@ -147,7 +165,7 @@ class SubscriptionsDoor(OperatorDoor):
         return Response(
             pagination.page(
                 request,
-                held.select_related("plan", "next_plan").order_by("id"),
+                held.select_related("plan", "next_plan", "paused_plan").order_by("id"),
                 by="id",
                 of_type=int,
                 show=lambda rows: show_subscriptions(rows, at=at),
@@ -158,25 +176,35 @@ class SubscriptionsDoor(OperatorDoor):
 class SubscriptionDoor(OperatorDoor):
     @extend_schema(
         operation_id="change_subscription",
-        parameters=[EXTERNAL_ID],
+        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
         request=SubscriptionChange,
         responses={200: SubscriptionBody, **refusals(404, 409, 413, 415, 422)},
     )
+    @idempotent
     def patch(self, request: Request, external_id: str, subscription_id: int) -> Response:
         """Change the plan at the next period, or cancel at its end; naming the plan held now, or
-        false, takes that back."""
+        false, takes that back. With `when` now: upgrade to a dearer plan (`not_an_upgrade` else),
+        or end at once, with the refund that the plan gives."""
         operator = operator_of(request)
         at = clock.now(operator)
         subscriber = registry.find(operator, external_id)
         order = SubscriptionChange(data=request.data)
         order.is_valid(raise_exception=True)
-        subscription = lifecycle.change(
-            subscriber.pk,
-            subscription_id,
-            at=at,
-            plan_code=order.validated_data.get("plan"),
-            cancel_at_period_end=order.validated_data.get("cancel_at_period_end"),
-        )
+        wanted = order.validated_data
+        if wanted["when"] == "now" and "plan" in wanted:
+            subscription = lifecycle.upgrade(subscriber.pk, subscription_id, wanted["plan"], at=at)
+        elif wanted["when"] == "now":
+            subscription = lifecycle.end_now(
+                subscriber.pk, subscription_id, at=at, reason="cancelled", refund=True
+            )
+        else:
+            subscription = lifecycle.change(
+                subscriber.pk,
+                subscription_id,
+                at=at,
+                plan_code=wanted.get("plan"),
+                cancel_at_period_end=wanted.get("cancel", wanted.get("cancel_at_period_end")),
+            )
         [shown] = show_subscriptions([subscription], at=at)
         return Response(shown)
 
@@ -192,13 +220,50 @@ class SubscriptionDoor(OperatorDoor):
         subscriber = registry.find(operator, external_id)
         lifecycle.ensure_open([subscriber.pk], at=at, until=at)
         subscription = (
-            Subscription.objects.select_related("plan", "next_plan")
+            Subscription.objects.select_related("plan", "next_plan", "paused_plan")
             .filter(subscriber_id=subscriber.pk, id=subscription_id)
             .first()
         )
         if subscription is None:
             raise NotFound("the subscriber has no such subscription")
         [shown] = show_subscriptions([subscription], at=at)
+        return Response(shown)
+
+
+class PauseDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="pause_subscription",
+        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
+        request=None,
+        responses={200: SubscriptionBody, **refusals(404, 409)},
+    )
+    @idempotent
+    def post(self, request: Request, external_id: str, subscription_id: int) -> Response:
+        """Keep the subscription under its plan's `pause_plan` from the next period on."""
+        operator = operator_of(request)
+        at = clock.now(operator)
+        subscriber = registry.find(operator, external_id)
+        [shown] = show_subscriptions(
+            [lifecycle.pause(subscriber.pk, subscription_id, at=at)], at=at
+        )
+        return Response(shown)
+
+
+class ResumeDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="resume_subscription",
+        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
+        request=None,
+        responses={200: SubscriptionBody, **refusals(404, 409, 422)},
+    )
+    @idempotent
+    def post(self, request: Request, external_id: str, subscription_id: int) -> Response:
+        """End a pause: at once, for the days left of the period, or before it has begun."""
+        operator = operator_of(request)
+        at = clock.now(operator)
+        subscriber = registry.find(operator, external_id)
+        resumed = lifecycle.resume(subscriber.pk, subscription_id, at=at)
+        [shown] = show_subscriptions([resumed], at=at)
         return Response(shown)
 
 

@@ -1,10 +1,13 @@
 """Tables of this room, one file per subject."""
 
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
+from subscriptions.models.changes import Ending, Upgrade
+from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.offerings import (
     Booster,
     Plan,
     PlanComponent,
+    PlanTier,
     PlanWindow,
     RateCard,
     RateCardWeight,
@@ -24,15 +27,19 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Coupon",
+    "Ending",
     "Gateway",
     "IdempotentRequest",
     "Operator",
     "OutboxEvent",
     "Plan",
     "PlanComponent",
+    "PlanTier",
     "PlanWindow",
     "RateCard",
     "RateCardWeight",
+    "Redemption",
     "Reservation",
     "ReservationName",
     "Subject",
@@ -40,4 +47,5 @@ __all__ = [
     "Subscription",
     "SubscriptionPeriod",
     "Suspension",
+    "Upgrade",
 ]

@@ -104,6 +104,14 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
         BLOCKS = "blocks"
         DEGRADE = "degrade"
 
+    class TierMode(models.TextChoices):
+        GRADUATED = "graduated"  # each unit costs what the tier it falls into says
+        VOLUME = "volume"  # all units cost what the tier of their sum says
+
+    class Refund(models.TextChoices):
+        NONE = "none"
+        UNUSED = "unused"
+
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="plans")
     code = models.CharField(max_length=64)
     version = models.PositiveIntegerField()
@@ -120,9 +128,22 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     on_exhaustion = models.CharField(
         max_length=10, choices=OnExhaustion.choices, default=OnExhaustion.STOP
     )
+    # What a subscriber who ends it within a period gets back: nothing, or all of the price where
+    # nothing is used within 7 days and else the share of the units that are not.
+    refund = models.CharField(max_length=10, choices=Refund.choices, default=Refund.NONE)
+    # A trial lasts so many days instead of a cycle; then the newest version of `converts_to` goes
+    # on.
+    trial_days = models.PositiveSmallIntegerField(null=True, blank=True)
+    converts_to = models.CharField(max_length=64, blank=True, default="")
+    # The plan that keeps a paused subscription (停机保号): usually a small fee, and it `suspends`.
+    pause_plan = models.CharField(max_length=64, blank=True, default="")
+    # Who holds it uses nothing of its own.
+    suspends = models.BooleanField(default=False)
     price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=14, decimal_places=6, null=True, blank=True
     )
+    # Where the plan has tiers, they stand in the place of `price_per_million`, in this way.
+    tier_mode = models.CharField(max_length=10, choices=TierMode.choices, blank=True, default="")
     block_units = units_field(null=True, blank=True)
     block_price = money_field(null=True, blank=True, default_currency=None)
     cap = money_field(null=True, blank=True, default_currency=None)
@@ -160,9 +181,15 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
                 condition=Q(tax_rate__gte=0, tax_rate__lt=1),
             ),
             models.CheckConstraint(
+                name="plan_trial_converts",
+                condition=Q(trial_days__isnull=True, converts_to="")
+                | Q(trial_days__gte=1, trial_days__lte=366) & ~Q(converts_to=""),
+            ),
+            models.CheckConstraint(
                 name="plan_meter_has_a_price",
                 condition=~Q(on_exhaustion="meter")
-                | Q(price_per_million__isnull=False, price_per_million__gte=0),
+                | Q(price_per_million__isnull=False, price_per_million__gte=0, tier_mode="")
+                | Q(price_per_million__isnull=True) & ~Q(tier_mode=""),
             ),
             models.CheckConstraint(
                 name="plan_blocks_have_size_and_price",
@@ -198,6 +225,31 @@ class PlanComponent(models.Model):
 
     def __str__(self) -> str:
         return self.name
+
+
+class PlanTier(models.Model):
+    """What units of overage cost up to a number of them, in thousandths; the last has no end."""
+
+    plan = models.ForeignKey(Plan, models.PROTECT, related_name="tiers")
+    position = models.PositiveSmallIntegerField()
+    up_to = units_field(null=True, blank=True)
+    price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
+        max_digits=14, decimal_places=6
+    )
+
+    objects: models.Manager[PlanTier]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["plan", "position"], name="plan_tier_once"),
+            models.CheckConstraint(
+                name="plan_tier_sane",
+                condition=Q(price_per_million__gte=0) & (Q(up_to__isnull=True) | Q(up_to__gt=0)),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"up to {self.up_to}"
 
 
 class PlanWindow(models.Model):

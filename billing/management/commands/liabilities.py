@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from django.core.management.base import BaseCommand
 
-from billing import ledger, sheets
+from billing import ledger
 from billing.management import reports
 
 
@@ -33,7 +33,7 @@ class Command(BaseCommand):
         operator, at = reports.asked(options)
         owed = list(_owed(operator.pk, at=at))
         if options["csv"]:
-            sheets.write(self.stdout, _Owed._fields, owed)
+            reports.print_csv(self.stdout, _Owed._fields, owed)
             return
         width = max([len(one.of) for one in owed], default=0)
         sums: dict[tuple[str, str], Decimal] = defaultdict(Decimal)

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import ledger, receivables, sheets
+from billing import ledger, receivables
 from billing.management import reports
 from billing.receivables import Aged
 
@@ -35,7 +35,7 @@ class Command(BaseCommand):
 
         if options["csv"]:
             header = [*Aged._fields, "total"]
-            sheets.write(self.stdout, header, ([*one, one.total] for one in counted()))
+            reports.print_csv(self.stdout, header, ([*one, one.total] for one in counted()))
         else:
             heads = ("not due", "0-30", "31-60", "61-90", "over 90", "credit", "total")
             self.stdout.write("".join(f"{head:>15}" for head in heads))

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from billing import ledger, sheets
+from billing import ledger
 from billing.management import reports
 from billing.management.reports import operator_named
 
@@ -30,7 +30,7 @@ class Command(BaseCommand):
             sums[line.currency] = sums.get(line.currency, Decimal(0)) + line.balance
         if options["csv"]:
             header = ["account", "kind", "currency", "debit", "credit", "balance"]
-            sheets.write(self.stdout, header, ([*line, line.balance] for line in lines))
+            reports.print_csv(self.stdout, header, ([*line, line.balance] for line in lines))
         else:
             width = max([len(line.account) for line in lines], default=0)
             for line in lines:
