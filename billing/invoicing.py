@@ -802,6 +802,11 @@ INSERT INTO billing_invoicecounter AS c (operator_id, year, last) VALUES (%s, %s
 ON CONFLICT (operator_id, year) DO UPDATE SET last = c.last + EXCLUDED.last
 RETURNING last
 """
+_ISSUED_BEFORE_SQL = """
+SELECT i.issued_at FROM billing_invoicenumber n
+JOIN billing_invoice i ON i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id
+WHERE n.operator_id = %s AND n.year = %s AND n.nr = %s
+"""
 _NUMBER_SQL = """
 WITH numbered AS (
     INSERT INTO billing_invoicenumber (operator_id, year, nr, subscriber_id, invoice_id)
@@ -821,6 +826,9 @@ WHERE i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id AND i.state = 'd
 def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetime) -> None:
     """Number these drafts (subscriber, invoice) without a gap, in their order, as of `at`.
 
+    Or as of the number before, where somebody who looked at the clock later was here earlier:
+    numbers are in the order of their issue.
+
     Joins the caller's transaction and is to be its last step: from here to the commit nobody else
     issues an invoice of this operator's year.
     """
@@ -829,6 +837,8 @@ def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetim
     with pgarrays.statements() as cursor:
         cursor.execute(_COUNT_SQL, [operator.pk, year, len(keys)])
         [(last,)] = cursor.fetchall()
+        cursor.execute(_ISSUED_BEFORE_SQL, [operator.pk, year, last - len(keys)])
+        at = max([at, *(issued_at for (issued_at,) in cursor.fetchall())])
         cursor.execute(
             _NUMBER_SQL,
             {

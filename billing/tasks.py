@@ -7,6 +7,7 @@ import time
 from celery import shared_task
 
 from billing import closing, costs, due
+from billing.documents import store
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -50,6 +51,16 @@ def earn_deferred() -> None:
     """Earn what was burned of what was sold in advance; of operators by the wall's time."""
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         due.earn_deferred(operator, at=clock.now(operator))
+
+
+@shared_task
+def make_documents() -> None:
+    """Make documents of what was issued, for operators who want them before they are asked for."""
+    began = time.monotonic()
+    for operator in Operator.objects.exclude(letterhead__ahead="").exclude(letterhead=None):
+        while store.make_ahead(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
 
 
 @shared_task

@@ -174,6 +174,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 300.0,
         "options": {"expires": 300.0},
     },
+    "make-documents": {
+        "task": "billing.tasks.make_documents",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
     "expire-reservations": {
         "task": "billing.tasks.expire_reservations",
         "schedule": 5.0,

@@ -50,6 +50,7 @@ KEPT = (
     *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
     *("billing_chargefile", "billing_chargeline"),
     *("billing_costentry", "billing_settlement", "billing_settlementline"),
+    "billing_document",
 )
 
 

@@ -176,6 +176,8 @@ WRITERS = {
     },
     "billing/settling.py": {"settlement", "settlementline"},
     "billing/exports/charge_files.py": {"chargefile", "chargeline"},
+    "billing/documents/letterheads.py": {"letterhead"},
+    "billing/documents/store.py": {"document"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

@@ -79,6 +79,7 @@ class Theirs:
                 at=NOW,
             )
         self.number = Invoice.objects.get().number
+        assert put(self.api, "letterhead", {"name": SECRET}).status_code == 200
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -129,6 +130,7 @@ NOT_FOUND: dict[Door, Any] = {
     },
     ("GET", "/api/v1/subscribers/{external_id}/invoices"): None,
     ("GET", "/api/v1/invoices/{number}"): None,
+    ("GET", "/api/v1/invoices/{number}.pdf"): None,
     ("POST", "/api/v1/invoices/{number}/credit"): {"reason": "x"},
     ("POST", "/api/v1/invoices/{number}/void"): {"reason": "x"},  # after the credit: refused
     ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
@@ -186,6 +188,7 @@ OUR_OWN: dict[Door, Any] = {
     },
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
+    ("PUT", "/api/v1/letterhead"): {"name": "ours"},
 }
 AUTHORIZING = {
     (method, path)
@@ -210,6 +213,7 @@ EVENTS = {
 }
 ELSEWHERE = {
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
+    ("GET", "/api/v1/letterhead"),  # likewise
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
@@ -286,6 +290,7 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_invoice": by_operator,
         "billing_invoiceline": by_subscriber,
         "billing_invoicenumber": by_operator,
+        "billing_letterhead": by_operator,
         "billing_account": by_operator,
         "billing_posting": by_operator,
     }

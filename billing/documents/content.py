@@ -10,6 +10,7 @@ from decimal import Decimal
 from billing.wording import Language
 
 ZERO = Decimal("0.00")
+COLOUR = "#1B5CE0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +26,7 @@ class Seller:
     tax_id: str = ""
     bank: str = ""
     bank_account: str = ""
-    colour: str = "#1B5CE0"
+    colour: str = COLOUR
     logo: bytes = b""
     payment_url: str = ""
 

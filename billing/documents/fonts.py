@@ -15,6 +15,8 @@ from django.conf import settings
 from reportlab.pdfbase import pdfmetrics
 from reportlab.pdfbase.ttfonts import TTFont
 
+from subscriptions.errors import DomainError
+
 REGULAR, BOLD = "regular", "bold"
 # A character is drawn by the first family that has it. The second has Chinese names that the first
 # lacks (𠮷), the third, which comes with reportlab, European ones (Łukasz).
@@ -25,8 +27,11 @@ _FILES: dict[str, tuple[str, ...]] = {
 }
 
 
-class FontMissing(RuntimeError):
+class FontMissing(DomainError):
     """Set-up was not run, or was stopped."""
+
+    status = 503
+    cause = "no_font"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,7 @@ def _font(family: int, weight: str) -> _Font:
     file = _FILES[weight][family]
     folder = Path(settings.FONTS) if "/" in file else Path(reportlab.__file__).parent / "fonts"
     if not (folder / file).is_file():
-        raise FontMissing(f"there is no font {folder / file}: run `make setup`")
+        raise FontMissing(f"the font {file} is not there: `make setup` fetches it")
     font = _Font(Path(file).stem, str(folder / file), asciiReadable=False)
     pdfmetrics.registerFont(font)
     return font

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterable
 from itertools import groupby
 
+from reportlab import rl_config
 from reportlab.graphics.barcode.qrencoder import QRCode, QRErrorCorrectLevel
 from reportlab.lib.colors import Color, HexColor
 from reportlab.lib.utils import ImageReader
@@ -25,6 +26,8 @@ LEFT, RIGHT = 48.0, WIDTH - 48.0
 
 INK, GREY, FAINT, PANEL = "#18212F", "#6B7686", "#E3E7ED", "#F4F6F9"
 
+# Streams as bytes, not as text a quarter larger.
+rl_config.useA85 = 0
 # Fonts are shared by a process's documents and are read while one is written.
 _WRITING = threading.Lock()
 

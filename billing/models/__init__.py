@@ -13,6 +13,7 @@ from billing.models.costs import (
     SupplierGateway,
 )
 from billing.models.deferrals import Deferral, DeferralSweep
+from billing.models.documents import Document, Letterhead
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 
@@ -27,11 +28,13 @@ __all__ = [
     "CostPrice",
     "Deferral",
     "DeferralSweep",
+    "Document",
     "Entry",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
     "InvoiceNumber",
+    "Letterhead",
     "Posting",
     "Settlement",
     "SettlementLine",

@@ -14,7 +14,7 @@ LOOSEN_RULE = "ALTER TABLE billing_deferral DROP CONSTRAINT deferral_earned_as_b
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0004_costs"),
+        ("billing", "0005_documents"),
         ("subscriptions", "0013_periods_are_closed"),
     ]
 
