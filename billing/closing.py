@@ -35,11 +35,15 @@ State = CloseChunk.State
 # Finding what is due -----------------------------------------------------------------------------
 
 
+def grace_over(operator: Operator, *, at: dt.datetime) -> dt.datetime:
+    """What has ended by then no usage can draw any more that comes after `at`."""
+    last = at - operator.late_grace
+    return last if operator.is_test else last - STILL_CHARGING
+
+
 def ended_by(operator: Operator, *, at: dt.datetime) -> dt.datetime:
     """The end of the last periods that can be billed at `at`."""
-    last = at - operator.late_grace
-    if not operator.is_test:
-        last -= STILL_CHARGING
+    last = grace_over(operator, at=at)
     unfolded = rollups.unfolded_since(operator.pk)
     return last if unfolded is None else min(last, unfolded)
 

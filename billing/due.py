@@ -1,10 +1,11 @@
-"""What falls due as an operator's time passes: expiries, openings, turnings, debts, closes."""
+"""What falls due as an operator's time passes: expiries, openings, turnings, debts, closes,
+earnings."""
 
 from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing, dunning
+from billing import closing, deferral, dunning
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -37,6 +38,13 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     # First, so that a bill knows of every invoice that was late by its end.
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
+    earn_deferred(operator, at=at)
+
+
+def earn_deferred(operator: Operator, *, at: dt.datetime) -> None:
+    """Earn what one operator's subscribers have burned of what they bought in advance; daily."""
+    if deferral.is_due(operator, at=at):
+        deferral.sweep(operator, at=at, ended_by=closing.grace_over(operator, at=at))
 
 
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import dunning, ledger, rating
+from billing import deferral, dunning, ledger, rating
 from billing.arrears import Late, late_fee_lines, with_billed
 from billing.latefees import late_invoices
 from billing.ledger import Side
@@ -115,7 +115,7 @@ def bill(
         drafts += made
     if drafts:
         _store(operator, drafts)
-        _post(operator, drafts, at=at)
+        _post(operator, drafts, at=at, ended_by=ended_by)
         closed = lifecycle.mark_closed([draft.due[:3] for draft in drafts], at=at)
         assert closed == len(drafts)
         issue(operator, [(d.due.subscriber_id, d.id) for d in drafts], at=at)
@@ -489,29 +489,82 @@ def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple
     )
 
 
-def _post(operator: Operator, drafts: Iterable[_Draft], *, at: dt.datetime) -> None:
-    """Each invoice's posting: what is owed, against what was earned and its tax."""
+def _post(
+    operator: Operator, drafts: Iterable[_Draft], *, at: dt.datetime, ended_by: dt.datetime
+) -> None:
+    """Each invoice's posting: what is owed, against what was earned or deferred, and its tax."""
     postings = []
+    sales: list[deferral.Sale] = []
     for d in drafts:
         start = d.due.starts_at.astimezone(dt.UTC).isoformat()
         key = f"invoice:{d.due.subscription_id}:{start}"
-        sides = tuple(sides_of(d.lines, d.due.subscriber_id, d.tariff.code))
-        postings.append(ledger.Draft(key, "invoice", at, d.tariff.currency, sides))
+        parts = deferral.in_advance(d.lines)
+        sold = _sold_in_advance(d, parts) if parts else []
+        sides = sides_of(
+            d.lines,
+            d.due.subscriber_id,
+            d.tariff.code,
+            apart=parts,
+            instead=[
+                Side(ledger.deferred(sale.code, sale.tax_rate), -sale.net, sale.subscriber_id)
+                for sale in sold
+            ],
+        )
+        postings.append(ledger.Draft(key, "invoice", at, d.tariff.currency, tuple(sides)))
+        sales += sold
     posted = ledger.post_many(operator.pk, postings)
     assert posted == sum(any(side.amount for side in p.sides) for p in postings)
+    deferral.defer(operator, sales, at=at, ended_by=ended_by)
 
 
-def sides_of(lines: Iterable[Line], subscriber_id: int, plan_code: str) -> list[Side]:
-    """Receivable against revenue and tax; lines that earn for the same account are one entry."""
+def _sold_in_advance(d: _Draft, parts: dict[int, int]) -> list[deferral.Sale]:
+    """What an invoice sells in advance, less discounts; `parts` are the lines of each."""
+    nets: dict[int, Decimal] = defaultdict(Decimal)
+    for nr, whole in parts.items():
+        nets[whole] += d.lines[nr - 1].net
+    sales = []
+    for nr, net in nets.items():
+        line = d.lines[nr - 1]
+        assert line.bucket_id is not None
+        assert line.units is not None
+        sales.append(
+            deferral.Sale(
+                d.due.subscriber_id,
+                line.bucket_id,
+                d.id,
+                _earner(line, d.tariff.code),
+                line.tax_rate,
+                d.tariff.currency,
+                net,
+                line.units,
+            )
+        )
+    return sales
+
+
+def sides_of(
+    lines: Iterable[Line],
+    subscriber_id: int,
+    plan_code: str,
+    *,
+    apart: Collection[int] = (),
+    instead: Iterable[Side] = (),
+) -> list[Side]:
+    """Receivable against revenue and tax; lines that earn for the same account are one entry.
+
+    Lines numbered `apart` (from 1) earn nothing yet: `instead` books their net.
+    """
     earned: dict[str, Decimal] = defaultdict(Decimal)
     gross = rating.ZERO
-    for line in lines:
+    for nr, line in enumerate(lines, 1):
         gross += line.gross
-        earned[_income(line, plan_code)] -= line.net
+        if nr not in apart:
+            earned[_income(line, plan_code)] -= line.net
         earned[ledger.vat(line.tax_rate)] -= line.tax
     return [
         Side(ledger.RECEIVABLE, gross, subscriber_id),
         *(Side(account, amount) for account, amount in earned.items()),
+        *instead,
     ]
 
 
@@ -553,7 +606,8 @@ def credit(
     nothing left of it), Invalid for an amount that is none or more than is left.
     """
     original = locked(operator, number)
-    if original.kind != Invoice.Kind.PERIOD or original.state == Invoice.State.VOID:
+    gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
+    if original.kind != Invoice.Kind.PERIOD or original.state in gone:
         raise NotCreditable("only an invoice that is owed or paid can be credited")
     charged = {line.nr: line for line in _lines_of([original.id], original.subscriber_id)}
     notes = list(
@@ -617,7 +671,8 @@ def credit(
     with connection.cursor() as cursor, cursor.copy(_LINES_SQL) as copy:
         for nr, line in enumerate(lines, 1):
             copy.write_row(_line_row(original.subscriber_id, note_id, nr, line))
-    sides = tuple(sides_of(lines, original.subscriber_id, plan_code))
+    numbers = [line.basis["line"] for line in lines]
+    sides = _sides_back(original.subscriber_id, lines, numbers, charged, plan_code)
     key = f"credit_note:{note_id}"
     ledger.post(
         operator.pk, ledger.Draft(key, "credit_note", at, original.currency, sides, reason[:200])
@@ -643,12 +698,14 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
         return invoice
     if (
         invoice.kind != Invoice.Kind.PERIOD
+        or invoice.state == Invoice.State.UNCOLLECTIBLE
         or invoice.paid
         or Invoice.objects.filter(
             subscriber_id=invoice.subscriber_id, original_id=invoice.id
         ).exists()
     ):
-        raise NotCreditable("something of it is paid or credited: credit the rest")
+        raise NotCreditable("something of it is paid, credited or written off")
+    charged = {line.nr: line for line in _lines_of([invoice.id], invoice.subscriber_id)}
     lines = [
         Line(
             line.kind,
@@ -660,9 +717,10 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
             -line.gross,
             line.basis,
         )
-        for line in _lines_of([invoice.id], invoice.subscriber_id)
+        for line in charged.values()
     ]
-    sides = tuple(sides_of(lines, invoice.subscriber_id, tariff_of(invoice.plan_id).code))
+    plan_code = tariff_of(invoice.plan_id).code
+    sides = _sides_back(invoice.subscriber_id, lines, list(charged), charged, plan_code)
     key = f"void:{invoice.id}"
     ledger.post(operator.pk, ledger.Draft(key, "void", at, invoice.currency, sides, reason[:200]))
     invoice.state = Invoice.State.VOID
@@ -672,6 +730,70 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     )
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return invoice
+
+
+class NotDue(Conflict):
+    cause = "not_due"
+
+
+@transaction.atomic
+def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Invoice:
+    """Give up what is still due on an open invoice: it is an expense from `at` on.
+
+    The expense is the whole amount due, tax included: the supply was made and its VAT is payable
+    whether or not the subscriber pays (China gives no relief for a bad debt; where a tax office
+    does, that is a posting of the accountants' own). What was sold in advance stays deferred and
+    is earned as it burns. The claim stays: what comes in later is a recovery, not a payment of
+    this invoice. Again changes nothing. Raises NotFound, NotDue.
+    """
+    invoice = locked(operator, number)
+    if invoice.state == Invoice.State.UNCOLLECTIBLE:
+        return invoice
+    due = amount_due(invoice)
+    if invoice.kind != Invoice.Kind.PERIOD or invoice.state != Invoice.State.OPEN or due <= 0:
+        raise NotDue("only what is due on an open invoice can be written off")
+    sides = (
+        Side(ledger.WRITE_OFF, due, invoice.subscriber_id),
+        Side(ledger.RECEIVABLE, -due, invoice.subscriber_id),
+    )
+    key = f"write_off:{invoice.id}"
+    ledger.post(
+        operator.pk, ledger.Draft(key, "write_off", at, invoice.currency, sides, reason[:200])
+    )
+    invoice.state, invoice.reason = Invoice.State.UNCOLLECTIBLE, reason
+    Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
+        state=invoice.state, reason=reason
+    )
+    dunning.settle_up(operator, invoice.subscriber_id, at=at)
+    return invoice
+
+
+def _sides_back(
+    subscriber_id: int,
+    lines: Sequence[Line],
+    numbers: Sequence[int],
+    charged: dict[int, InvoiceLine],
+    plan_code: str,
+) -> tuple[Side, ...]:
+    """The entries of lines that take back what these `numbers` of an invoice charged: of what was
+    sold in advance first what is not earned yet."""
+    parts = deferral.in_advance(list(charged.values()))
+    amounts: dict[int, Decimal] = defaultdict(Decimal)
+    buckets = {nr: charged[whole].bucket_id for nr, whole in parts.items()}
+    for nr, line in zip(numbers, lines, strict=True):
+        bucket_id = buckets.get(nr)
+        if bucket_id is not None:
+            amounts[bucket_id] -= line.net
+    booked = deferral.take_back(subscriber_id, amounts) if amounts else {}
+    return tuple(
+        sides_of(
+            lines,
+            subscriber_id,
+            plan_code,
+            apart={place for place, nr in enumerate(numbers, 1) if buckets.get(nr) in booked},
+            instead=[side for sides in booked.values() for side in sides],
+        )
+    )
 
 
 def locked(operator: Operator, number: str) -> Invoice:

@@ -36,11 +36,23 @@ _KINDS = {
 }
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
+WALLET = "wallet"
+WRITE_OFF = "write_off"
 
 
 def revenue(plan_code: str, rate: Decimal) -> str:
     """The account of what a plan (or booster) earns at a tax rate."""
     return f"revenue:{plan_code}:{_rate(rate)}"
+
+
+def deferred(code: str, rate: Decimal) -> str:
+    """The account of what was sold in advance and is not earned yet: it is owed in units."""
+    return f"deferred:{code}:{_rate(rate)}"
+
+
+def breakage(code: str, rate: Decimal) -> str:
+    """The account of what was earned because nobody burned it in time."""
+    return f"breakage:{code}:{_rate(rate)}"
 
 
 def vat(rate: Decimal) -> str:
@@ -205,6 +217,18 @@ def trial_balance(operator_id: int, *, at: dt.datetime) -> Iterator[Balance]:
     with connection.cursor() as cursor:
         cursor.execute(_BALANCES_SQL, [operator_id, at])
         yield from (Balance(*row) for row in cursor.fetchall())
+
+
+def liabilities(operator_id: int, *, at: dt.datetime) -> Iterator[Balance]:
+    """What an operator owes by an instant: units sold in advance, wallets, tax; the wallets also
+    where there is nothing in them, in each currency that was ever posted."""
+    balances = list(trial_balance(operator_id, at=at))
+    owed = [balance for balance in balances if balance.kind == LIABILITY]
+    empty = {balance.currency for balance in balances} - {
+        balance.currency for balance in owed if balance.account.partition(":")[0] == WALLET
+    }
+    zero = Decimal("0.00")
+    yield from sorted(owed + [Balance(WALLET, LIABILITY, one, zero, zero) for one in empty])
 
 
 _SUBSCRIBER_SQL = """

@@ -326,7 +326,7 @@ FROM (
     SELECT subscriber_id, currency, sum(amount) AS excess
     FROM (
         SELECT subscriber_id, currency, gross - paid AS amount FROM billing_invoice
-        WHERE number IS NOT NULL AND state <> 'void'
+        WHERE number IS NOT NULL AND state NOT IN ('void', 'uncollectible')
         UNION ALL
         SELECT e.subscriber_id, a.currency, -e.amount
         FROM billing_entry e
@@ -384,6 +384,122 @@ FROM (
 GROUP BY operator_id, rate
 """
 
+# An invoice is given up, and no other, where what was due on it is an expense.
+_WRITTEN_OFF = """
+SELECT coalesce(i.operator_id, p.operator_id), CASE
+           WHEN i.id IS NULL OR (i.state = 'uncollectible') <> (p.id IS NOT NULL)
+             OR p.amount <> i.gross - i.paid
+           THEN jsonb_build_object(
+               'subscriber', i.subscriber_id, 'invoice', coalesce(i.id, p.invoice_id),
+               'state', i.state, 'due', i.gross - i.paid, 'written_off', p.amount) END AS wrong
+FROM billing_invoice i
+FULL JOIN (
+    SELECT p.id, p.operator_id, split_part(p.key, ':', 2)::bigint AS invoice_id,
+           (SELECT sum(e.amount) FROM billing_entry e WHERE e.posting_id = p.id AND e.amount > 0)
+               AS amount
+    FROM billing_posting p WHERE p.kind = 'write_off'
+) p ON p.invoice_id = i.id
+"""
+
+# --- what is sold in advance ---------------------------------------------------------------------
+
+# By account, and by subscriber where it is owed: what the rows say is what was posted, in all and
+# by bills alone.
+_DEFERRED_POSTED = """
+SELECT operator_id, CASE WHEN sum(amount) <> 0 THEN jsonb_build_object(
+           'account', account, 'rate', rate, 'currency', currency, 'subscriber', subscriber_id,
+           'rows_minus_posted', sum(amount)) END AS wrong
+FROM (
+    SELECT operator_id, 'deferred:' || code AS account, tax_rate AS rate, currency, subscriber_id,
+           net - credited - earned - broken AS amount
+    FROM billing_deferral
+    UNION ALL
+    SELECT operator_id, 'breakage:' || code, tax_rate, currency, NULL, broken
+    FROM billing_deferral
+    UNION ALL
+    SELECT operator_id, 'sold deferred:' || code, tax_rate, currency, subscriber_id, net
+    FROM billing_deferral
+    UNION ALL
+    SELECT a.operator_id, g.word || regexp_replace(a.code, ':[0-9.]+$', ''),
+           substring(a.code FROM '[0-9.]+$')::numeric, a.currency, e.subscriber_id, e.amount
+    FROM billing_account a
+    JOIN billing_entry e ON e.account_id = a.id
+    JOIN billing_posting p ON p.id = e.posting_id
+    JOIN (VALUES ('', NULL), ('sold ', 'invoice')) g (word, kind)
+      ON g.kind IS NULL OR (p.kind = g.kind AND a.code LIKE 'deferred:%%')
+    WHERE a.code LIKE 'deferred:%%' OR a.code LIKE 'breakage:%%'
+) u
+GROUP BY operator_id, account, rate, currency, subscriber_id
+"""
+
+# As sold: the net price of the line, less discounts of it, and less what credit notes took back
+# (where there is a discount, they took it from both lines).
+_DEFERRED_SOLD = """
+SELECT d.operator_id, CASE
+           WHEN d.net IS DISTINCT FROM l.net + l.discounts
+             OR (l.discounts = 0 AND d.credited IS DISTINCT FROM CASE i.state
+                 WHEN 'void' THEN d.net ELSE least(d.net, c.credited) END)
+             OR d.granted <> l.units OR d.tax_rate <> l.tax_rate OR d.currency <> i.currency
+             OR d.operator_id <> i.operator_id
+           THEN jsonb_build_object(
+               'subscriber', d.subscriber_id, 'bucket', d.bucket_id, 'net', d.net,
+               'net_of_lines', l.net + l.discounts, 'credited', d.credited,
+               'credited_by_notes', c.credited) END AS wrong
+FROM billing_deferral d
+LEFT JOIN billing_invoice i ON i.subscriber_id = d.subscriber_id AND i.id = d.invoice_id
+LEFT JOIN LATERAL (
+    SELECT l.*, (
+        SELECT coalesce(sum(o.net), 0) FROM billing_invoiceline o
+        WHERE o.subscriber_id = l.subscriber_id AND o.invoice_id = l.invoice_id
+          AND o.kind = 'discount' AND (o.basis ->> 'line')::int = l.nr) AS discounts
+    FROM billing_invoiceline l
+    WHERE l.subscriber_id = d.subscriber_id AND l.invoice_id = d.invoice_id
+      AND l.bucket_id = d.bucket_id
+) l ON true
+LEFT JOIN LATERAL (
+    SELECT -coalesce(sum(x.net), 0) AS credited
+    FROM billing_invoice n
+    JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
+    WHERE n.subscriber_id = d.subscriber_id AND n.original_id = d.invoice_id
+      AND (x.basis ->> 'line')::int = l.nr
+) c ON true
+"""
+
+# By the journal, but for what moved after the last look (ten minutes more: a charge that began
+# before it may have been committed after it).
+_DEFERRED_EARNED = """
+SELECT d.operator_id, CASE
+           WHEN b.id IS NULL OR d.granted <> b.granted
+             OR d.earned <> least(
+                    div(200 * d.net * d.burned + d.granted, 2 * d.granted) / 100,
+                    d.net - d.credited)
+             OR d.ended AND b.valid_until > greatest(i.issued_at, w.swept_at)
+             OR b.created_at >= %(journal_since)s AND (e.last IS NULL OR e.last < w.looked)
+                AND d.burned <> coalesce(e.burned, 0)
+             OR NOT d.ended AND i.issued_at < w.looked AND b.valid_until + o.late_grace < w.looked
+           THEN jsonb_build_object(
+               'subscriber', d.subscriber_id, 'bucket', d.bucket_id, 'net', d.net,
+               'credited', d.credited, 'granted', d.granted, 'burned', d.burned,
+               'burned_by_journal', e.burned, 'earned', d.earned, 'broken', d.broken,
+               'ended', d.ended) END AS wrong
+FROM billing_deferral d
+JOIN subscriptions_operator o ON o.id = d.operator_id
+LEFT JOIN (
+    SELECT operator_id, swept_at, swept_at - interval '10 minutes' AS looked
+    FROM billing_deferralsweep
+) w ON w.operator_id = d.operator_id
+LEFT JOIN billing_invoice i ON i.subscriber_id = d.subscriber_id AND i.id = d.invoice_id
+LEFT JOIN subscriptions_bucket b ON b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
+LEFT JOIN (
+    SELECT e.subscriber_id, e.bucket_id, sum(e.units)::bigint AS burned, max(e.charged_at) AS last
+    FROM billing_deferral d
+    JOIN subscriptions_bucketentry e
+      ON e.subscriber_id = d.subscriber_id AND e.bucket_id = d.bucket_id
+    WHERE e.kind IN (%(usage)s, %(reversal)s)
+    GROUP BY 1, 2
+) e ON e.subscriber_id = d.subscriber_id AND e.bucket_id = d.bucket_id
+"""
+
 CHECKS = (
     Check("invoice_lines", "an invoice = the sum of its lines, each taxed", _INVOICE_LINES),
     Check("fee_price", "a fee is the plan's price for its days", _FEE_PRICE),
@@ -400,6 +516,10 @@ CHECKS = (
     Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
     Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
+    Check("written_off", "what is given up = what was due and is an expense", _WRITTEN_OFF),
+    Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
+    Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
+    Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *FAPIAO_CHECKS,

@@ -48,6 +48,13 @@ def close_periods(operator_id: int) -> None:
 
 
 @shared_task
+def earn_deferred() -> None:
+    """Earn what was burned of what was sold in advance; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        due.earn_deferred(operator, at=clock.now(operator))
+
+
+@shared_task
 def make_documents() -> None:
     """Make documents of what was issued, for operators who want them before they are asked for."""
     began = time.monotonic()

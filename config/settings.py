@@ -168,6 +168,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    # Does its work once in each operator's day.
+    "earn-deferred": {
+        "task": "billing.tasks.earn_deferred",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
     "make-documents": {
         "task": "billing.tasks.make_documents",
         "schedule": 30.0,

@@ -170,6 +170,7 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/deferral.py": {"deferral", "deferralsweep"},
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
     },

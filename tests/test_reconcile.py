@@ -14,7 +14,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
 
-from billing import closing, costs, invoicing, settling
+from billing import closing, costs, due, invoicing, settling
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -159,9 +159,14 @@ def live() -> None:
         operator, "small", name="Small", price=yuan("1"), units=400_000_000, valid_days=30, at=NOW
     )
 
-    # One whose overage nobody touches after its bill.
-    subscribe(make_subscriber(operator, "quiet"), plans["meter"])
+    # One whose overage nobody touches after its bill, nor its booster before.
+    quiet = make_subscriber(operator, "quiet")
+    subscribe(quiet, plans["meter"])
+    catalog.publish_booster(
+        operator, "brief", name="Brief", price=yuan("5"), units=MILLION, valid_days=1, at=NOW
+    )
     carrier.send([a_record("quiet", "quiet", NOW, 3_000_000)])
+    lifecycle.sell_booster(operator, quiet.pk, "brief", at=NOW)
     # Within the allowance, beyond it, and without any.
     for minute in range(5):
         carrier.use(*((code, NOW - minute * HOUR, 90_000) for code in subscribers))
@@ -262,10 +267,12 @@ def live() -> None:
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
-    take_back(operator, "quiet", "part", at=carrier.now)
+    take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
     ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
+    carrier.move(carrier.now + HOUR)
+    due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
     # Open still.
     at = carrier.now
@@ -280,8 +287,10 @@ def live() -> None:
     other.use(("s-0", NOW, 1_000))
 
 
-def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime) -> None:
-    """Credit a part of one subscriber's invoice, make another's void."""
+def take_back(
+    operator: Operator, credited: str, voided: str, *, given_up: str, at: dt.datetime
+) -> None:
+    """Credit a part of one subscriber's invoice, make another's void, write a third's off."""
     numbers = {
         external_id: str(number)
         for external_id, number in Invoice.objects.filter(operator=operator).values_list(
@@ -292,6 +301,7 @@ def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime
     part = Decimal("1.23")
     invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
+    invoicing.write_off(operator, numbers[given_up], reason="a test", at=at)
     assert charge_files.make(operator, at=at)
 
 
@@ -358,6 +368,7 @@ TABLES = (
     "billing_invoicenumber",
     "billing_posting",
     "billing_entry",
+    "billing_deferral",
     "billing_chargefile",
     "billing_chargeline",
     "billing_costday",
@@ -461,7 +472,7 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
 SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
-INVOICE, LINE, NUMBER, POSTING, SIDE, *_ = MONEY
+INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL, *_ = MONEY
 CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
@@ -608,7 +619,9 @@ FAULTS: list[tuple[str, Fault]] = [
     # by an allowance while suspended.
     (
         "draw_allowed",
-        update(BUCKET, "valid_from = valid_until - interval '1 s'", "kind = 'booster'"),
+        update(
+            BUCKET, "valid_from = valid_until - interval '1 s'", "kind = 'booster' AND used > 0"
+        ),
     ),
     (
         "draw_allowed",
@@ -791,6 +804,22 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
+    ("written_off", update(INVOICE, "state = 'open'", "state = 'uncollectible'")),
+    ("written_off", update(INVOICE, "state = 'uncollectible'", "state = 'open' AND gross > 1")),
+    ("written_off", update(SIDE, "amount = amount + 1", on_account("write_off"))),
+    ("deferred_sold", update(DEFERRAL, "net = net + 0.01")),
+    ("deferred_sold", update(DEFERRAL, "credited = credited + 0.01")),
+    ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),
+    ("deferred_earned", update(DEFERRAL, "earned = earned - 0.01, broken = broken + 0.01")),
+    ("deferred_earned", update(DEFERRAL, "burned = burned - 1")),
+    ("deferred_earned", update(DEFERRAL, "ended = true")),
+    ("deferred_earned", update(DEFERRAL, "bucket_id = -1")),
+    ("deferred_posted", update(DEFERRAL, "earned = earned - 0.01")),
+    ("deferred_posted", delete(DEFERRAL)),
+    (
+        "deferred_posted",
+        update(SIDE, "amount = amount + 1", on_account("breakage:booster/brief:0.06")),
+    ),
     ("charge_files", update(CHARGE, "amount = amount - 0.01")),
     ("charge_files", delete(CHARGE)),
     ("charge_files", delete(CHARGE_FILE, "sequence = 1")),

@@ -12,6 +12,7 @@ from billing.models.costs import (
     Supplier,
     SupplierGateway,
 )
+from billing.models.deferrals import Deferral, DeferralSweep
 from billing.models.documents import Document, Letterhead
 from billing.models.dunning import (
     DunningCase,
@@ -34,6 +35,8 @@ __all__ = [
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "Deferral",
+    "DeferralSweep",
     "Document",
     "DunningCase",
     "DunningCursor",

@@ -6,7 +6,7 @@ from typing import Any
 from django.core.management.base import BaseCommand
 
 from billing import closing
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions.models import Operator, Subscriber
 
 SHOWN = 20
