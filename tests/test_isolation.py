@@ -131,6 +131,7 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/usage-windows/{window_id}/close"): {"reason": "x"},
     ("POST", "/api/v1/suspected-repeats/{repeat_id}/dismiss"): {"reason": "x"},
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
+    ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
@@ -143,6 +144,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/quarantine"),
     ("GET", "/api/v1/usage-windows"),
     ("GET", "/api/v1/adjustments"),
+    ("GET", "/api/v1/re-ratings"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
