@@ -196,6 +196,9 @@ EVENTS = {
     ("POST", "/v2/billing/meter_events"),
     ("POST", "/v1/events/ingest"),
     ("POST", "/v1/track"),
+    ("POST", "/v1/balances.track"),
+    ("POST", "/v1/balances.track_tokens"),
+    ("POST", "/v1/balances.batch_track_tokens"),
     ("POST", "/v1/traces"),
     ("POST", "/v1/logs"),
 }
