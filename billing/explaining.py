@@ -7,11 +7,12 @@ from decimal import Decimal
 from typing import Any
 
 from billing.models import Invoice, InvoiceLine
-from subscriptions.units import to_wire
+from billing.wording import Voice
 
 
 def explain(invoice: Invoice) -> Iterator[str]:
-    """The lines of text that say what an invoice is made of."""
+    """The lines of text that say what an invoice is made of, exactly and in English."""
+    voice = Voice()
     state = f"{invoice.state}, due {invoice.due_at:%Y-%m-%d}" if invoice.due_at else invoice.state
     yield f"{invoice.number or 'Draft'} ({state})"
     yield f"for {invoice.period_start.isoformat()} to {invoice.period_end.isoformat()}"
@@ -21,7 +22,7 @@ def explain(invoice: Invoice) -> Iterator[str]:
     for line in lines:
         yield ""
         yield f"{line.nr}. {line.kind}: {line.description}"
-        for sentence in _steps(line):
+        for sentence in steps(line, voice):
             yield f"   {sentence}"
         rate = (line.tax_rate * 100).normalize()
         yield (
@@ -37,75 +38,172 @@ def explain(invoice: Invoice) -> Iterator[str]:
         yield f"Paid: {invoice.paid}; still due: {invoice.gross - invoice.paid}"
 
 
-def _steps(line: InvoiceLine) -> Iterator[str]:
+def steps(line: InvoiceLine, voice: Voice) -> Iterator[str]:
+    """What a line was computed from, sentence by sentence."""
     basis: dict[str, Any] = line.basis
+    say = voice.say
+    if "credits" in basis:
+        yield say(
+            f"takes back of line {basis['line']} of {basis['credits']}",
+            f"冲减账单 {basis['credits']} 第 {basis['line']} 行",
+        )
+        return
     if "plan" in basis:
-        span = f", {basis['from']} to {basis['until']}" if "from" in basis else ""
-        yield f"plan {basis['plan']} version {basis['version']}{span}"
-    if "booster" in basis:
+        span = voice.span(basis["from"], basis["until"]) if "from" in basis else ""
+        if voice.exact:
+            yield ", ".join(
+                filter(None, (f"plan {basis['plan']} version {basis['version']}", span))
+            )
+        elif span:
+            yield span
+    if "booster" in basis and voice.exact:
         yield f"booster {basis['booster']} version {basis['version']} at {basis['price']}"
     if "sold_at" in basis:
-        yield f"{to_wire(line.units or 0)} units of {basis['sold_at']}"
+        units, at = voice.units(line.units or 0), voice.instant(basis["sold_at"])
+        yield say(f"{units} units of {at}", f"{units} 词元，{at}")
     if line.kind == InvoiceLine.Kind.FEE:
-        yield from _fee(basis)
+        yield from _fee(basis, voice)
     elif line.kind == InvoiceLine.Kind.UPGRADE and "days" in basis:
-        yield from _upgrade(line, basis)
+        yield from _upgrade(line, basis, voice)
     elif line.kind == InvoiceLine.Kind.REFUND and "share" in basis:
-        yield f"ended at {basis['ended_at']}: {basis['reason']}"
-        yield (
-            f"{basis['share']} of {basis['whole']} of the {basis['of']} for the period ="
-            f" {basis['refund']}: so much of line {basis['line']}"
-        )
+        yield from _refund(basis, voice)
     elif "drawn" in basis:
-        yield from _overflow(line, basis)
+        yield from _overflow(line, basis, voice)
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
-        yield f"{basis['discount']}{share} off {basis['of']}: so much for line {basis['line']}"
+        if "coupon" in basis:
+            yield from _coupon(basis, voice)
+        yield say(
+            f"{basis['discount']}{share} off {basis['of']}: so much for line {basis['line']}",
+            f"从 {basis['of']} 中优惠 {basis['discount']}{share}，本行分摊自第 {basis['line']} 行",
+        )
 
 
-def _fee(basis: dict[str, Any]) -> Iterator[str]:
+def _fee(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    price = voice.price(basis["price"])
     if "days" in basis:
-        yield f"{basis['price']} x {basis['days']} of {basis['of_days']} days"
-    else:
-        yield f"{basis['price']} for the whole period"
+        days, of = basis["days"], basis["of_days"]
+        yield voice.say(f"{price} x {days} of {of} days", f"{price} × {days} 天 ÷ {of} 天")
+    elif voice.exact:
+        yield f"{price} for the whole period"
+    yield from _component(basis, voice)
+
+
+def _component(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    """A plan of several tax rates: which share of its price a line is."""
     if "component" in basis:
-        yield f"{basis['component']} of the {basis['price']}: its share of {basis['fee']}"
+        part, price = voice.price(basis["component"]), voice.price(basis["price"])
+        fee = voice.price(basis["fee"])
+        yield voice.say(
+            f"{part} of the {price}: its share of {fee}",
+            f"套餐价 {price} 中的 {part}，按比例分摊 {fee}",
+        )
 
 
-def _upgrade(line: InvoiceLine, basis: dict[str, Any]) -> Iterator[str]:
-    yield f"from plan {basis['old_plan']} version {basis['old_version']} at {basis['at']}"
-    yield (
-        f"({basis['price']} - {basis['old_price']}) x {basis['days']} of {basis['of_days']} days,"
-        f" with {to_wire(line.units or 0)} units more"
+def _upgrade(line: InvoiceLine, basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    at = voice.instant(basis["at"])
+    old, new = voice.price(basis["old_price"]), voice.price(basis["price"])
+    days, of, units = basis["days"], basis["of_days"], voice.units(line.units or 0)
+    yield voice.say(
+        f"from plan {basis['old_plan']} version {basis['old_version']} at {at}",
+        f"{at} 由套餐 {basis['old_plan']}（第 {basis['old_version']} 版）变更",
     )
-    if "component" in basis:
-        yield f"{basis['component']} of the {basis['price']}: its share of {basis['fee']}"
+    yield voice.say(
+        f"({new} - {old}) x {days} of {of} days, with {units} units more",
+        f"({new} - {old}) × {days} 天 ÷ {of} 天，另增 {units} 词元",
+    )
+    yield from _component(basis, voice)
 
 
-def _overflow(line: InvoiceLine, basis: dict[str, Any]) -> Iterator[str]:
-    drawn = to_wire(basis["drawn"])
+def _refund(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    ended_at = voice.instant(basis["ended_at"])
+    share, whole, nr = basis["share"], basis["whole"], basis["line"]
+    of, refund = voice.price(basis["of"]), voice.price(basis["refund"])
+    yield voice.say(
+        f"ended at {ended_at}: {basis['reason']}", f"{ended_at} 终止：{basis['reason']}"
+    )
+    yield voice.say(
+        f"{share} of {whole} of the {of} for the period = {refund}: so much of line {nr}",
+        f"本期 {of} × {share} ÷ {whole} = {refund}，本行冲减第 {nr} 行",
+    )
+
+
+def _coupon(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    nth_en, nth_zh, left_en, left_zh = "", "", "", ""
+    if "nth" in basis:
+        nth_en = f", period {basis['nth']} of {basis['periods']}"
+        nth_zh = f"，共 {basis['periods']} 期之第 {basis['nth']} 期"
+    if "price" in basis:
+        price = voice.price(basis["price"])
+        left_en, left_zh = f", which leaves {price}", f"，优惠后 {price}"
+    yield voice.say(
+        f"coupon {basis['coupon']}{nth_en}{left_en}",
+        f"优惠券 {basis['coupon']}{nth_zh}{left_zh}",
+    )
+
+
+def _overflow(line: InvoiceLine, basis: dict[str, Any], voice: Voice) -> Iterator[str]:
+    say = voice.say
+    drawn = voice.units(basis["drawn"])
     if "blocks" in basis:
-        yield (
-            f"{drawn} units beyond the allowance: {basis['blocks']} packs of"
-            f" {to_wire(basis['block_units'])} at {basis['block_price']}"
+        packs, size = basis["blocks"], voice.units(basis["block_units"])
+        price = voice.price(basis["block_price"])
+        yield say(
+            f"{drawn} units beyond the allowance: {packs} packs of {size} at {price}",
+            f"超出套餐 {drawn} 词元：{packs} 包，每包 {size} 词元，单价 {price}",
         )
     elif "tiers" in basis:
-        way = "each unit by its tier" if basis["graduated"] else "all units by the tier of the sum"
-        tiers = "; ".join(
-            f"{price} to {to_wire(up_to)}" if up_to is not None else f"{price} beyond"
+        way = (
+            say("each unit by its tier", "分档累进")
+            if basis["graduated"]
+            else say("all units by the tier of the sum", "按总量所在档计价")
+        )
+        tiers = say("; ", "；").join(
+            say(f"{voice.price(price)} beyond", f"以上 {voice.price(price)}")
+            if up_to is None
+            else say(
+                f"{voice.price(price)} to {voice.units(up_to)}",
+                f"至 {voice.units(up_to)} 词元 {voice.price(price)}",
+            )
             for up_to, price in basis["tiers"]
         )
-        yield f"{drawn} units beyond the allowance, per million, {way}: {tiers}"
+        yield say(
+            f"{drawn} units beyond the allowance, per million, {way}: {tiers}",
+            f"超出套餐 {drawn} 词元，每百万词元{way}：{tiers}",
+        )
     else:
         exact = Decimal(basis["price_per_million"]) * basis["drawn"] / 1_000_000_000
-        yield (
-            f"{drawn} units beyond the allowance x {basis['price_per_million']} per million ="
-            f" {exact.normalize():f}"
+        price = voice.price(basis["price_per_million"])
+        yield say(
+            f"{drawn} units beyond the allowance x {price} per million = {exact.normalize():f}",
+            f"超出套餐 {drawn} 词元 × 每百万 {price} = {exact.normalize():f}",
         )
     if "cap" in basis:
-        yield f"never more than {basis['cap']}"
+        cap = voice.price(basis["cap"])
+        yield say(f"never more than {cap}", f"封顶 {cap}")
     if "billed" in basis:
-        yield (
-            f"less {basis['billed_gross']} for {to_wire(basis['billed'])} units billed before:"
-            f" {line.gross}"
+        gross, units = voice.price(basis["billed_gross"]), voice.units(basis["billed"])
+        yield say(
+            f"less {gross} for {units} units billed before: {line.gross}",
+            f"减去此前已计费的 {units} 词元 {gross}，得 {line.gross}",
         )
+
+
+def price_of(line: InvoiceLine, voice: Voice) -> str:
+    """What one of it costs, where there is such a price: short enough for a column."""
+    basis: dict[str, Any] = line.basis
+    if "tiers" in basis:
+        return voice.say("tiered", "阶梯价")
+    if "block_price" in basis:
+        price = voice.price(basis["block_price"])
+        return voice.say(f"{price} / pack", f"{price} / 包")
+    if "price_per_million" in basis:
+        price = voice.price(basis["price_per_million"])
+        return voice.say(f"{price} / million", f"{price} / 百万")
+    if line.kind == InvoiceLine.Kind.DISCOUNT and "percent" in basis:
+        return f"{Decimal(basis['percent']).normalize():f} %"
+    if line.kind == InvoiceLine.Kind.UPGRADE and "old_price" in basis:
+        return voice.price(str(Decimal(basis["price"]) - Decimal(basis["old_price"])))
+    if "component" in basis:
+        return voice.price(basis["component"])
+    return voice.price(basis["price"]) if "price" in basis else ""

@@ -9,25 +9,27 @@ chunk is numbered and committed.
 from __future__ import annotations
 
 import datetime as dt
-import json
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from django.db import connection, transaction
 
 from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, lifecycle, policies
+from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Booster, Ending, Operator, Plan, Upgrade
+from subscriptions.lifecycle import PeriodKey
+from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Upgrade
+from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
 # yet or has changed: longer than records are kept, for only those can be adjusted.
@@ -92,13 +94,16 @@ def bill(
     drafts: list[_Draft] = []
     zone = ZoneInfo(operator.time_zone)
     overflow, sales = _buckets(due)
-    changes = lifecycle.changes_of([period[:3] for period in due])
+    keys = [period[:3] for period in due]
+    changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
     for subscriber_id, periods in by_subscriber.items():
         try:
-            drafts += _rate(periods, overflow[subscriber_id], sales[subscriber_id], changes, zone)
+            drafts += _rate(
+                periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
+            )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
     if drafts:
@@ -233,6 +238,7 @@ def _rate(
     overflow: Sequence[_Overflow],
     sales: Sequence[_Sale],
     changes: lifecycle.Changes,
+    discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
     zone: ZoneInfo,
 ) -> list[_Draft]:
     """The invoices of one subscriber's due periods, earliest first.
@@ -255,9 +261,6 @@ def _rate(
                 zone,
                 units=upgrade.units,
             )
-        ending = changes.endings.get(due[:3])
-        if ending is not None:
-            lines += _refund_lines(ending, lines, zone)
         for one in overflow:
             own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
             if own or (nr == 0 and one.billed):
@@ -267,6 +270,12 @@ def _rate(
             [sale for sale in sold if sale.sold_at >= due.ends_at],
         )
         lines += [_sale_line(sale, tariff, zone) for sale in now]
+        lines += rating.discount_lines(
+            [_discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
+        )
+        ending = changes.endings.get(due[:3])
+        if ending is not None:
+            lines += _refund_lines(ending, lines, zone)
         drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
     return drafts
 
@@ -351,6 +360,27 @@ def tariff_of(plan_id: int) -> Tariff:
     )
 
 
+_COVERS = {
+    Coupon.Covers.FEE: frozenset({"fee", "upgrade"}),
+    Coupon.Covers.ALL: frozenset({"fee", "upgrade", "overage", "block", "booster"}),
+}
+
+
+@lru_cache(maxsize=10_000)
+def _discount_of(coupon_id: int, nth: int) -> rating.Discount:
+    """What a coupon takes off from the `nth` of its periods."""
+    coupon = Coupon.objects.get(pk=coupon_id)
+    lasts = {} if coupon.periods is None else {"nth": nth, "periods": coupon.periods}
+    return rating.Discount(
+        name=coupon.name,
+        percent=coupon.percent,
+        amount=coupon.amount.amount if coupon.amount is not None else None,
+        price=coupon.price.amount if coupon.price is not None else None,
+        covers=_COVERS[Coupon.Covers(coupon.covers)],
+        basis={"coupon": coupon.code, **lasts},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class _BoosterPrice:
     code: str
@@ -384,7 +414,7 @@ INSERT INTO billing_invoice
 SELECT d.subscriber_id, d.id, %s, 'period', d.subscription_id, d.plan_id, d.period_start,
        d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
-            %s::timestamptz[], %s::text[], %s::numeric[], %s::numeric[])
+            %s::timestamptz[], %s::text[], %s::text[]::numeric[], %s::text[]::numeric[])
      AS d (subscriber_id, id, subscription_id, plan_id, period_start, period_end, currency, net,
            tax)
 """
@@ -398,7 +428,7 @@ FROM STDIN
 
 def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
     """Write drafts with their lines, and note their ids."""
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_IDS_SQL, [len(drafts)])
         for draft, (invoice_id,) in zip(drafts, sorted(cursor.fetchall()), strict=True):
             draft.id = invoice_id
@@ -406,15 +436,15 @@ def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
             _DRAFT_SQL,
             [
                 operator.pk,
-                [d.due.subscriber_id for d in drafts],
-                [d.id for d in drafts],
-                [d.due.subscription_id for d in drafts],
-                [d.due.plan_id for d in drafts],
-                [d.due.starts_at for d in drafts],
-                [d.due.ends_at for d in drafts],
-                [d.tariff.currency for d in drafts],
-                [d.totals.net for d in drafts],
-                [d.totals.tax for d in drafts],
+                Int8s(d.due.subscriber_id for d in drafts),
+                Int8s(d.id for d in drafts),
+                Int8s(d.due.subscription_id for d in drafts),
+                Int8s(d.due.plan_id for d in drafts),
+                Instants(d.due.starts_at for d in drafts),
+                Instants(d.due.ends_at for d in drafts),
+                Texts(d.tariff.currency for d in drafts),
+                Texts(str(d.totals.net) for d in drafts),
+                Texts(str(d.totals.tax) for d in drafts),
             ],
         )
         with cursor.copy(_LINES_SQL) as copy:
@@ -436,7 +466,7 @@ def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple
         line.tax_rate,
         line.tax,
         line.gross,
-        json.dumps(line.basis, ensure_ascii=False),
+        msgspec.json.encode(line.basis).decode(),
     )
 
 
@@ -651,6 +681,11 @@ INSERT INTO billing_invoicecounter AS c (operator_id, year, last) VALUES (%s, %s
 ON CONFLICT (operator_id, year) DO UPDATE SET last = c.last + EXCLUDED.last
 RETURNING last
 """
+_ISSUED_BEFORE_SQL = """
+SELECT i.issued_at FROM billing_invoicenumber n
+JOIN billing_invoice i ON i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id
+WHERE n.operator_id = %s AND n.year = %s AND n.nr = %s
+"""
 _NUMBER_SQL = """
 WITH numbered AS (
     INSERT INTO billing_invoicenumber (operator_id, year, nr, subscriber_id, invoice_id)
@@ -670,22 +705,27 @@ WHERE i.subscriber_id = n.subscriber_id AND i.id = n.invoice_id AND i.state = 'd
 def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetime) -> None:
     """Number these drafts (subscriber, invoice) without a gap, in their order, as of `at`.
 
+    Or as of the number before, where somebody who looked at the clock later was here earlier:
+    numbers are in the order of their issue.
+
     Joins the caller's transaction and is to be its last step: from here to the commit nobody else
     issues an invoice of this operator's year.
     """
     assert connection.in_atomic_block
     year = at.astimezone(ZoneInfo(operator.time_zone)).year
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_COUNT_SQL, [operator.pk, year, len(keys)])
-        last = cursor.fetchone()[0]
+        [(last,)] = cursor.fetchall()
+        cursor.execute(_ISSUED_BEFORE_SQL, [operator.pk, year, last - len(keys)])
+        at = max([at, *(issued_at for (issued_at,) in cursor.fetchall())])
         cursor.execute(
             _NUMBER_SQL,
             {
                 "operator": operator.pk,
                 "year": year,
                 "before": last - len(keys),
-                "subscribers": [subscriber_id for subscriber_id, _ in keys],
-                "ids": [invoice_id for _, invoice_id in keys],
+                "subscribers": Int8s(subscriber_id for subscriber_id, _ in keys),
+                "ids": Int8s(invoice_id for _, invoice_id in keys),
                 "prefix": f"{number_prefix(operator)}-{year}-",
                 "at": at,
                 "due": at + operator.payment_term,

@@ -15,6 +15,8 @@ from typing import NamedTuple
 from django.db import connection
 
 from billing.models import Account
+from subscriptions import pgarrays
+from subscriptions.pgarrays import Instants, Int8s, OptionalInt8s, Texts
 
 ASSET, LIABILITY = Account.Kind.ASSET, Account.Kind.LIABILITY
 INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
@@ -74,7 +76,7 @@ class Draft:
 _POST_SQL = """
 INSERT INTO billing_posting (id, operator_id, key, kind, at, currency, description, entries)
 SELECT nextval('billing_posting_id'), %s, p.*
-FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::smallint[])
+FROM unnest(%s::text[], %s::text[], %s::timestamptz[], %s::text[], %s::text[], %s::bigint[])
      AS p (key, kind, at, currency, description, entries)
 ORDER BY p.key
 ON CONFLICT (operator_id, key) DO NOTHING
@@ -82,7 +84,8 @@ RETURNING key, id
 """
 _ENTER_SQL = """
 INSERT INTO billing_entry (posting_id, nr, account_id, subscriber_id, amount)
-SELECT * FROM unnest(%s::bigint[], %s::smallint[], %s::bigint[], %s::bigint[], %s::numeric[])
+SELECT * FROM unnest(
+    %s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::text[]::numeric[])
 """
 
 
@@ -100,28 +103,38 @@ def post_many(operator_id: int, drafts: Sequence[Draft]) -> int:
         return 0
     wanted = {(side.account, draft.currency) for draft in drafts for side in sides[draft.key]}
     accounts = _accounts(operator_id, wanted)
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _POST_SQL,
             [
                 operator_id,
-                [draft.key for draft in drafts],
-                [draft.kind for draft in drafts],
-                [draft.at for draft in drafts],
-                [draft.currency for draft in drafts],
-                [draft.description for draft in drafts],
-                [len(sides[draft.key]) for draft in drafts],
+                Texts(draft.key for draft in drafts),
+                Texts(draft.kind for draft in drafts),
+                Instants(draft.at for draft in drafts),
+                Texts(draft.currency for draft in drafts),
+                Texts(draft.description for draft in drafts),
+                Int8s(len(sides[draft.key]) for draft in drafts),
             ],
         )
-        posted = dict(cursor.fetchall())
+        posted: dict[str, int] = dict(cursor.fetchall())
         rows = [
-            (posted[draft.key], nr, accounts[side.account, draft.currency], *side[2:], side.amount)
+            (posted[draft.key], nr, accounts[side.account, draft.currency], side)
             for draft in drafts
             if draft.key in posted
             for nr, side in enumerate(sides[draft.key], 1)
         ]
         if rows:
-            cursor.execute(_ENTER_SQL, [list(column) for column in zip(*rows, strict=True)])
+            postings, nrs, account_ids, entered = zip(*rows, strict=True)
+            cursor.execute(
+                _ENTER_SQL,
+                [
+                    Int8s(postings),
+                    Int8s(nrs),
+                    Int8s(account_ids),
+                    OptionalInt8s(side.subscriber_id for side in entered),
+                    Texts(str(side.amount) for side in entered),
+                ],
+            )
     return len(posted)
 
 

@@ -212,7 +212,7 @@ def refund_lines(lines: Sequence[Line], share: int, of: int, basis: dict[str, An
     negative lines at the rates it was sold at."""
     left = [entry.gross if entry.kind in ("fee", "upgrade") else ZERO for entry in lines]
     for entry in lines:
-        if entry.kind == "discount":
+        if entry.kind == "discount" and lines[entry.basis["line"] - 1].kind in ("fee", "upgrade"):
             left[entry.basis["line"] - 1] += entry.gross
     there = sum(left, ZERO)
     if there <= 0:
@@ -369,11 +369,13 @@ def sale_line(
 
 @dataclass(frozen=True, slots=True)
 class Discount:
-    """A percentage (0 to 100) or an amount off; `covers` are the kinds of line it applies to."""
+    """A percentage (0 to 100) or an amount off, or the price that is left to pay; `covers` are the
+    kinds of line it applies to."""
 
     name: str
     percent: Decimal | None = None
     amount: Decimal | None = None
+    price: Decimal | None = None
     covers: frozenset[str] = frozenset({"fee"})
     basis: dict[str, Any] = field(default_factory=dict)
 
@@ -390,6 +392,8 @@ def discount_lines(discounts: Sequence[Discount], lines: Sequence[Line]) -> list
         there = sum((left[nr] for nr in covered), ZERO)
         if discount.percent is not None:
             off = min(there, to_fen(there * discount.percent / 100))
+        elif discount.price is not None:
+            off = there - to_fen(discount.price)
         else:
             off = min(there, to_fen(discount.amount or ZERO))
         if off <= 0:
@@ -397,6 +401,8 @@ def discount_lines(discounts: Sequence[Discount], lines: Sequence[Line]) -> list
         basis = {**discount.basis, "discount": str(off), "of": str(there)}
         if discount.percent is not None:
             basis["percent"] = str(discount.percent)
+        if discount.price is not None:
+            basis["price"] = str(discount.price)
         for nr, share in zip(covered, spread(off, [left[nr] for nr in covered]), strict=True):
             left[nr] -= share
             if share:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.cost_checks import CHECKS as COST_CHECKS
+from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -129,11 +131,59 @@ SELECT i.operator_id, CASE WHEN coalesce(l.refund, 0) <> -CASE n.refund
 FROM billing_invoice i
 JOIN (
     SELECT subscriber_id, invoice_id AS id, sum(gross) FILTER (WHERE kind = 'refund') AS refund,
-           coalesce(sum(gross) FILTER (WHERE kind IN ('fee', 'upgrade', 'discount')), 0) AS cost
-    FROM billing_invoiceline GROUP BY 1, 2
+           coalesce(sum(gross) FILTER (WHERE covers IN ('fee', 'upgrade')), 0) AS cost
+    FROM (
+        SELECT l.*, CASE l.kind WHEN 'discount' THEN o.kind ELSE l.kind END AS covers
+        FROM billing_invoiceline l
+        LEFT JOIN billing_invoiceline o
+          ON l.kind = 'discount' AND o.subscriber_id = l.subscriber_id
+         AND o.invoice_id = l.invoice_id AND o.nr = (l.basis ->> 'line')::int
+    ) l
+    GROUP BY 1, 2
 ) l USING (subscriber_id, id)
 LEFT JOIN subscriptions_ending n USING (subscriber_id, subscription_id, period_start)
 WHERE i.kind = 'period'
+"""
+
+# What a coupon takes off from each period that it lasts for; of several on one bill, each of what
+# those before it left, only that they take off no more than is there.
+_DISCOUNT_PRICE = """
+WITH taken AS (
+    SELECT subscriber_id, invoice_id, coalesce(basis ->> 'coupon', '') AS code, -sum(gross) AS off
+    FROM billing_invoiceline
+    WHERE kind = 'discount' AND NOT basis ? 'credits'
+    GROUP BY 1, 2, 3
+), lasting AS (
+    SELECT i.subscriber_id, i.id AS invoice_id, c.code, c.percent, c.amount, c.price,
+           count(*) OVER (PARTITION BY i.subscriber_id, i.id) AS many,
+           coalesce((
+               SELECT sum(x.gross) FROM billing_invoiceline x
+               WHERE x.subscriber_id = i.subscriber_id AND x.invoice_id = i.id
+                 AND x.kind = ANY(CASE c.covers
+                     WHEN 'all' THEN ARRAY['fee', 'upgrade', 'overage', 'block', 'booster']
+                     ELSE ARRAY['fee', 'upgrade'] END)), 0) AS there
+    FROM billing_invoice i
+    JOIN subscriptions_redemption r
+      ON r.subscriber_id = i.subscriber_id AND r.subscription_id = i.subscription_id
+     AND r.first_period <= i.period_start
+    JOIN subscriptions_coupon c ON c.id = r.coupon_id
+    WHERE i.kind = 'period' AND (c.periods IS NULL OR c.periods >= (
+        SELECT count(*) FROM subscriptions_subscriptionperiod p
+        WHERE p.subscriber_id = i.subscriber_id AND p.subscription_id = i.subscription_id
+          AND p.starts_at >= r.first_period AND p.starts_at <= i.period_start))
+)
+SELECT i.operator_id, CASE
+           WHEN l.many IS NULL OR coalesce(t.off, 0) NOT BETWEEN 0 AND l.there
+             OR l.many = 1 AND coalesce(t.off, 0) <> CASE
+               WHEN l.percent IS NOT NULL THEN round(l.there * l.percent / 100, 2)
+               WHEN l.price IS NOT NULL THEN greatest(l.there - l.price, 0)
+               ELSE least(l.there, l.amount) END
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', invoice_id, 'coupon', code,
+               'taken_off', t.off, 'of', l.there) END AS wrong
+FROM lasting l
+FULL JOIN taken t USING (subscriber_id, invoice_id, code)
+JOIN (SELECT *, id AS invoice_id FROM billing_invoice) i USING (subscriber_id, invoice_id)
 """
 
 # A period that is marked as billed, and no other, has its invoice.
@@ -337,6 +387,7 @@ CHECKS = (
     Check("invoice_lines", "an invoice = the sum of its lines, each taxed", _INVOICE_LINES),
     Check("fee_price", "a fee is the plan's price for its days", _FEE_PRICE),
     Check("upgrade_price", "an upgrade costs what the plans differ by", _UPGRADE_PRICE),
+    Check("discount_price", "a coupon takes off what it says", _DISCOUNT_PRICE),
     Check("refund_price", "a refund is the share that the ending says", _REFUND_PRICE),
     Check("bucket_price", "what was used and sold costs what its plan says", _BUCKET_PRICE),
     Check("period_invoice", "a closed period has one invoice, others none", _PERIOD_INVOICE),
@@ -348,6 +399,8 @@ CHECKS = (
     Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
     Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
+    *CHARGE_FILE_CHECKS,
+    *COST_CHECKS,
 )
 
 

@@ -6,7 +6,8 @@ import time
 
 from celery import shared_task
 
-from billing import closing, due
+from billing import closing, costs, due
+from billing.documents import store
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -46,6 +47,16 @@ def close_periods(operator_id: int) -> None:
 
 
 @shared_task
+def make_documents() -> None:
+    """Make documents of what was issued, for operators who want them before they are asked for."""
+    began = time.monotonic()
+    for operator in Operator.objects.exclude(letterhead__ahead="").exclude(letterhead=None):
+        while store.make_ahead(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
 def expire_reservations() -> None:
     """Give back what reservations hold past their time, by every operator's own clock."""
     for operator in Operator.objects.all():
@@ -58,6 +69,13 @@ def forget_reservations() -> None:
     for operator in Operator.objects.all():
         while reservations.forget(operator.pk, at=clock.now(operator)):
             pass
+
+
+@shared_task
+def price_usage() -> None:
+    """Work out what each day's usage costs, once it is over, by every operator's own clock."""
+    for operator in Operator.objects.order_by("pk"):
+        costs.price_due(operator, at=clock.now(operator))
 
 
 @shared_task

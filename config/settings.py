@@ -15,6 +15,9 @@ env = environ.Env()
 DEBUG = env.bool("DEBUG", default=False)
 DATA = (BASE_DIR / env.str("DATA", default=".data")).resolve()
 
+# What documents are written in, as set-up fetched it.
+FONTS = BASE_DIR / "node_modules" / "@expo-google-fonts"
+
 # Unset, the platform brings its own PostgreSQL and Valkey, kept under DATA.
 if "DATABASE_URL" in env and "BROKER_URL" in env:
     _services = None
@@ -170,12 +173,22 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    "make-documents": {
+        "task": "billing.tasks.make_documents",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
     "expire-reservations": {
         "task": "billing.tasks.expire_reservations",
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
+    "price-usage": {
+        "task": "billing.tasks.price_usage",
+        "schedule": 3600.0,
+        "options": {"expires": 3600.0},
+    },
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }

@@ -199,7 +199,7 @@ class Context:
                 since = max(since, other.ends_at)
             elif other.since > occurred_at:
                 until = min(until, other.since)
-        suspended = False
+        suspended = period.suspends
         for starts_at, ends_at in holding.suspensions:
             if starts_at <= occurred_at < (ends_at or LATEST):
                 suspended = True

@@ -150,7 +150,8 @@ def grouped(uses: Iterable[tuple[RecordKey, int]], holding: Holding, zone: ZoneI
     """Usage by period and suspension, as the charge groups it."""
     groups: dict[tuple[dt.datetime, bool], Group] = {}
     for key, units in uses:
-        period, suspended = holding.period_at(key[0], zone), holding.suspended_at(key[0])
+        period = holding.period_at(key[0], zone)
+        suspended = period.suspends or holding.suspended_at(key[0])
         group = groups.setdefault((period.since, suspended), Group(period, suspended, []))
         group.uses.append((key, units))
     return [group for _, group in sorted(groups.items(), key=lambda item: item[0])]

@@ -18,6 +18,7 @@ compile requirements "$@"
 cd requirements
 compile dev "$@"
 compile gateways "$@"
+compile node "$@"
 for file in postgres-1 postgres-2 valkey; do
     compile "$file" --no-deps "$@"
 done

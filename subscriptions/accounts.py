@@ -178,8 +178,9 @@ def _read(
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
+            blocked = row[13] or ("suspended" if period.suspends else "")
             account = accounts[nr - 1] = Account(
-                subscriber_id, period, row[13], row[15], row[16], []
+                subscriber_id, period, blocked, row[15], row[16], []
             )
             if row[14]:
                 behind.append(subscriber_id)

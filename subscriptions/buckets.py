@@ -24,7 +24,7 @@ from psycopg.types.numeric import Int8
 
 from subscriptions import partitions, pgarrays
 from subscriptions.models import Bucket, BucketEntry
-from subscriptions.pgarrays import Cursor, Int8s
+from subscriptions.pgarrays import Cursor, Instants, Int8s, OptionalInt8s, Texts
 from subscriptions.policies import PlanPolicy
 from subscriptions.sharding import shard_of
 
@@ -70,7 +70,7 @@ INSERT INTO subscriptions_bucket
      valid_until, subscription_id, grant_key, note, created_at)
 SELECT g.subscriber_id, nextval('subscriptions_bucket_id'), g.kind, g.priority, g.units, 0, 0, 0,
        g.valid_from, g.valid_until, g.subscription_id, g.grant_key, g.note, %(at)s
-FROM unnest(%(subscriber_id)s::bigint[], %(kind)s::text[], %(priority)s::smallint[],
+FROM unnest(%(subscriber_id)s::bigint[], %(kind)s::text[], %(priority)s::bigint[],
             %(units)s::bigint[], %(valid_from)s::timestamptz[], %(valid_until)s::timestamptz[],
             %(subscription_id)s::bigint[], %(grant_key)s::text[], %(note)s::text[])
      AS g (subscriber_id, kind, priority, units, valid_from, valid_until, subscription_id,
@@ -123,20 +123,20 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
     ordered = sorted(
         grants, key=lambda g: (shard_of(g.subscriber_id), g.subscriber_id, g.grant_key)
     )
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _GRANT_SQL,
             {
                 "at": at,
-                "subscriber_id": [g.subscriber_id for g in ordered],
-                "kind": [str(g.kind) for g in ordered],
-                "priority": [PRIORITY[g.kind] for g in ordered],
-                "units": [g.units for g in ordered],
-                "valid_from": [g.valid_from for g in ordered],
-                "valid_until": [g.valid_until for g in ordered],
-                "subscription_id": [g.subscription_id for g in ordered],
-                "grant_key": [g.grant_key for g in ordered],
-                "note": [g.note for g in ordered],
+                "subscriber_id": Int8s(g.subscriber_id for g in ordered),
+                "kind": Texts(g.kind for g in ordered),
+                "priority": Int8s(PRIORITY[g.kind] for g in ordered),
+                "units": OptionalInt8s(g.units for g in ordered),
+                "valid_from": Instants(g.valid_from for g in ordered),
+                "valid_until": Instants(g.valid_until for g in ordered),
+                "subscription_id": OptionalInt8s(g.subscription_id for g in ordered),
+                "grant_key": Texts(g.grant_key for g in ordered),
+                "note": Texts(g.note for g in ordered),
             },
         )
         made = cursor.fetchall()
@@ -152,7 +152,8 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
         rest = [g for g in ordered if (g.subscriber_id, g.grant_key) not in ids]
         if rest:
             cursor.execute(
-                _GRANTED_SQL, [[g.subscriber_id for g in rest], [g.grant_key for g in rest]]
+                _GRANTED_SQL,
+                [Int8s(g.subscriber_id for g in rest), Texts(g.grant_key for g in rest)],
             )
             ids |= {(subscriber, key): bucket for subscriber, key, bucket in cursor.fetchall()}
     return [ids[g.subscriber_id, g.grant_key] for g in grants]
@@ -161,8 +162,9 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
 def _overtake(keys: Sequence[tuple[int, int]]) -> None:
     """Void what is remembered of buckets that these (subscriber, bucket) now burn before."""
     if keys:
-        with connection.cursor() as cursor:
-            cursor.execute(_OVERTAKE_SQL, [list(column) for column in zip(*keys, strict=True)])
+        columns = [Int8s(column) for column in zip(*keys, strict=True)]
+        with pgarrays.statements() as cursor:
+            cursor.execute(_OVERTAKE_SQL, columns)
 
 
 def forget(subscriber_ids: Iterable[int]) -> None:
@@ -395,6 +397,11 @@ class Period:
     def since(self) -> dt.datetime:
         """From when on the policy holds."""
         return self.starts_at if self.upgraded_at is None else self.upgraded_at
+
+    @property
+    def suspends(self) -> bool:
+        """Whether its plan lets usage draw nothing of the subscriber's own."""
+        return self.policy is not None and self.policy.suspends
 
 
 class Pick(NamedTuple):

@@ -95,6 +95,10 @@ class PlanTerms:
     tax_rate: Decimal = Decimal("0.06")
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
+    trial_days: int | None = None
+    converts_to: str = ""
+    pause_plan: str = ""
+    suspends: bool = False
     tier_mode: str = ""  # where there are tiers: graduated or volume
     tiers: tuple[Tier, ...] = ()
 
@@ -108,7 +112,7 @@ def publish_plan(
     Raises Invalid for terms that contradict themselves, UnknownRateCard, WrongCurrency.
     """
     _check_terms(operator, terms)
-    _lock(operator)
+    lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
     terms = replace(terms, windows=tuple(sorted(terms.windows)))
     if newest is not None and terms_of(newest) == terms:
@@ -129,6 +133,10 @@ def publish_plan(
         rollover=terms.rollover,
         on_exhaustion=terms.on_exhaustion,
         refund=terms.refund,
+        trial_days=terms.trial_days,
+        converts_to=terms.converts_to,
+        pause_plan=terms.pause_plan,
+        suspends=terms.suspends,
         price_per_million=terms.price_per_million,
         tier_mode=terms.tier_mode,
         block_units=terms.block_units,
@@ -172,7 +180,7 @@ def publish_plan(
 
 def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
-    _check_currency(operator, *(price for price in prices if price is not None))
+    check_currency(operator, *(price for price in prices if price is not None))
     if terms.on_exhaustion == Plan.OnExhaustion.METER and (
         terms.price_per_million is None and not terms.tiers
     ):
@@ -182,6 +190,7 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
     ):
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
     _check_tiers(terms)
+    _check_others(operator, terms)
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
@@ -213,7 +222,24 @@ def _check_tiers(terms: PlanTerms) -> None:
         raise Invalid("each of overage.tiers reaches further than the one before")
 
 
-def _check_currency(operator: Operator, *prices: Money) -> None:
+def _check_others(operator: Operator, terms: PlanTerms) -> None:
+    """The plans that a plan names: after its trial, and while it is paused."""
+    if (terms.trial_days is None) != (not terms.converts_to):
+        raise Invalid("a trial has days, and names the plan that goes on then")
+    if terms.trial_days is not None and (
+        terms.first_month != Plan.FirstMonth.FULL or terms.rollover != Plan.Rollover.NONE
+    ):
+        raise Invalid("a trial has no first_month and rolls nothing over")
+    if terms.converts_to and newest_plan(operator.pk, terms.converts_to).trial_days is not None:
+        raise Invalid("a trial goes on as a plan that is no trial")
+    if terms.pause_plan:
+        pause = newest_plan(operator.pk, terms.pause_plan)
+        if not pause.suspends or pause.allowance or pause.trial_days is not None:
+            raise Invalid("pause_plan suspends, and has neither allowance nor trial")
+
+
+def check_currency(operator: Operator, *prices: Money) -> None:
+    """Raises WrongCurrency for a price that is not in the operator's."""
     for price in prices:
         if price.currency.code != operator.currency:
             raise WrongCurrency(f"prices of this operator are in {operator.currency}")
@@ -232,6 +258,10 @@ def terms_of(plan: Plan) -> PlanTerms:
         rollover=plan.rollover,
         on_exhaustion=plan.on_exhaustion,
         refund=plan.refund,
+        trial_days=plan.trial_days,
+        converts_to=plan.converts_to,
+        pause_plan=plan.pause_plan,
+        suspends=plan.suspends,
         price_per_million=plan.price_per_million,
         tier_mode=plan.tier_mode,
         block_units=plan.block_units,
@@ -288,8 +318,8 @@ def publish_booster(
     at: dt.datetime,
 ) -> tuple[Booster, bool]:
     """The booster version that says this, and whether it was made now. `units` in thousandths."""
-    _check_currency(operator, price)
-    _lock(operator)
+    check_currency(operator, price)
+    lock(operator)
     newest = _newest_booster(operator.pk, code)
     if newest is not None and (newest.name, newest.price, newest.units, newest.valid_days) == (
         name,
@@ -402,6 +432,6 @@ def weights_of(card: RateCard) -> list[Weight]:
     )
 
 
-def _lock(operator: Operator) -> None:
+def lock(operator: Operator) -> None:
     """One publication at a time, so that two of them never make the same version number."""
     Operator.objects.select_for_update(no_key=True).get(pk=operator.pk)

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, periods
+from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Bucket,
@@ -36,7 +36,8 @@ from subscriptions.models import (
     Suspension,
     Upgrade,
 )
-from subscriptions.policies import policy_from
+from subscriptions.pgarrays import Instants, Int8s
+from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
 # How long before its first second a period is opened: time for a broken job to be mended.
@@ -63,6 +64,14 @@ class NotBegun(Conflict):
     cause = "subscription_not_begun"
 
 
+class TrialUsed(Conflict):
+    cause = "trial_used"
+
+
+class NotPausable(Conflict):
+    cause = "not_pausable"
+
+
 class NotAnUpgrade(Invalid):
     cause = "not_an_upgrade"
 
@@ -83,7 +92,7 @@ def subscribe(
 
     A plan with `first_month` `next` begins at the month's end, whatever `starts_at` says.
     Raises UnknownPlan, Invalid for a start more than 400 days away, PlanHeld where the subscriber
-    holds a plan at that time or later.
+    holds a plan at that time or later, TrialUsed.
     """
     start = at if starts_at is None else starts_at
     if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
@@ -93,10 +102,10 @@ def subscribe(
     start = _first_start(operator, plan, start)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
+    if plan.trial_days is not None and plan_code in trials_had([subscriber_id])[subscriber_id]:
+        raise TrialUsed(f"the subscriber has had the trial {plan_code}")
     [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
-    return Subscription.objects.select_related("plan", "next_plan").get(
-        subscriber_id=subscriber_id, id=subscription_id
-    )
+    return _get((subscriber_id, subscription_id))
 
 
 @transaction.atomic
@@ -130,6 +139,17 @@ def held_plans(subscriber_ids: Sequence[int], *, since: dt.datetime) -> dict[int
     return held
 
 
+def trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
+    """The codes of the trial plans each subscriber has had or has begun."""
+    had: dict[int, set[str]] = defaultdict(set)
+    rows = SubscriptionPeriod.objects.filter(
+        subscriber_id__in=subscriber_ids, plan__trial_days__isnull=False
+    ).values_list("subscriber_id", "plan__code")
+    for subscriber_id, code in rows:
+        had[subscriber_id].add(code)
+    return had
+
+
 def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QuerySet[Subscription]:
     """Subscriptions that an open-ended one from `since` on would overlap."""
     return (
@@ -146,12 +166,12 @@ def _first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.d
 
 _INSERT_SQL = """
 INSERT INTO subscriptions_subscription
-    (subscriber_id, id, operator_id, plan_id, starts_at, opened_until, anchor_day, reopenings,
-     created_at)
-SELECT s.subscriber_id, nextval('subscriptions_subscription_id'), %s, s.plan_id, s.starts_at,
-       s.starts_at, s.anchor_day, 0, %s
-FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
-     AS s (subscriber_id, plan_id, starts_at, anchor_day)
+    (subscriber_id, id, operator_id, plan_id, next_plan_id, starts_at, opened_until, anchor_day,
+     reopenings, created_at)
+SELECT s.subscriber_id, nextval('subscriptions_subscription_id'), %s, s.plan_id, s.next_plan_id,
+       s.starts_at, s.starts_at, s.anchor_day, 0, %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
+     AS s (subscriber_id, plan_id, next_plan_id, starts_at, anchor_day)
 ORDER BY s.subscriber_id
 RETURNING subscriber_id, id
 """
@@ -164,6 +184,7 @@ def _insert(
     if not sales:
         return []
     zone = ZoneInfo(operator.time_zone)
+    next_plans = {plan.pk: _converted(plan) for _, plan, _ in sales}
     with connection.cursor() as cursor:
         cursor.execute(
             _INSERT_SQL,
@@ -172,6 +193,7 @@ def _insert(
                 at,
                 [subscriber_id for subscriber_id, _, _ in sales],
                 [plan.pk for _, plan, _ in sales],
+                [after.pk if (after := next_plans[plan.pk]) else None for _, plan, _ in sales],
                 [start for _, _, start in sales],
                 [periods.anchor_day(start, zone) for _, _, start in sales],
             ],
@@ -179,6 +201,13 @@ def _insert(
         keys: list[tuple[int, int]] = sorted(cursor.fetchall())
     _bring_up(keys, at=at, before=at + LEAD)
     return [subscription_id for _, subscription_id in keys]
+
+
+def _converted(plan: Plan) -> Plan | None:
+    """The plan that goes on after a trial; None where it is no trial."""
+    if plan.trial_days is None:
+        return None
+    return catalog.newest_plan(plan.operator_id, plan.converts_to)
 
 
 def _lock_subscribers(subscriber_ids: Sequence[int]) -> None:
@@ -208,7 +237,8 @@ def change(
     The plan named is taken in its newest version; naming the one held now takes a change back.
     A subscription that has not begun gets the plan at once, or ends before it begins. Periods
     opened ahead are withdrawn and opened again as they are to be now. Raises NotFound,
-    UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it).
+    UnknownPlan, SubscriptionEnded, PlanHeld (it can no longer go on: another follows it), Invalid
+    for a trial, NotPausable while it is paused.
     """
     key = (subscriber_id, subscription_id)
     subscription = _hold(key, at=at)
@@ -228,14 +258,33 @@ def change(
         subscription.ends_at = ends_at
     if plan_code is not None:
         plan = catalog.newest_plan(subscription.operator_id, plan_code)
+        if subscription.paused_plan is not None:
+            raise NotPausable("the subscription is paused: resume it first")
         if not begun:
-            subscription.plan = plan
+            subscription.plan, subscription.next_plan = plan, _converted(plan)
+        elif plan.pk == subscription.plan_id:
+            subscription.next_plan = _converted(plan)
+        elif plan.trial_days is not None:
+            raise Invalid(f"{plan_code} is a trial: it is how a subscription begins")
         else:
-            subscription.next_plan = None if plan.pk == subscription.plan_id else plan
+            subscription.next_plan = plan
     if before != (subscription.plan_id, subscription.next_plan_id, subscription.ends_at):
         _take_back(subscription, at=at)
     _bring_up([key], at=at, before=at + LEAD)
     return _get(key)
+
+
+def hold(
+    subscriber_id: int, subscription_id: int, *, at: dt.datetime
+) -> tuple[Subscription, dt.datetime]:
+    """A subscription under lock, and the start of the period that runs at `at`, or of its first.
+
+    Joins the caller's transaction. Raises NotFound, SubscriptionEnded.
+    """
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if at < subscription.starts_at:
+        return subscription, subscription.starts_at
+    return subscription, _period_at(subscription, at).starts_at
 
 
 def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
@@ -253,7 +302,7 @@ def _hold(key: tuple[int, int], *, at: dt.datetime) -> Subscription:
 
 def _get(key: tuple[int, int]) -> Subscription:
     subscriber_id, subscription_id = key
-    return Subscription.objects.select_related("plan", "next_plan").get(
+    return Subscription.objects.select_related("plan", "next_plan", "paused_plan").get(
         subscriber_id=subscriber_id, id=subscription_id
     )
 
@@ -295,10 +344,11 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
         ahead.delete()
         subscription.opened_until = first.starts_at
         subscription.reopenings += 1
-    subscription.save(update_fields=["plan", "next_plan", "ends_at", "opened_until", "reopenings"])
+    fields = ["plan", "next_plan", "paused_plan", "ends_at", "opened_until", "reopenings"]
+    subscription.save(update_fields=fields)
 
 
-# In the middle of a period ------------------------------------------------------------------------
+# In the middle of a period -----------------------------------------------------------------------
 
 
 @transaction.atomic
@@ -316,19 +366,28 @@ def upgrade(
     The plan held already changes nothing. Raises NotFound, UnknownPlan, SubscriptionEnded,
     NotBegun, NotAnUpgrade for a plan that costs or brings less.
     """
-    key = (subscriber_id, subscription_id)
-    subscription = _hold(key, at=at)
-    old = subscription.plan
+    subscription = _hold((subscriber_id, subscription_id), at=at)
+    if subscription.paused_plan is not None:
+        raise NotPausable("the subscription is paused: resume it first")
     new = catalog.newest_plan(subscription.operator_id, plan_code)
-    if new.pk == old.pk:
+    if new.trial_days is not None:
+        raise NotAnUpgrade(f"{plan_code} is a trial: it is how a subscription begins")
+    if new.pk == subscription.plan_id:
         return subscription
+    return _upgrade_to(subscription, new, at=at)
+
+
+def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Subscription:
+    """Let a dearer plan version hold from `at` on, in the transaction that holds the lock."""
+    subscriber_id, subscription_id = subscription.subscriber_id, subscription.id
+    old = subscription.plan
     if at < subscription.starts_at:
         raise NotBegun("the subscription has not begun; change its plan without `when`")
     if new.price.currency != old.price.currency:
-        raise NotAnUpgrade(f"{plan_code} is sold in {new.price.currency}, not {old.price.currency}")
+        raise NotAnUpgrade(f"{new.code} is sold in {new.price.currency}, not {old.price.currency}")
     if new.price.amount < old.price.amount or new.allowance < old.allowance:
         raise NotAnUpgrade(
-            f"{plan_code} costs or brings less than {old.code}; change to it at the next period"
+            f"{new.code} costs or brings less than {old.code}; change to it at the next period"
         )
     period = _period_at(subscription, at)
     zone = ZoneInfo(subscription.operator.time_zone)
@@ -353,13 +412,14 @@ def upgrade(
     _cut_overflow(subscription, period, at=at)
     buckets.grant(list(_upgrade_grants(row)), at=at)
     buckets.forget([subscriber_id])
+    key = (subscriber_id, subscription_id)
     _bring_up([key], at=at, before=at + LEAD)
     return _get(key)
 
 
 def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
     """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
-    policy = policy_from(row.new_plan)
+    policy = policy_of(row.new_plan.pk)
     after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
     wanted: list[tuple[str, int | None, str]] = []
     if row.units:
@@ -466,6 +526,59 @@ def _refund(
         return Ending.Refund.NONE
     early = at < period.starts_at + dt.timedelta(days=REFUND_DAYS)
     return Ending.Refund.FULL if early and unused == granted else Ending.Refund.UNUSED
+
+
+# Pausing (停机保号) -----------------------------------------------------------------------------
+
+
+@transaction.atomic
+def pause(subscriber_id: int, subscription_id: int, *, at: dt.datetime) -> Subscription:
+    """Keep a subscription under its plan's `pause_plan` from the next period on.
+
+    The period that runs goes on to its end. Again changes nothing. Raises NotFound,
+    SubscriptionEnded, NotBegun, NotPausable (a plan that cannot be paused, or one that ends).
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    if subscription.paused_plan is not None:
+        return subscription
+    if at < subscription.starts_at:
+        raise NotBegun("the subscription has not begun; cancel it and sell it again later")
+    if not subscription.plan.pause_plan:
+        raise NotPausable(f"plan {subscription.plan.code} names no pause_plan")
+    if subscription.ends_at is not None:
+        raise NotPausable("the subscription ends with its period; take the cancellation back first")
+    subscription.paused_plan = subscription.plan
+    subscription.next_plan = catalog.newest_plan(
+        subscription.operator_id, subscription.plan.pause_plan
+    )
+    _take_back(subscription, at=at)
+    _bring_up([key], at=at, before=at + LEAD)
+    return _get(key)
+
+
+@transaction.atomic
+def resume(subscriber_id: int, subscription_id: int, *, at: dt.datetime) -> Subscription:
+    """End a pause: at once, as an upgrade from the pause plan, or before it has begun.
+
+    The version held before goes on. Where nothing is paused, nothing happens. Raises NotFound,
+    SubscriptionEnded.
+    """
+    key = (subscriber_id, subscription_id)
+    subscription = _hold(key, at=at)
+    kept = subscription.paused_plan
+    if kept is None:
+        return subscription
+    subscription.paused_plan = None
+    if not subscription.plan.suspends:
+        subscription.next_plan = None
+        _take_back(subscription, at=at)
+        _bring_up([key], at=at, before=at + LEAD)
+        return _get(key)
+    return _upgrade_to(subscription, kept, at=at)
+
+
+# What changed, for who rates it ------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -655,9 +768,11 @@ def mark_closed(periods_billed: Sequence[tuple[int, int, dt.datetime]], *, at: d
     """Note that these periods (subscriber, subscription, start) are billed; answers how many were
     not before. Joins the caller's transaction, which bills them and holds their rows."""
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*periods_billed, strict=True)]
-        cursor.execute(_CLOSED_SQL, [at, *columns])
+    subscriber_ids, subscription_ids, starts = zip(*periods_billed, strict=True)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _CLOSED_SQL, [at, Int8s(subscriber_ids), Int8s(subscription_ids), Instants(starts)]
+        )
         return int(cursor.rowcount)
 
 
@@ -751,9 +866,12 @@ def _openings(held: _Held, plans: dict[int, Plan], *, before: dt.datetime) -> It
     while held.opened_until < before and (held.ends_at is None or held.opened_until < held.ends_at):
         start = held.opened_until
         plan = plans[held.next_plan_id if last and held.next_plan_id else held.plan_id]
-        if last is not None and last.cycle != plan.cycle:
+        if last is not None and (last.cycle != plan.cycle or last.trial_days is not None):
             held.anchor_day = periods.anchor_day(start, zone)
-        end = periods.end_of(plan.cycle, start, held.anchor_day, zone)
+        if plan.trial_days is not None:
+            end = periods.trial_end(start, plan.trial_days, zone)
+        else:
+            end = periods.end_of(plan.cycle, start, held.anchor_day, zone)
         yield _Opening(
             held=held,
             starts_at=start,
@@ -828,7 +946,7 @@ def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
     if units:
         wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
-        cap = policy_from(plan).overage_units
+        cap = policy_of(plan.pk).overage_units
         wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
     for kind, units_or_no_limit, grant_key in wanted:
         yield buckets.Grant(

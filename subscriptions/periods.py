@@ -61,6 +61,15 @@ def end_of(cycle: str, starts_at: dt.datetime, anchor: int, zone: ZoneInfo) -> d
     return midnight(dt.date(year, month, day), zone)
 
 
+def trial_end(starts_at: dt.datetime, days: int, zone: ZoneInfo) -> dt.datetime:
+    """Where a trial of so many days ends: the first midnight when they are over."""
+    local = starts_at.astimezone(zone)
+    end = midnight(local.date() + dt.timedelta(days=days), zone)
+    if midnight(local.date(), zone) == starts_at:
+        return end
+    return midnight(local.date() + dt.timedelta(days=days + 1), zone)
+
+
 def days_of_month(starts_at: dt.datetime, zone: ZoneInfo) -> tuple[int, int]:
     """(days from `starts_at` to the end of its local month, days of that month).
 

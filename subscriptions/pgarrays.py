@@ -3,11 +3,12 @@ charge sends thousands of elements a batch."""
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import select
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -22,15 +23,23 @@ class Int8s(list[int]):
     """A bigint[] without nulls."""
 
 
+class OptionalInt8s(list[int | None]):
+    """A bigint[], None for null."""
+
+
 class Texts(list[str]):
     """A text[] without nulls."""
 
 
-def array_header(oid: int, count: int) -> bytes:
-    """What comes before the elements of an array of one dimension, in binary, without nulls."""
+class Instants(list[dt.datetime]):
+    """A timestamptz[] without nulls."""
+
+
+def array_header(oid: int, count: int, *, nulls: bool = False) -> bytes:
+    """What comes before the elements of an array of one dimension, in binary."""
     if not count:
         return struct.pack(">iii", 0, 0, oid)
-    return struct.pack(">iiiii", 1, 0, oid, count, 1)
+    return struct.pack(">iiiii", 1, nulls, oid, count, 1)
 
 
 def pack_int8(value: int) -> bytes:
@@ -64,12 +73,19 @@ def pack_interval(span: dt.timedelta) -> bytes:
     return struct.pack(">qii", micros, span.days, 0)
 
 
-def pack_int8s(values: Sequence[int]) -> bytes:
-    """A bigint[] without nulls."""
+def pack_int8s(values: Sequence[int], oid: int = 20) -> bytes:
+    """A bigint[] without nulls, or an array of another type of eight bytes."""
     count = len(values)
     flat = [8] * (2 * count)
     flat[1::2] = values
-    return array_header(20, count) + struct.pack(f">{'iq' * count}", *flat)
+    return array_header(oid, count) + struct.pack(f">{'iq' * count}", *flat)
+
+
+def pack_optional_int8s(values: Sequence[int | None]) -> bytes:
+    """A bigint[], None for null."""
+    null = struct.pack(">i", -1)
+    packed = (null if value is None else struct.pack(">iq", 8, value) for value in values)
+    return array_header(20, len(values), nulls=True) + b"".join(packed)
 
 
 def unpack_int8s(data: bytes) -> list[int]:
@@ -107,6 +123,22 @@ class _Int8sDumper(Dumper):
         return pack_int8s(obj)
 
 
+class _OptionalInt8sDumper(Dumper):
+    format = Format.BINARY
+    oid = 1016  # _int8
+
+    def dump(self, obj: list[int | None]) -> bytes:
+        return pack_optional_int8s(obj)
+
+
+class _InstantsDumper(Dumper):
+    format = Format.BINARY
+    oid = 1185  # _timestamptz
+
+    def dump(self, obj: list[dt.datetime]) -> bytes:
+        return pack_int8s([micros_of(instant) for instant in obj], 1184)
+
+
 class _TextsDumper(Dumper):
     format = Format.BINARY
     oid = 1009  # _text
@@ -124,9 +156,18 @@ def cursor() -> Cursor:
     raw: psycopg.Connection[Any] = connection.connection
     if raw not in _taught:
         raw.adapters.register_dumper(Int8s, _Int8sDumper)
+        raw.adapters.register_dumper(OptionalInt8s, _OptionalInt8sDumper)
+        raw.adapters.register_dumper(Instants, _InstantsDumper)
         raw.adapters.register_dumper(Texts, _TextsDumper)
         _taught.add(raw)
     return psycopg.Cursor(raw)
+
+
+@contextlib.contextmanager
+def statements() -> Iterator[Cursor]:
+    """A `cursor` whose errors are Django's, as those of `connection.cursor()` are."""
+    with connection.wrap_database_errors, cursor() as found:
+        yield found
 
 
 def revive() -> None:

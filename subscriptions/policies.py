@@ -39,7 +39,8 @@ class PlanPolicy:
     `overage_units` is the cap of the overage bucket (None: no cap) where usage is metered,
     `max_blocks` how many packs a period may buy (None: no limit). `degrade_model` and
     `degrade_tokens_per_minute` are what it degrades to, as far as the plan says. Usage that ended
-    with one of `free_outcomes` is charged nothing.
+    with one of `free_outcomes` is charged nothing. While it `suspends`, usage draws no bucket of
+    the subscriber's own.
     """
 
     plan_id: int
@@ -55,6 +56,7 @@ class PlanPolicy:
     tokens_per_minute: int | None = None
     limits_fail_closed: bool = False
     free_outcomes: frozenset[str] = outcomes.USUALLY_FREE
+    suspends: bool = False
 
 
 @functools.lru_cache(maxsize=10_000)
@@ -86,6 +88,7 @@ def policy_from(plan: Plan) -> PlanPolicy:
         tokens_per_minute=plan.tokens_per_minute,
         limits_fail_closed=plan.limits_fail_closed,
         free_outcomes=outcomes.free(plan.outcomes),
+        suspends=plan.suspends,
     )
 
 

@@ -76,15 +76,16 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
     bindings = _Bindings(operator, drafts, known)
     plans = catalog.newest_plans(operator.pk, {draft.plan for draft in drafts if draft.plan})
     held: dict[int, set[str]] = {}
+    had: dict[int, set[str]] = {}
     if plans:
-        held = lifecycle.held_plans(
-            sorted(
-                known[draft.external_id].pk
-                for draft in drafts
-                if draft.plan and draft.external_id in known
-            ),
-            since=at,
+        buyers = sorted(
+            known[draft.external_id].pk
+            for draft in drafts
+            if draft.plan and draft.external_id in known
         )
+        held = lifecycle.held_plans(buyers, since=at)
+        if any(plan.trial_days is not None for plan in plans.values()):
+            had = lifecycle.trials_had(buyers)
 
     outcomes: list[Outcome] = []
     seen: set[str] = set()
@@ -98,8 +99,8 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
             if draft.external_id in seen:
                 raise Repeated("the batch names this subscriber more than once")
             if draft.plan is not None:
-                codes = held.get(subscriber.pk, set()) if subscriber else set()
-                plan = _to_sell(draft.plan, plans, codes)
+                buyer = subscriber.pk if subscriber else 0
+                plan = _to_sell(draft.plan, plans, held.get(buyer, set()), had.get(buyer, set()))
             rebound = bindings.take(draft)
         except DomainError as error:
             outcomes.append(Outcome(draft.external_id, REJECTED, error))
@@ -141,11 +142,11 @@ def _say(subscriber: Subscriber, draft: Draft) -> bool:
     return changed
 
 
-def _to_sell(code: str, plans: dict[str, Plan], held: set[str]) -> Plan | None:
-    """The plan version to be sold, or None where the plan is held already."""
+def _to_sell(code: str, plans: dict[str, Plan], held: set[str], had: set[str]) -> Plan | None:
+    """The plan version to be sold, or None where it is held already, or is a trial once had."""
     if code not in plans:
         raise catalog.UnknownPlan(f"there is no plan {code}")
-    if code in held:
+    if code in held or code in had:
         return None
     if held:
         raise lifecycle.PlanHeld("the subscriber holds another plan; change that subscription")

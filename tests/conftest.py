@@ -48,6 +48,9 @@ def _patience() -> Iterator[None]:
 KEPT = (
     *("billing_account", "billing_posting", "billing_entry"),
     *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
+    *("billing_chargefile", "billing_chargeline"),
+    *("billing_costentry", "billing_settlement", "billing_settlementline"),
+    "billing_document",
 )
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -70,3 +71,30 @@ def healthy(platform: Platform) -> bool:
         answer = httpx.get(f"{platform.url}/healthz", timeout=5, trust_env=False)
         return answer.status_code == 200
     return False
+
+
+def children(pid: int) -> list[int]:
+    """The processes whose parent this is."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(stat.parent.name))
+    return found
+
+
+def kill(pids: Sequence[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def processes_in(folder: Path) -> list[int]:
+    """The processes that have their home there: a server's main process and its own."""
+    home = folder.stat()
+    found = []
+    for cwd in Path("/proc").glob("[0-9]*/cwd"):
+        with suppress(OSError):
+            if os.path.samestat(cwd.stat(), home):
+                found.append(int(cwd.parent.name))
+    return sorted(found)

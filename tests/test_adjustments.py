@@ -685,12 +685,13 @@ def test_nothing_that_was_written_is_edited(
 ) -> None:
     subscriber = holder(operator)
     gateway.charge(record())
-    entries = list(BucketEntry.objects.filter(subscriber_id=subscriber.pk).values())
+    journal = BucketEntry.objects.filter(subscriber_id=subscriber.pk).order_by("batch_id", "kind")
+    entries = list(journal.values())
 
     correct(api, input_tokens=50)
     void(api)
 
-    now = list(BucketEntry.objects.filter(subscriber_id=subscriber.pk).values())
+    now = list(journal.all().values())
     assert [entry for entry in now if entry in entries] == entries
     assert [e["units"] for e in now if e["kind"] == BucketEntry.Kind.REVERSAL] == [-50 * T, -70 * T]
     rows = AdjustedRecord.objects.order_by("nr").values_list("nr", "requests", "units")

@@ -138,11 +138,15 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry", "outboxevent"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
-    "subscriptions/lifecycle.py": {"subscription", "subscriptionperiod", "suspension"},
+    "subscriptions/lifecycle.py": {
+        *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
+    },
+    "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {
         "plan",
         "plancomponent",
+        "plantier",
         "planwindow",
         "booster",
         "ratecard",
@@ -166,6 +170,13 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/costs.py": {
+        *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
+    },
+    "billing/settling.py": {"settlement", "settlementline"},
+    "billing/exports/charge_files.py": {"chargefile", "chargeline"},
+    "billing/documents/letterheads.py": {"letterhead"},
+    "billing/documents/store.py": {"document"},
 }
 MODELS = {
     model.__name__: model._meta.db_table

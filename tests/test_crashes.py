@@ -6,7 +6,6 @@ import datetime as dt
 import http.client
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +24,15 @@ import pytest
 
 from config import embedded
 from config.serve import Child, Platform
-from tests.running import eventually, healthy, manage, running
+from tests.running import (
+    children,
+    eventually,
+    healthy,
+    kill,
+    manage,
+    processes_in,
+    running,
+)
 from tests.usage import DAY, HOUR, record
 from token_billing_client import Batch, Posted, Poster
 
@@ -190,36 +196,13 @@ def carrier(platform: Platform, all_keys: dict[str, dict[str, str]]) -> Iterator
     carrier.close()
 
 
-def children(pid: int) -> list[int]:
-    """The processes whose parent this is."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            if int(stat.read_text().rpartition(")")[2].split()[1]) == pid:
-                found.append(int(stat.parent.name))
-    return found
-
-
-def kill(pids: Sequence[int]) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
 def web_workers(platform: Platform) -> list[int]:
     process = platform.children[0].process
     return children(process.pid) if process else []
 
 
 def postgres_processes(platform: Platform) -> list[int]:
-    """The postmaster and its backends, known by their folder."""
-    home = (platform.data / "postgres").stat()
-    found = []
-    for cwd in Path("/proc").glob("[0-9]*/cwd"):
-        with suppress(OSError):
-            if os.path.samestat(cwd.stat(), home):
-                found.append(int(cwd.parent.name))
-    return sorted(found)
+    return processes_in(platform.data / "postgres")
 
 
 Done = TypeVar("Done")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from rest_framework.test import APIClient
 
-from billing import ledger
+from billing import invoicing, ledger
 from billing.models import Posting
 from subscriptions.models import Operator
 from tests.factories import (
@@ -91,6 +93,19 @@ def test_credits_in_parts_are_spread_and_end_with_the_invoice(api: APIClient) ->
     last = credit(api)
     assert last["gross"]["amount"] == "-6.66"
     assert due(api) == ("paid", "0.00")
+    assert_books_agree()
+
+
+def test_who_looked_at_the_clock_first_and_came_second_is_issued_second(
+    operator: Operator, api: APIClient
+) -> None:
+    early, late = (
+        invoicing.credit(operator, NUMBER, reason="x", amount=Decimal("0.10"), at=CLOSE + seconds)
+        for seconds in (dt.timedelta(seconds=2), dt.timedelta(seconds=1))
+    )
+
+    assert (early.number, late.number) == ("CT-2026-00000002", "CT-2026-00000003")
+    assert early.issued_at == late.issued_at == CLOSE + dt.timedelta(seconds=2)
     assert_books_agree()
 
 

@@ -48,6 +48,8 @@ class Theirs:
         self.subscriber = make_subscriber(self.operator)
         put(self.api, "subscribers/s-1", {"name": f"{SECRET} one", "email": f"{SECRET}@a.org"})
         self.subscription = subscribe(self.subscriber, plan)
+        coupon = {"name": f"{SECRET} coupon", "percent": "50"}
+        assert put(self.api, "coupons/light", coupon).status_code == 201
         lifecycle.sell_booster(self.operator, self.subscriber.pk, "booster", at=NOW)
         lifecycle.give(self.subscriber.pk, units=1000, valid_until=NOW + DAY, reason=SECRET, at=NOW)
         self.gateway = Gateway(self.operator, name=f"{SECRET} gateway")
@@ -77,6 +79,7 @@ class Theirs:
                 at=NOW,
             )
         self.number = Invoice.objects.get().number
+        assert put(self.api, "letterhead", {"name": SECRET}).status_code == 200
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -114,6 +117,11 @@ NOT_FOUND: dict[Door, Any] = {
     ("PATCH", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}"): {
         "cancel_at_period_end": True
     },
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/coupons"): {
+        "coupon": "light"
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/pause"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/subscriptions/{subscription_id}/resume"): None,
     ("POST", "/api/v1/subscribers/{external_id}/boosters"): {"booster": "booster"},
     ("POST", "/api/v1/subscribers/{external_id}/grants"): {
         "units": "1",
@@ -122,6 +130,7 @@ NOT_FOUND: dict[Door, Any] = {
     },
     ("GET", "/api/v1/subscribers/{external_id}/invoices"): None,
     ("GET", "/api/v1/invoices/{number}"): None,
+    ("GET", "/api/v1/invoices/{number}.pdf"): None,
     ("POST", "/api/v1/invoices/{number}/credit"): {"reason": "x"},
     ("POST", "/api/v1/invoices/{number}/void"): {"reason": "x"},  # after the credit: refused
     ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
@@ -139,8 +148,11 @@ NOT_FOUND: dict[Door, Any] = {
     },
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
+# Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
+REFUSED = ("/subscriptions", "/pause", "{number}/void")
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
+    ("GET", "/api/v1/coupons"),
     ("GET", "/api/v1/quarantine"),
     ("GET", "/api/v1/usage-windows"),
     ("GET", "/api/v1/adjustments"),
@@ -155,6 +167,7 @@ OUR_OWN: dict[Door, Any] = {
         "rate_card": "standard",
     },
     ("PUT", "/api/v1/boosters/{code}"): booster("ours"),
+    ("PUT", "/api/v1/coupons/{code}"): {"name": "ours", "percent": "10"},
     ("PUT", "/api/v1/rate-cards/{code}"): {
         "effective_from": "2026-06-01T00:00:00Z",
         "weights": [
@@ -177,6 +190,7 @@ OUR_OWN: dict[Door, Any] = {
     },
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
+    ("PUT", "/api/v1/letterhead"): {"name": "ours"},
 }
 AUTHORIZING = {
     (method, path)
@@ -204,6 +218,7 @@ EVENTS = {
 }
 ELSEWHERE = {
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
+    ("GET", "/api/v1/letterhead"),  # likewise
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
@@ -280,6 +295,7 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_invoice": by_operator,
         "billing_invoiceline": by_subscriber,
         "billing_invoicenumber": by_operator,
+        "billing_letterhead": by_operator,
         "billing_account": by_operator,
         "billing_posting": by_operator,
     }
@@ -328,7 +344,7 @@ def test_what_is_another_operators_is_not_there(
 def test_each_of_these_doors_opens_to_the_operator_itself(theirs: Theirs) -> None:
     for door, body in NOT_FOUND.items():
         answer = call(theirs.api, door, address(door[1], theirs), body)
-        refused = door[0] == "POST" and door[1].endswith(("/subscriptions", "{number}/void"))
+        refused = door[0] == "POST" and door[1].endswith(REFUSED)
         assert answer.status_code == 409 if refused else answer.status_code in (200, 201), door
 
 

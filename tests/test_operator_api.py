@@ -96,6 +96,9 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
         "rollover": "none",
         "on_exhaustion": "stop",
         "refund": "none",
+        "trial": None,
+        "pause_plan": None,
+        "suspends": False,
         "overage": {"price_per_million": None, "block": None, "cap": None, "cap_units": None},
         "degrade_to": {"model": None, "tokens_per_minute": None},
         "outcomes": {
@@ -372,6 +375,7 @@ def test_a_plan_is_sold_once(api: APIClient, operator: Operator) -> None:
         "plan": "light",
         "plan_version": 1,
         "next_plan": None,
+        "paused_plan": None,
         "starts_at": "2026-06-10T04:00:00Z",
         "ends_at": None,
         "cancel_at_period_end": False,

@@ -15,7 +15,8 @@ from django.core.management import CommandError, call_command
 from django.db import connection
 from rest_framework.test import APIClient
 
-from billing import closing, invoicing
+from billing import closing, costs, invoicing, settling
+from billing.exports import charge_files
 from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
@@ -24,7 +25,7 @@ from metering.models import AdjustedRecord, UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -196,6 +197,9 @@ def live() -> None:
     # Upgraded and then ended within a period that the close has billed since.
     make_plan(operator, "back", allowance=2 * MILLION, price=yuan("30"), refund="unused")
     moved = subscribe(make_subscriber(operator, "moved"), plans["stop"])
+    off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
+    coupons.publish(operator, "hello", off, at=carrier.now)
+    coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -258,7 +262,9 @@ def live() -> None:
     carrier.move(carrier.now + HOUR)
     closing.close_due(carrier.operator, at=carrier.now)
     take_back(operator, "quiet", "part", at=carrier.now)
+    settle_with_supplier(operator, at=carrier.now)
     adjust(carrier)
+    assert costs.price_due(operator, at=carrier.now)
     # Open still.
     at = carrier.now
     lifecycle.give(
@@ -280,9 +286,20 @@ def take_back(operator: Operator, credited: str, voided: str, *, at: dt.datetime
             "subscriber__external_id", "number"
         )
     }
+    assert charge_files.make(operator, at=at)
     part = Decimal("1.23")
     invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
+    assert charge_files.make(operator, at=at)
+
+
+def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
+    """Price the usage so far, and settle June's."""
+    price = costs.Price("deepseek/*", *(Decimal(f"1.{nr}") for nr in range(5)))
+    june = dt.date(2026, 6, 1)
+    costs.publish(operator, "vendor", [price], effective_from=june, at=at)
+    assert costs.price_due(operator, at=at)
+    settling.issue(operator, costs.supplier_named(operator, "vendor"), june, at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -349,6 +366,11 @@ TABLES = (
     "billing_entry",
     "metering_rerating",
     "metering_reratingshare",
+    "billing_chargefile",
+    "billing_chargeline",
+    "billing_costday",
+    "billing_costentry",
+    "billing_settlementline",
 )
 
 
@@ -445,8 +467,11 @@ def test_an_operator_that_is_not_there_is_no_success() -> None:
 # --- not in order -------------------------------------------------------------------------------
 
 RECORD, BATCH, HOURLY, DECISION, ROW, BUCKET, ENTRY, *OTHERS = TABLES
-SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MORE = OTHERS
-INVOICE, LINE, NUMBER, POSTING, SIDE, RUN, SHARE = MORE
+SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
+INVOICE, LINE, NUMBER, POSTING, SIDE, *_ = MONEY
+CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
+COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
+RUN, SHARE = "metering_rerating", "metering_reratingshare"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -741,6 +766,9 @@ FAULTS: list[tuple[str, Fault]] = [
     ("upgrade_price", delete(LINE, "kind = 'upgrade'")),
     ("refund_price", update(LINE, "gross = gross - 0.01", "kind = 'refund'")),
     ("refund_price", delete(LINE, "kind = 'refund'")),
+    ("discount_price", update(LINE, "gross = gross - 0.01", "kind = 'discount'")),
+    ("discount_price", update(LINE, "basis = basis - 'coupon'", "kind = 'discount'")),
+    ("discount_price", delete(LINE, "kind = 'discount'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'overage'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'block'")),
     ("bucket_price", update(LINE, "gross = gross + 0.01", "kind = 'booster'")),
@@ -780,6 +808,28 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
+    ("charge_files", update(CHARGE, "amount = amount - 0.01")),
+    ("charge_files", delete(CHARGE)),
+    ("charge_files", delete(CHARGE_FILE, "sequence = 1")),
+    ("charge_files", update(CHARGE_FILE, "count = count + 1")),
+    ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
+    ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
+    ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
+    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
+    ("charge_lines", delete(INVOICE, "state = 'void'")),
+    ("charge_lines", update(INVOICE, "state = 'open'", "state = 'void'")),
+    ("cost_priced", update(COST, "cost = cost + 0.01")),
+    ("cost_priced", update(COST, "output_tokens = output_tokens + 1")),
+    ("cost_priced", update(COST, "day = '2026-05-31'", "day = '2026-06-10'")),
+    ("cost_used", delete(COST)),
+    ("cost_used", update(COST, "units = units + 1", "day < '2026-07-02'")),
+    ("cost_used", update(RECORD, "units = units + 1", "occurred_at < timestamptz '2026-06-30Z'")),
+    ("settled", update(COST, "settlement_id = NULL", "settlement_id IS NOT NULL")),
+    ("settled", update(SETTLED_LINE, "amount = amount + 0.01")),
+    ("settled", delete(SETTLED_LINE)),
+    ("settled", update(SETTLED_LINE, "requests = requests + 1")),
+    ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
 ]
 
 

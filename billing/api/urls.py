@@ -2,10 +2,12 @@
 
 from django.urls import path
 
-from billing.api import invoices, test_clock
+from billing.api import documents, invoices, test_clock
 
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
+    path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
     path("invoices/<str:number>/credit", invoices.CreditDoor.as_view()),
     path("invoices/<str:number>/void", invoices.VoidDoor.as_view()),

@@ -221,6 +221,20 @@ class TaxRate(_Plain):
         )
 
 
+@extend_schema_field(_decimal_schema(r"^(100(\.0{1,2})?|[0-9]{1,2}(\.[0-9]{1,2})?)$", 100, "20"))
+class Percent(_Plain):
+    """A percentage above 0, at most 100."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(
+            max_digits=5,
+            decimal_places=2,
+            min_value=Decimal("0.01"),
+            max_value=Decimal(100),
+            **kwargs,
+        )
+
+
 @extend_schema_field(_decimal_schema(r"^[0-9]{1,8}(\.[0-9]{1,6})?$", 10**8 - 1, "1.20"))
 class PerMillion(_Plain):
     """Money per million units, in the currency of the price beside it."""

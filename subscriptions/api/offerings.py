@@ -14,7 +14,17 @@ from rest_framework.response import Response
 from subscriptions import catalog, clock
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Code, Count, Instant, PerMillion, Price, TaxRate, Text, Units
+from subscriptions.api.fields import (
+    Code,
+    Count,
+    Flag,
+    Instant,
+    PerMillion,
+    Price,
+    TaxRate,
+    Text,
+    Units,
+)
 from subscriptions.api.schema import CODE, CURSOR, LIMIT, refusals
 from subscriptions.models import Booster, Plan, PlanWindow
 from subscriptions.outcomes import USUAL, Billing, Outcome
@@ -124,6 +134,13 @@ class ComponentBody(serializers.Serializer[Any]):
     tax_rate = TaxRate()
 
 
+class TrialBody(serializers.Serializer[Any]):
+    """So many days instead of a cycle, once for a subscriber; then another plan goes on."""
+
+    days = Count(min_value=1, max_value=366)
+    then = Code()
+
+
 class PlanBody(serializers.Serializer[Any]):
     """A plan version."""
 
@@ -139,6 +156,11 @@ class PlanBody(serializers.Serializer[Any]):
     rollover = _choice(Plan.Rollover.values)
     on_exhaustion = _choice(Plan.OnExhaustion.values)
     refund = _choice(Plan.Refund.values)
+    trial = TrialBody(required=False, allow_null=True)
+    pause_plan = Code(
+        required=False, allow_null=True, help_text="the plan that keeps a paused subscription"
+    )
+    suspends = Flag(default=False, help_text="who holds it uses nothing of its own")
     overage = OverageBody(required=False, allow_null=True)
     degrade_to = DegradeBody(required=False, allow_null=True)
     outcomes = OutcomesBody(required=False, allow_null=True)
@@ -162,8 +184,13 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     windows = said.pop("windows", None) or []
     rate_limit = said.pop("rate_limit", None) or {}
     outcomes = said.pop("outcomes", None)
+    trial = said.pop("trial", None) or {}
+    pause_plan = said.pop("pause_plan", None) or ""
     return catalog.PlanTerms(
         **said,
+        trial_days=trial.get("days"),
+        converts_to=trial.get("then", ""),
+        pause_plan=pause_plan,
         price_per_million=overage.get("price_per_million"),
         tier_mode=overage["tier_mode"] if overage.get("tiers") else "",
         tiers=tuple(
@@ -208,6 +235,11 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             "rollover": plan.rollover,
             "on_exhaustion": plan.on_exhaustion,
             "refund": plan.refund,
+            "trial": None
+            if plan.trial_days is None
+            else {"days": plan.trial_days, "then": plan.converts_to},
+            "pause_plan": plan.pause_plan or None,
+            "suspends": plan.suspends,
             "tax_rate": plan.tax_rate,
             "created_at": plan.created_at,
             "overage": {

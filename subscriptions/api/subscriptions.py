@@ -43,6 +43,9 @@ class SubscriptionBody(serializers.Serializer[Any]):
     starts_at = Instant()
     ends_at = Instant(allow_null=True)
     cancel_at_period_end = Flag()
+    paused_plan = Code(
+        allow_null=True, help_text="goes on after the pause that the next period begins, or began"
+    )
     current_period = PeriodBody(allow_null=True)
 
 
@@ -108,6 +111,7 @@ def show_subscriptions(
                 "starts_at": s.starts_at,
                 "ends_at": s.ends_at,
                 "cancel_at_period_end": s.ends_at is not None,
+                "paused_plan": s.paused_plan.code if s.paused_plan else None,
                 "current_period": running.get(s.id),
             }
         ).data
@@ -161,7 +165,7 @@ class SubscriptionsDoor(OperatorDoor):
         return Response(
             pagination.page(
                 request,
-                held.select_related("plan", "next_plan").order_by("id"),
+                held.select_related("plan", "next_plan", "paused_plan").order_by("id"),
                 by="id",
                 of_type=int,
                 show=lambda rows: show_subscriptions(rows, at=at),
@@ -216,13 +220,50 @@ class SubscriptionDoor(OperatorDoor):
         subscriber = registry.find(operator, external_id)
         lifecycle.ensure_open([subscriber.pk], at=at, until=at)
         subscription = (
-            Subscription.objects.select_related("plan", "next_plan")
+            Subscription.objects.select_related("plan", "next_plan", "paused_plan")
             .filter(subscriber_id=subscriber.pk, id=subscription_id)
             .first()
         )
         if subscription is None:
             raise NotFound("the subscriber has no such subscription")
         [shown] = show_subscriptions([subscription], at=at)
+        return Response(shown)
+
+
+class PauseDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="pause_subscription",
+        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
+        request=None,
+        responses={200: SubscriptionBody, **refusals(404, 409)},
+    )
+    @idempotent
+    def post(self, request: Request, external_id: str, subscription_id: int) -> Response:
+        """Keep the subscription under its plan's `pause_plan` from the next period on."""
+        operator = operator_of(request)
+        at = clock.now(operator)
+        subscriber = registry.find(operator, external_id)
+        [shown] = show_subscriptions(
+            [lifecycle.pause(subscriber.pk, subscription_id, at=at)], at=at
+        )
+        return Response(shown)
+
+
+class ResumeDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="resume_subscription",
+        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
+        request=None,
+        responses={200: SubscriptionBody, **refusals(404, 409, 422)},
+    )
+    @idempotent
+    def post(self, request: Request, external_id: str, subscription_id: int) -> Response:
+        """End a pause: at once, for the days left of the period, or before it has begun."""
+        operator = operator_of(request)
+        at = clock.now(operator)
+        subscriber = registry.find(operator, external_id)
+        resumed = lifecycle.resume(subscriber.pk, subscription_id, at=at)
+        [shown] = show_subscriptions([resumed], at=at)
         return Response(shown)
 
 

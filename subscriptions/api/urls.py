@@ -2,13 +2,15 @@
 
 from django.urls import path
 
-from subscriptions.api import offerings, operators, subscribers, subscriptions
+from subscriptions.api import coupons, offerings, operators, subscribers, subscriptions
 
 urlpatterns = [
     path("operator", operators.OperatorDoorItself.as_view()),
     path("plans", offerings.PlansDoor.as_view()),
     path("plans/<str:code>", offerings.PlanDoor.as_view()),
     path("boosters/<str:code>", offerings.BoosterDoor.as_view()),
+    path("coupons", coupons.CouponsDoor.as_view()),
+    path("coupons/<str:code>", coupons.CouponDoor.as_view()),
     path("subscribers", subscribers.SubscribersDoor.as_view()),
     path("subscribers/batch", subscribers.SubscriberBatchDoor.as_view()),
     path("subscribers/<str:external_id>", subscribers.SubscriberDoor.as_view()),
@@ -19,6 +21,18 @@ urlpatterns = [
     path(
         "subscribers/<str:external_id>/subscriptions/<int:subscription_id>",
         subscriptions.SubscriptionDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/pause",
+        subscriptions.PauseDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/resume",
+        subscriptions.ResumeDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/subscriptions/<int:subscription_id>/coupons",
+        coupons.RedemptionsDoor.as_view(),
     ),
     path("subscribers/<str:external_id>/boosters", subscriptions.BoosterSalesDoor.as_view()),
     path("subscribers/<str:external_id>/grants", subscriptions.GrantsDoor.as_view()),

@@ -2,6 +2,7 @@
 
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
+from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -26,6 +27,7 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Coupon",
     "Ending",
     "Gateway",
     "IdempotentRequest",
@@ -37,6 +39,7 @@ __all__ = [
     "PlanWindow",
     "RateCard",
     "RateCardWeight",
+    "Redemption",
     "Reservation",
     "ReservationName",
     "Subject",

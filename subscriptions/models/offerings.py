@@ -131,6 +131,14 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     # What a subscriber who ends it within a period gets back: nothing, or all of the price where
     # nothing is used within 7 days and else the share of the units that are not.
     refund = models.CharField(max_length=10, choices=Refund.choices, default=Refund.NONE)
+    # A trial lasts so many days instead of a cycle; then the newest version of `converts_to` goes
+    # on.
+    trial_days = models.PositiveSmallIntegerField(null=True, blank=True)
+    converts_to = models.CharField(max_length=64, blank=True, default="")
+    # The plan that keeps a paused subscription (停机保号): usually a small fee, and it `suspends`.
+    pause_plan = models.CharField(max_length=64, blank=True, default="")
+    # Who holds it uses nothing of its own.
+    suspends = models.BooleanField(default=False)
     price_per_million: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=14, decimal_places=6, null=True, blank=True
     )
@@ -171,6 +179,11 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
             models.CheckConstraint(
                 name="plan_tax_rate_below_one",
                 condition=Q(tax_rate__gte=0, tax_rate__lt=1),
+            ),
+            models.CheckConstraint(
+                name="plan_trial_converts",
+                condition=Q(trial_days__isnull=True, converts_to="")
+                | Q(trial_days__gte=1, trial_days__lte=366) & ~Q(converts_to=""),
             ),
             models.CheckConstraint(
                 name="plan_meter_has_a_price",

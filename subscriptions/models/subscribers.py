@@ -128,6 +128,16 @@ class Subscription(models.Model):
         db_constraint=False,
         db_index=False,
     )
+    # The version held before a pause, to go on with after it.
+    paused_plan = models.ForeignKey(
+        Plan,
+        models.PROTECT,
+        related_name="+",
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
+    )
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
     # The first instant for which no period is opened yet: what the opening job looks for.
