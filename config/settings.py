@@ -158,6 +158,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 20.0,
         "options": {"expires": 20.0},
     },
+    "rerate-waiting": {
+        "task": "metering.tasks.rerate_waiting",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
     "open-due-periods": {
         "task": "billing.tasks.open_due_periods",
         "schedule": 30.0,

@@ -33,6 +33,7 @@ from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import BucketEntry, Gateway, Operator, RateCard, RateCardWeight
 
 _ATTEMPTS = 20
+_ROWS_AT_ONCE = 5_000
 Result = TypeVar("Result")
 
 
@@ -229,6 +230,13 @@ class Desk:
             rows.append(row)
         return rows
 
+    def lock_range(self, since: dt.datetime, until: dt.datetime) -> list[UsageRecord]:
+        """Lock all of `[since, until)` against other adjustments, in that same order."""
+        rows = UsageRecord.objects.filter(
+            subscriber_id=self.subscriber_id, occurred_at__gte=since, occurred_at__lt=until
+        ).order_by("source", "record_id", "occurred_at", "gateway_id")
+        return list(rows.select_for_update(no_key=True))
+
     def weigh(self, record: UsageRecord, before: State, said: Said) -> State:
         """What a record is to say instead, and what that costs. Raises UnknownModel, Invalid."""
         classes = _classes(before.classes, said)
@@ -299,15 +307,18 @@ class Desk:
             occurred_to=max(times),
         )
         AdjustedRecord.objects.bulk_create(
-            row
-            for known, wanted in changes
-            for row in _rows(
-                known,
-                wanted,
-                batch_id,
-                before.get(key_of(known.record), []),
-                after[key_of(known.record)],
-            )
+            (
+                row
+                for known, wanted in changes
+                for row in _rows(
+                    known,
+                    wanted,
+                    batch_id,
+                    before.get(key_of(known.record), []),
+                    after[key_of(known.record)],
+                )
+            ),
+            batch_size=_ROWS_AT_ONCE,
         )
         rollups.adjust(adjustment, self.operator.time_zone)
         return adjustment

@@ -130,8 +130,16 @@ class Adjustment(models.Model):
 class Rerating(models.Model):
     """A range of usage under another rate card: previewed, then applied as it was previewed.
 
+    `applying` is entered by whoever orders it, and left when no share of it waits any more.
     Written by metering/rerating.py only.
     """
+
+    class State(models.TextChoices):
+        PREVIEWING = "previewing"
+        PREVIEWED = "previewed"
+        APPLYING = "applying"
+        APPLIED = "applied"
+        REFUSED = "refused"  # something is not as it was previewed: nothing was moved
 
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="+")
     rate_card = models.CharField(max_length=64)  # the code of the card that is to weigh
@@ -139,35 +147,64 @@ class Rerating(models.Model):
     since = models.DateTimeField()
     until = models.DateTimeField()
     card_stamp = models.BigIntegerField()  # the operator's newest card version at the preview
+    large = models.BooleanField(default=False)  # done behind the request that orders it
+    state = models.CharField(max_length=10, choices=State.choices, default=State.PREVIEWING)
     reason = models.CharField(max_length=500)
     made_by = models.CharField(max_length=100)
     made_at = models.DateTimeField()
+    # When all of it was found to be as previewed: from then on shares are applied.
+    compared_at = models.DateTimeField(null=True)
     applied_at = models.DateTimeField(null=True)
 
     objects: models.Manager[Rerating]
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="rerating_applied_when_compared",
+                condition=models.Q(applied_at=None)
+                | models.Q(state="applied", compared_at__isnull=False),
+            ),
+        ]
+        indexes = [
+            models.Index(
+                fields=["id"],
+                name="rerating_waiting",
+                condition=models.Q(state__in=["previewing", "applying"]),
+            ),
+        ]
 
     def __str__(self) -> str:
         return f"re-rating {self.pk}"
 
 
 class ReratingShare(models.Model):
-    """What a re-rating changes for one subscriber; `batch_id` is null until it is applied.
+    """What a re-rating changes for one subscriber: the queue of whoever works at it.
 
-    `digest` is of all that is in force in the range: applied only while that stays the same.
+    It waits to be previewed while it has no digest, and to be applied while it has neither a
+    `batch_id` (0: nothing changes) nor is `stale`: other than it was previewed, and left so.
+    `digest` is of all that is in force in the range.
     """
 
     pk = models.CompositePrimaryKey("subscriber_id", "run_id")
     subscriber_id = models.BigIntegerField()
     run_id = models.BigIntegerField()
-    records = models.IntegerField()  # that change
-    units_before = units_field()
-    units_after = units_field()
-    digest = models.BinaryField(max_length=32)
+    records = models.IntegerField(default=0)  # that change
+    units_before = units_field(default=0)
+    units_after = units_field(default=0)
+    digest = models.BinaryField(max_length=32, null=True)
     batch_id = models.BigIntegerField(null=True)
+    stale = models.BooleanField(default=False)
 
     objects: models.Manager[ReratingShare]
 
     class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="rerating_share_applied_or_stale",
+                condition=models.Q(batch_id=None) | models.Q(stale=False, digest__isnull=False),
+            ),
+        ]
         indexes = [
             models.Index(fields=["run_id", "subscriber_id"], name="rerating_shares"),
         ]

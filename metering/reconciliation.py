@@ -410,6 +410,38 @@ JOIN metering_adjustment t ON t.subscriber_id = m.subscriber_id AND t.batch_id =
 LEFT JOIN subscriptions_subscriber s ON s.id = m.subscriber_id
 """
 
+# A re-rating moved for each subscriber what was previewed, in one batch of its own, or nothing.
+_RERATING_APPLIED = """
+SELECT coalesce(n.operator_id, t.operator_id), CASE
+           WHEN h.batch_id IS NULL OR n.id IS NULL OR n.operator_id <> t.operator_id
+             OR (t.batch_id IS NULL AND h.batch_id > 0)
+             OR (n.applied_at IS NOT NULL AND h.batch_id IS NULL AND NOT h.stale)
+             OR h.records <> coalesce(t.records, 0)
+             OR h.units_after - h.units_before <> coalesce(t.units, 0)
+             OR t.occurred_from < n.since OR t.occurred_to >= n.until
+           THEN jsonb_build_object(
+               'rerating', h.run_id, 'subscriber', coalesce(h.subscriber_id, t.subscriber_id),
+               'batch', coalesce(h.batch_id, t.batch_id), 'records', h.records,
+               'units_more', h.units_after - h.units_before, 'records_of_batch', t.records,
+               'units_of_batch', t.units) END AS wrong
+FROM (
+    SELECT h.* FROM metering_reratingshare h JOIN metering_rerating n ON n.id = h.run_id
+    WHERE (h.batch_id IS NOT NULL OR n.applied_at IS NOT NULL AND NOT h.stale)
+      AND n.since >= %(records_since)s
+) h
+FULL JOIN (
+    SELECT * FROM metering_adjustment
+    WHERE kind = %(rerating)s AND occurred_from >= %(records_since)s
+) t ON t.subscriber_id = h.subscriber_id AND t.batch_id = h.batch_id
+LEFT JOIN metering_rerating n ON n.id = h.run_id
+WHERE h.run_id IS NOT NULL
+   -- A run that began before the oldest record that is left says nothing of its rest.
+   OR NOT EXISTS (
+       SELECT FROM metering_reratingshare cut JOIN metering_rerating n ON n.id = cut.run_id
+       WHERE cut.subscriber_id = t.subscriber_id AND cut.batch_id = t.batch_id
+         AND n.since < %(records_since)s)
+"""
+
 
 # Rule 5. OFFSET 0 keeps the planner from multiplying numerics once a record instead of once a
 # weight: 3 times the time.
@@ -889,9 +921,11 @@ LEFT JOIN (
 WHERE %(operators)s::bigint[] IS NULL OR o.id = ANY(%(operators)s::bigint[])
 GROUP BY 1, 2, 3, 4
 UNION ALL
--- What was corrected is weighed by the card that weighed it before.
+-- What was corrected is weighed by the card that weighed it before, what was re-rated by the one
+-- that the re-rating named: so by the last of them in the end.
 SELECT t.operator_id, a.weight_id, a.model,
-       CASE WHEN t.kind = %(correction)s THEN ARRAY[c.code] END::text[],
+       CASE t.kind WHEN %(correction)s THEN ARRAY[c.code]
+                   WHEN %(rerating)s THEN ARRAY[coalesce(n.rate_card, '')] END::text[],
        count(*), min(a.occurred_at), max(a.occurred_at)
 FROM metering_adjustedrecord a
 JOIN metering_adjustment t ON t.subscriber_id = a.subscriber_id AND t.batch_id = a.batch_id
@@ -900,6 +934,11 @@ JOIN metering_adjustedrecord b
  AND b.record_id = a.record_id AND b.occurred_at = a.occurred_at AND b.nr = a.nr - 1
 JOIN subscriptions_ratecardweight w ON w.id = b.weight_id
 JOIN subscriptions_ratecard c ON c.id = w.rate_card_id
+LEFT JOIN (
+    SELECT h.subscriber_id, h.batch_id, n.rate_card
+    FROM metering_reratingshare h JOIN metering_rerating n ON n.id = h.run_id
+    WHERE h.batch_id > 0
+) n ON n.subscriber_id = a.subscriber_id AND n.batch_id = a.batch_id
 WHERE a.requests > 0
   AND (%(operators)s::bigint[] IS NULL OR t.operator_id = ANY(%(operators)s::bigint[]))
 GROUP BY 1, 2, 3, 4
@@ -929,6 +968,7 @@ CHECKS = (
     Check("frozen_within", "what was frozen of a batch = part of its draw", _FROZEN_WITHIN),
     Check("adjustment_totals", "an adjustment holds what it says", _ADJUSTMENT_TOTALS),
     Check("adjustment_moved", "an adjustment moves what its rows say", _ADJUSTMENT_MOVED),
+    Check("rerating_applied", "a re-rating moves what was previewed", _RERATING_APPLIED),
     Check("draw_allowed", "a bucket pays only for usage of its time", _DRAW_ALLOWED),
     Check("record_units", "a record's units = tokens x weights", _RECORD_UNITS),
     WEIGHTS,
@@ -1145,7 +1185,7 @@ def _judge_weights(results: Results, parameters: dict[str, Any]) -> None:
         if version is None:
             problem = "there is no such weight"
         elif cards is not None and version.code not in cards:
-            problem = f"the weight is of card {version.code}, the plan's is {cards[0]}"
+            problem = f"the weight is of card {version.code}, not of {cards[0]}"
         elif first < version.since or (version.until is not None and last >= version.until):
             problem = "another version of the card holds at that time"
         elif weight_id not in _longest(version.patterns, model):

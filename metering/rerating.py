@@ -1,20 +1,24 @@
 """Re-rating: a range of usage under another card, previewed first and applied as previewed.
 
-A preview keeps for each subscriber what would change and a digest of all that is in force in the
-range. Applying compares the digests first, of all subscribers, and once more under each one's
-locks: then a subscriber's changes are one journal batch. Applying again goes on where it stopped.
+A run is made with a share for each subscriber who used something in the range; the shares are the
+queue. Whoever works at a run takes one share after the other, each in a transaction of its own, so
+that several may work at once, and any of them may die. A preview keeps of each share what would
+change and a digest of all that is in force. Applying compares all digests first: where one differs,
+nothing moves. It compares each once more under the locks, and one that was overtaken meanwhile is
+left as it is, as stale; what is applied of a share is one journal batch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from django.db import connection
-from django.db.models import Max
+from django.db import connection, transaction
+from django.db.models import Count, F, Max, Q, QuerySet, Sum
+from django.db.models.functions import Abs, Coalesce
 
 from metering import adjusted
 from metering.adjusted import key_of
@@ -24,9 +28,23 @@ from metering.weighing import Cards, cards_of
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator, RateCard, RateCardWeight
 
+# How many records of a range are looked at while its caller waits.
+SMALL = 5_000
+_State = Rerating.State
+# Shares that wait to be previewed, and to be applied.
+_UNSEEN = Q(digest=None)
+_WAITING = Q(batch_id=None, stale=False)
+
 
 class SnapshotChanged(Conflict):
     cause = "snapshot_changed"
+
+    def __init__(self) -> None:
+        super().__init__("usage or rate cards have changed since the preview; preview again")
+
+
+class NotPreviewed(Conflict):
+    cause = "not_previewed"
 
 
 class _Found(NamedTuple):
@@ -38,15 +56,37 @@ class _Found(NamedTuple):
     digest: bytes
 
 
-_SUBSCRIBERS_SQL = """
-SELECT DISTINCT r.subscriber_id FROM metering_usagerecord r
+_SHARES_SQL = """
+INSERT INTO metering_reratingshare
+    (subscriber_id, run_id, records, units_before, units_after, stale)
+SELECT DISTINCT r.subscriber_id, %s, 0, 0, 0, false
+FROM metering_usagerecord r
 WHERE r.occurred_at >= %s AND r.occurred_at < %s
   AND r.gateway_id IN (SELECT id FROM subscriptions_gateway WHERE operator_id = %s)
 ORDER BY 1
 """
+_NEW_SUBSCRIBER_SQL = """
+SELECT EXISTS (
+    SELECT FROM metering_usagerecord r
+    WHERE r.occurred_at >= %s AND r.occurred_at < %s
+      AND r.gateway_id IN (SELECT id FROM subscriptions_gateway WHERE operator_id = %s)
+      AND NOT EXISTS (
+          SELECT FROM metering_reratingshare s
+          WHERE s.subscriber_id = r.subscriber_id AND s.run_id = %s)
+)
+"""
+_MANY_SQL = """
+SELECT count(*) FROM (
+    SELECT FROM metering_usagerecord r
+    WHERE r.occurred_at >= %s AND r.occurred_at < %s
+      AND r.gateway_id IN (SELECT id FROM subscriptions_gateway WHERE operator_id = %s)
+    LIMIT %s
+) r
+"""
 
 
-def preview(
+@transaction.atomic
+def order(
     operator: Operator,
     *,
     rate_card: str,
@@ -56,37 +96,30 @@ def preview(
     why: Why,
     at: dt.datetime,
 ) -> Rerating:
-    """What `[since, until)` would cost under another card. Charges nothing. Raises Invalid."""
+    """A run whose preview is still to be made, by `work`. Charges nothing. Raises Invalid."""
     if since >= until:
-        raise Invalid("from must be before to")
-    if not RateCard.objects.filter(operator=operator, code=rate_card).exists():
-        raise Invalid(f"there is no rate card {rate_card}")
-
-    def once() -> Rerating:
+        raise Invalid("since must be before until")
+    known = set(RateCard.objects.filter(operator=operator).values_list("code", flat=True))
+    for code in filter(None, (rate_card, replaces)):
+        if code not in known:
+            raise Invalid(f"there is no rate card {code}")
+    with connection.cursor() as cursor:
+        cursor.execute(_MANY_SQL, [since, until, operator.pk, SMALL + 1])
+        many = cursor.fetchone()[0]
         run = Rerating.objects.create(
             operator=operator,
             rate_card=rate_card,
             replaces=replaces,
             since=since,
             until=until,
-            card_stamp=_stamp(operator),
+            card_stamp=_stamp(operator.pk),
+            large=many > SMALL,
             reason=why.reason,
             made_by=why.made_by,
             made_at=at,
         )
-        for subscriber_id in _subscribers(run):
-            found = _look(run, subscriber_id)
-            ReratingShare.objects.create(
-                subscriber_id=subscriber_id,
-                run_id=run.pk,
-                records=len(found.changes),
-                units_before=found.units_before,
-                units_after=found.units_after,
-                digest=found.digest,
-            )
-        return run
-
-    return attempt(once)
+        cursor.execute(_SHARES_SQL, [run.pk, since, until, operator.pk])
+    return run
 
 
 def find(operator: Operator, run_id: int) -> Rerating:
@@ -97,68 +130,207 @@ def find(operator: Operator, run_id: int) -> Rerating:
     return run
 
 
-def shares_of(run: Rerating) -> list[ReratingShare]:
-    return list(ReratingShare.objects.filter(run_id=run.pk).order_by("subscriber_id"))
+def shares_of(run: Rerating) -> QuerySet[ReratingShare]:
+    return ReratingShare.objects.filter(run_id=run.pk)
 
 
-def apply(run: Rerating, *, at: dt.datetime) -> Rerating:
-    """Put what was previewed in force, a subscriber at a time; again goes on or changes nothing.
+class Sums(NamedTuple):
+    """What a run comes to, of the subscribers looked at until now; units in thousandths."""
 
-    Raises SnapshotChanged where something in the range, or a rate card, is not as previewed.
+    subscribers: int
+    left: int
+    stale: int
+    gain: int
+    lose: int
+    records: int
+    units_before: int
+    units_after: int
+
+
+def sums_of(run: Rerating) -> Sums:
+    left = _UNSEEN if run.state == _State.PREVIEWING else _WAITING
+    each = "subscriber_id"
+    found = shares_of(run).aggregate(
+        subscribers=Count(each),
+        left=Count(each, filter=left),
+        stale=Count(each, filter=Q(stale=True)),
+        gain=Count(each, filter=Q(units_after__lt=F("units_before"))),
+        lose=Count(each, filter=Q(units_after__gt=F("units_before"))),
+        many=Coalesce(Sum("records"), 0),
+        before=Coalesce(Sum("units_before"), 0),
+        after=Coalesce(Sum("units_after"), 0),
+    )
+    return Sums(*map(int, found.values()))
+
+
+def largest_of(run: Rerating, many: int) -> list[ReratingShare]:
+    """The shares that change most."""
+    change = Abs(F("units_after") - F("units_before"))
+    return list(shares_of(run).order_by(change.desc(), "subscriber_id")[:many])
+
+
+def waiting() -> list[int]:
+    """The runs at which something is to be done, of all operators."""
+    rows = Rerating.objects.filter(state__in=(_State.PREVIEWING, _State.APPLYING))
+    return list(rows.order_by("pk").values_list("pk", flat=True))
+
+
+def begin(run: Rerating) -> Rerating:
+    """Order what was previewed to be put in force, by `work`; again changes nothing.
+
+    Raises NotPreviewed while it is still looked at, SnapshotChanged where it was refused before.
     """
-    if run.applied_at is not None:
-        return run
-    waiting = [share for share in shares_of(run) if share.batch_id is None]
-    known = {share.subscriber_id for share in shares_of(run)}
-    if (
-        _stamp(run.operator) != run.card_stamp
-        or set(_subscribers(run)) != known
-        or any(_look(run, s.subscriber_id).digest != bytes(s.digest) for s in waiting)
-    ):
-        raise SnapshotChanged("usage or rate cards have changed since; preview again")
-    for share in waiting:
-        attempt(lambda share=share: _apply_share(run, share, at=at))  # type: ignore[misc]
-    Rerating.objects.filter(pk=run.pk, applied_at=None).update(applied_at=at)
+    Rerating.objects.filter(pk=run.pk, state=_State.PREVIEWED).update(state=_State.APPLYING)
+    run.refresh_from_db()
+    if run.state == _State.PREVIEWING:
+        raise NotPreviewed("the preview of this re-rating is still being made")
+    if run.state == _State.REFUSED:
+        raise SnapshotChanged
+    return run
+
+
+def always() -> bool:
+    """For whoever works until nothing is left."""
+    return True
+
+
+def work(run_id: int, *, at: dt.datetime, more: Callable[[], bool] = always) -> Rerating:
+    """Do what a run waits for, share by share, while there is `more` time; answers where it is.
+
+    Any number may work at one run: a share is taken by one of them at a time, and is taken again
+    where its worker died. What others are at when nothing else is left is theirs to end.
+    """
+    run = Rerating.objects.select_related("operator").get(pk=run_id)
+    if run.state == _State.PREVIEWING:
+        while more() and attempt(lambda: _preview_next(run)):
+            pass
+        _end_preview(run)
+    elif run.state == _State.APPLYING and (run.compared_at is not None or _compare(run, at=at)):
+        while more() and attempt(lambda: _apply_next(run, at=at)):
+            pass
+        _end_apply(run, at=at)
     run.refresh_from_db()
     return run
 
 
-def _apply_share(run: Rerating, share: ReratingShare, *, at: dt.datetime) -> None:
-    own = ReratingShare.objects.filter(subscriber_id=share.subscriber_id, run_id=run.pk)
+# Previewing --------------------------------------------------------------------------------------
+
+
+def _preview_next(run: Rerating) -> bool:
+    """Look at the next subscriber; answers whether there was one."""
+    share = _take(run, _UNSEEN)
+    if share is None:
+        return False
+    found = _look(run, _records(run, share.subscriber_id))
+    if _stamp(run.operator_id) != run.card_stamp:  # cards are only added: none came before it
+        _move(run, _State.PREVIEWING, _State.REFUSED)
+        return False
+    _update(
+        share,
+        records=len(found.changes),
+        units_before=found.units_before,
+        units_after=found.units_after,
+        digest=found.digest,
+    )
+    return True
+
+
+def _end_preview(run: Rerating) -> None:
+    if not shares_of(run).filter(_UNSEEN).exists():
+        _move(run, _State.PREVIEWING, _State.PREVIEWED)
+
+
+# Applying ----------------------------------------------------------------------------------------
+
+
+def _compare(run: Rerating, *, at: dt.datetime) -> bool:
+    """Whether all is as it was previewed; if not, the run is refused.
+
+    Two may compare at once: what the first found stands, for it may be applying it already.
+    """
+    compared = Rerating.objects.filter(pk=run.pk, state=_State.APPLYING, compared_at=None)
+    if _is_as_previewed(run):
+        compared.update(compared_at=at)
+    else:
+        compared.update(state=_State.REFUSED)
+    run.refresh_from_db()
+    return run.compared_at is not None
+
+
+def _is_as_previewed(run: Rerating) -> bool:
+    if _stamp(run.operator_id) != run.card_stamp:
+        return False
+    with connection.cursor() as cursor:
+        cursor.execute(_NEW_SUBSCRIBER_SQL, [run.since, run.until, run.operator_id, run.pk])
+        if cursor.fetchone()[0]:
+            return False
+    return all(
+        _look(run, _records(run, share.subscriber_id)).digest == bytes(share.digest or b"")
+        for share in shares_of(run).order_by("subscriber_id").iterator()
+    )
+
+
+def _apply_next(run: Rerating, *, at: dt.datetime) -> bool:
+    """Put the next subscriber's share in force; answers whether there was one."""
+    share = _take(run, _WAITING)
+    if share is None:
+        return False
     desk = Desk(run.operator, share.subscriber_id, at=at)
-    [now] = own.select_for_update()
-    if now.batch_id is not None:
-        return
-    desk.lock([key_of(record) for record in _records(run, share.subscriber_id)])
-    found = _look(run, share.subscriber_id)
-    if found.digest != bytes(share.digest) or _stamp(run.operator) != run.card_stamp:
-        raise SnapshotChanged("usage has changed while it was applied; preview the rest again")
+    found = _look(run, sorted(desk.lock_range(run.since, run.until), key=key_of))
+    if found.digest != bytes(share.digest or b"") or _stamp(run.operator_id) != run.card_stamp:
+        _update(share, stale=True)
+        return True
     batch_id = 0
     if found.changes:
         why = Why(run.reason, run.made_by)
         batch_id = desk.adjust(found.changes, Adjustment.Kind.RERATING, why).batch_id
-    own.update(batch_id=batch_id)
+    _update(share, batch_id=batch_id)
+    return True
 
 
-def _stamp(operator: Operator) -> int:
-    newest = RateCard.objects.filter(operator=operator).aggregate(newest=Max("pk"))
+def _end_apply(run: Rerating, *, at: dt.datetime) -> None:
+    """Applied when nothing waits any more; refused where all that was to change was overtaken."""
+    shares = shares_of(run)
+    if shares.filter(_WAITING).exists():
+        return
+    if shares.filter(stale=True).exists() and not shares.filter(batch_id__gt=0).exists():
+        _move(run, _State.APPLYING, _State.REFUSED)
+    else:
+        rows = Rerating.objects.filter(pk=run.pk, state=_State.APPLYING)
+        rows.update(state=_State.APPLIED, applied_at=at)
+
+
+# Both --------------------------------------------------------------------------------------------
+
+
+def _take(run: Rerating, which: Q) -> ReratingShare | None:
+    """A share that nobody is at, locked until the transaction ends."""
+    rows = shares_of(run).filter(which).order_by("subscriber_id")
+    return rows.select_for_update(skip_locked=True).first()
+
+
+def _update(share: ReratingShare, **values: object) -> None:
+    own = ReratingShare.objects.filter(subscriber_id=share.subscriber_id, run_id=share.run_id)
+    own.update(**values)
+
+
+def _move(run: Rerating, before: str, after: str) -> None:
+    Rerating.objects.filter(pk=run.pk, state=before).update(state=after)
+
+
+def _stamp(operator_id: int) -> int:
+    newest = RateCard.objects.filter(operator_id=operator_id).aggregate(newest=Max("pk"))
     return newest["newest"] or 0
 
 
-def _subscribers(run: Rerating) -> list[int]:
-    with connection.cursor() as cursor:
-        cursor.execute(_SUBSCRIBERS_SQL, [run.since, run.until, run.operator_id])
-        return [row[0] for row in cursor.fetchall()]
-
-
-def _records(run: Rerating, subscriber_id: int) -> Sequence[UsageRecord]:
+def _records(run: Rerating, subscriber_id: int) -> list[UsageRecord]:
     rows = UsageRecord.objects.filter(
         subscriber_id=subscriber_id, occurred_at__gte=run.since, occurred_at__lt=run.until
     )
     return list(rows.order_by("occurred_at", "gateway_id", "source", "record_id"))
 
 
-def _look(run: Rerating, subscriber_id: int) -> _Found:
+def _look(run: Rerating, records: Sequence[UsageRecord]) -> _Found:
     """What is in force of a subscriber's range, and what the card would make of it.
 
     What is void or free stays so, and what the card has no weight for is left as it is.
@@ -168,7 +340,8 @@ def _look(run: Rerating, subscriber_id: int) -> _Found:
     digest = hashlib.sha256()
     changes: list[Change] = []
     before = after = 0
-    for key, known in adjusted.in_force(subscriber_id, _records(run, subscriber_id)).items():
+    known_by_key = adjusted.in_force(records[0].subscriber_id, records) if records else {}
+    for key, known in known_by_key.items():
         said = (key[0].isoformat(), *key[1:], len(known.rows), known.state)
         digest.update(msgspec.json.encode(said))
         if known.state is None or (run.replaces and codes[known.state.weight_id] != run.replaces):

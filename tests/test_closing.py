@@ -21,6 +21,7 @@ from tests.factories import (
     make_key,
     make_operator,
     make_plan,
+    make_rate_card,
     make_subscriber,
     set_clock,
     subscribe,
@@ -124,6 +125,37 @@ def test_a_period_is_billed_when_its_grace_is_over(operator: Operator, api: APIC
 
 def books(operator: Operator) -> list[ledger.Balance]:
     return list(ledger.trial_balance(operator.pk, at=local(2030, 1, 1)))
+
+
+@pytest.mark.parametrize(
+    ("weight", "more", "gross"), [("2", "3000000.000", "3.60"), ("0.5", "-1000000.000", "-1.20")]
+)
+def test_a_billed_period_that_is_re_rated_is_an_adjustment_of_the_next_bill(
+    operator: Operator, api: APIClient, weight: str, more: str, gross: str
+) -> None:
+    """Only what was billed as overage is credited; the allowance of the old month has lapsed."""
+    make_rate_card(operator, "fair", weights={"*": (weight,) * 5})
+    plan = make_plan(
+        operator, allowance=2_000_000_000, on_exhaustion="meter", price_per_million="1.20"
+    )
+    subscribe(make_subscriber(operator), plan)
+    use(Gateway(operator), "r-1", START + DAY, 3 * MILLION)
+    move(api, CLOSE)
+    [june] = invoices(api)
+    order = {"rate_card": "fair", "since": START.isoformat(), "until": JULY.isoformat()}
+    run = post(api, "re-ratings", order | {"reason": "the card was wrong"}).json()
+    # July's allowance is used up, so that what comes more is not paid by it.
+    use(Gateway(operator), "r-2", CLOSE, 2 * MILLION)
+    assert post(api, f"re-ratings/{run['id']}/apply").json()["state"] == "applied"
+    assert invoices(api) == [june]
+
+    move(api, AUGUST + 2 * DAY)
+
+    again, july = invoices(api)
+    assert again == june
+    assert lines(june)[1:] == [("overage", "1000000.000", "1.20")]
+    assert lines(july)[1:] == [("adjustment", more, gross)]
+    assert_books_agree()
 
 
 @pytest.mark.parametrize(("mode", "gross"), [("graduated", "3.00"), ("volume", "2.25")])

@@ -45,6 +45,8 @@ pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 EVENTS, BATCH = "/api/v1/events", "/api/v1/events/batch"
 STRIPE_V1, STRIPE_V2 = "/v1/billing/meter_events", "/v2/billing/meter_events"
 POLAR, AUTUMN, TRACES, LOGS = "/v1/events/ingest", "/v1/track", "/v1/traces", "/v1/logs"
+AUTUMN_TOKENS = "/v1/balances.track_tokens"
+AUTUMN_BATCH = "/v1/balances.batch_track_tokens"
 JSON = "application/json"
 CLOUD_EVENT = "application/cloudevents+json"
 CLOUD_EVENTS = "application/cloudevents-batch+json"
@@ -590,13 +592,14 @@ def test_another_media_type_is_415_with_what_is_known(
 
 # Bad input ----------------------------------------------------------------------------------------
 
-DOORS = [EVENTS, BATCH, STRIPE_V1, STRIPE_V2, POLAR, AUTUMN, TRACES, LOGS]
+DOORS = [EVENTS, BATCH, STRIPE_V1, STRIPE_V2, POLAR, AUTUMN, AUTUMN_BATCH, TRACES, LOGS]
 GOOD: dict[str, Any] = {
     EVENTS: [sent.openmeter()],
     BATCH: {"events": [sent.lago()]},
     STRIPE_V2: sent.stripe(),
     POLAR: {"events": [sent.polar()]},
     AUTUMN: sent.autumn(),
+    AUTUMN_BATCH: [sent.autumn()],
     TRACES: sent.traces(sent.span()),
     LOGS: sent.logs(sent.log()),
 }
@@ -840,6 +843,32 @@ def test_autumns_pools_are_charged_class_by_class(sender: Sender, subscriber: Su
     )
     assert (row.output_tokens, row.reasoning_tokens) == (20, 40)
     assert drawn(subscriber) == 160
+
+
+@pytest.mark.parametrize("path", [AUTUMN_TOKENS, "/v1/balances.track"])
+def test_autumns_newer_addresses_take_the_same(
+    sender: Sender, subscriber: Subscriber, path: str
+) -> None:
+    # As the wrapper's own client posts it: without a key, a feature or a time.
+    said = without(sent.autumn(None), "feature_id", "timestamp", "idempotency_key")
+
+    answer = sender.send(path, said)
+
+    assert answer.json() == {"customer_id": "user-s-1", "value": 160, "balance": None}
+    assert drawn(subscriber) == 160
+
+
+def test_a_batch_of_autumns_token_events_is_charged_event_by_event(
+    sender: Sender, subscriber: Subscriber
+) -> None:
+    batch = [sent.autumn("a-1"), sent.autumn("a-2"), sent.autumn("a-3", customer_id="nobody")]
+    batch += [sent.autumn("a-4", input_tokens=-1)]
+    for _ in range(2):
+        answer = sender.send(AUTUMN_BATCH, batch)
+        assert (answer.status_code, answer.json()) == (200, {"success": True})
+        assert answer["Usage-Rejected"] == "2=unknown_subject, 3=invalid_record"
+
+    assert drawn(subscriber) == 320
 
 
 def test_a_call_told_by_a_span_and_by_a_log_is_charged_once(

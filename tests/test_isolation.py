@@ -140,6 +140,7 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/usage-windows/{window_id}/close"): {"reason": "x"},
     ("POST", "/api/v1/suspected-repeats/{repeat_id}/dismiss"): {"reason": "x"},
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
+    ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
@@ -155,6 +156,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/quarantine"),
     ("GET", "/api/v1/usage-windows"),
     ("GET", "/api/v1/adjustments"),
+    ("GET", "/api/v1/re-ratings"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
@@ -208,6 +210,9 @@ EVENTS = {
     ("POST", "/v2/billing/meter_events"),
     ("POST", "/v1/events/ingest"),
     ("POST", "/v1/track"),
+    ("POST", "/v1/balances.track"),
+    ("POST", "/v1/balances.track_tokens"),
+    ("POST", "/v1/balances.batch_track_tokens"),
     ("POST", "/v1/traces"),
     ("POST", "/v1/logs"),
 }

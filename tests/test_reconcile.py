@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from rest_framework.test import APIClient
 
 from billing import closing, costs, due, invoicing, settling
 from billing.documents import letterheads
@@ -22,7 +23,7 @@ from billing.models import Invoice
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
 from metering.adjusted import ADJUSTED
-from metering.models import UsageRecord
+from metering.models import AdjustedRecord, UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
@@ -347,6 +348,24 @@ def adjust(carrier: Carrier) -> None:
         if nr % 2:
             answer = api.post(f"{path}/void", which, format="json")
             assert answer.status_code == 200, answer.content
+    rerate(api)
+
+
+def rerate(api: APIClient) -> None:
+    """Weigh some hours by another card, and correct one of their records after that."""
+    order = {"rate_card": "cheap", "reason": "a test", "replaces": "standard"}
+    order |= {"since": (NOW - 5 * HOUR).isoformat(), "until": (NOW - HOUR).isoformat()}
+    run = api.post("/api/v1/re-ratings", order, format="json").json()
+    done = api.post(f"/api/v1/re-ratings/{run['id']}/apply", format="json")
+    assert done.json()["state"] == "applied", done.content
+    last = AdjustedRecord.objects.filter(requests=1, units__gt=0).order_by("-batch_id")[0]
+    path = f"subscribers/{Subscriber.objects.get(pk=last.subscriber_id).external_id}"
+    answer = api.post(
+        f"/api/v1/{path}/usage-records/{last.record_id}/correct",
+        {"reason": "a test", "output_tokens": 70_000},
+        format="json",
+    )
+    assert answer.status_code == 200, answer.content
 
 
 TABLES = (
@@ -369,6 +388,8 @@ TABLES = (
     "billing_posting",
     "billing_entry",
     "billing_deferral",
+    "metering_rerating",
+    "metering_reratingshare",
     "billing_chargefile",
     "billing_chargeline",
     "billing_costday",
@@ -475,6 +496,7 @@ SUBSCRIPTION, PERIOD, RESERVATION, NAME, UPGRADE, ENDING, *MONEY = OTHERS
 INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL, *_ = MONEY
 CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
+RUN, SHARE = "metering_rerating", "metering_reratingshare"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -609,10 +631,19 @@ FAULTS: list[tuple[str, Fault]] = [
     ("adjustment_totals", again(DECISION, '{"batch_id": -1}', "true")),
     ("adjustment_moved", update(ROW, "draws = '[]'", "units <> 0")),
     ("adjustment_moved", delete(ENTRY, "kind = 5")),
+    ("rerating_applied", update(SHARE, "records = records + 1", "batch_id > 0")),
+    ("rerating_applied", update(SHARE, "units_after = units_after + 1", "batch_id > 0")),
+    ("rerating_applied", update(SHARE, "batch_id = NULL", "batch_id > 0")),
+    ("rerating_applied", delete(SHARE, "batch_id > 0")),
+    ("rerating_applied", update(RUN, "until = since + interval '1 hour'")),
+    ("rerating_applied", update(DECISION, "units = units + 1", "kind = 3")),
+    ("rerating_applied", delete(DECISION, "kind = 3")),
+    ("rerating_applied", delete(RUN)),
+    ("weights_hold", update(RUN, "rate_card = 'standard'")),
     ("record_units", update(ROW, "output_tokens = output_tokens + 1", "nr = 2")),
     ("outcome_billed", update(ROW, "outcome = 'blocked'", "nr = 2")),
     ("weights_hold", update(ROW, "weight_id = -1", "nr = 2")),
-    ("weights_hold", update(ROW, "model = 'qwen/turbo'", "nr = 2")),
+    ("weights_hold", update(ROW, "model = 'qwen/turbo'", f"nr = 2 AND {DEEPSEEK}")),
     ("hourly_totals", update(ROW, "output_tokens = output_tokens + 1")),
     ("hourly_totals", delete(ROW)),
     # Paid by a booster bought later; by a bucket that had ended; by last month's long after it;

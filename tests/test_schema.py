@@ -44,6 +44,9 @@ FOR_GATEWAYS = (
     "/v2/billing/meter_events",
     "/v1/events/ingest",
     "/v1/track",
+    "/v1/balances.track",
+    "/v1/balances.track_tokens",
+    "/v1/balances.batch_track_tokens",
     "/v1/traces",
     "/v1/logs",
 )

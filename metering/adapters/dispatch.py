@@ -131,6 +131,20 @@ def _letter_of(format: Format, text: bytes, within: str) -> Letter:
     return Letter(format, array)
 
 
+def array_of(format: Format, body: bytes, content_type: str) -> Letter:
+    """The events of a body that is an array of them, at an address that has one format.
+
+    Raises Malformed, UnknownFormat, TooLarge.
+    """
+    require(content_type, JSON_TYPES, [f"{format.name} in JSON"])
+    return reading(text_of(body), lambda text: _array_of(format, text))
+
+
+def _array_of(format: Format, text: bytes) -> Letter:
+    _items.decode(text)
+    return Letter(format, text)
+
+
 Read = TypeVar("Read")
 
 
@@ -201,6 +215,7 @@ class _Response(msgspec.Struct, gc=False):
 _keys = msgspec.json.Decoder(_Keys)
 _all_keys = msgspec.json.Decoder(list[_Keys])
 _response = msgspec.json.Decoder(_Response)
+_items = msgspec.json.Decoder(list[msgspec.Raw])
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _raw = msgspec.json.Decoder(msgspec.Raw)
 

@@ -252,6 +252,35 @@ class AutumnTrack(GatewayDoor):
         return _answer(body, ingested)
 
 
+class AutumnBalancesTrack(AutumnTrack):
+    """The same, at the address of Autumn's newer clients."""
+
+    @extend_schema(**schema.AUTUMN_BALANCES)
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return super().post(request)
+
+
+class AutumnTokens(AutumnTrack):
+    """The same: what Autumn's gateway wrappers tell of one call of a model."""
+
+    @extend_schema(**schema.AUTUMN_TOKENS)
+    def post(self, request: HttpRequest) -> HttpResponse:
+        return super().post(request)
+
+
+class AutumnTokenBatches(GatewayDoor):
+    """Many of these. Each has its own key, or none: the header's cannot be that of them all."""
+
+    @extend_schema(**schema.AUTUMN_TOKEN_BATCHES)
+    def post(self, request: HttpRequest) -> HttpResponse:
+        caller = caller_of(request)
+        content_type = request.META.get("CONTENT_TYPE", "")
+        letter = dispatch.array_of(autumn.FORMAT, body_of(request), content_type)
+        arrival = _arrival(request, caller)
+        arrival.key = ""
+        return _answer({"success": True}, _settle(caller, letter.read(arrival), arrival))
+
+
 class Traces(GatewayDoor):
     """Spans of OpenTelemetry with GenAI attributes, as OTLP/HTTP sends them in JSON."""
 

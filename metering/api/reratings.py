@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 
 from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
@@ -11,15 +13,18 @@ from rest_framework.response import Response
 
 from metering import rerating
 from metering.adjusting import Why
-from metering.models import Rerating
+from metering.models import Rerating, ReratingShare
 from subscriptions import clock
+from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Code, Instant, Text, to_wire_time
 from subscriptions.api.idempotency import idempotent
-from subscriptions.api.schema import IDEMPOTENCY_KEY, refusals
+from subscriptions.api.schema import CURSOR, IDEMPOTENCY_KEY, LIMIT, refusals
 from subscriptions.models import ApiKey, Subscriber
 from subscriptions.units import to_wire
 
+SHOWN = 100
+State = Rerating.State
 RUN = OpenApiParameter("run_id", int, OpenApiParameter.PATH)
 
 
@@ -41,11 +46,23 @@ class ShareRow(serializers.Serializer[Any]):
     units_before = serializers.CharField()
     units_after = serializers.CharField()
     difference = serializers.CharField()
-    batch = serializers.CharField(allow_null=True, help_text="null until it is applied")
+    batch = serializers.CharField(allow_null=True, help_text="null until something was moved")
+    stale = serializers.BooleanField(help_text="other than it was previewed, and left as it is")
 
 
-class ReratingBody(serializers.Serializer[Any]):
+class SharePage(serializers.Serializer[Any]):
+    items = ShareRow(many=True)
+    next = serializers.URLField(allow_null=True)
+
+
+class ReratingRow(serializers.Serializer[Any]):
+    """What was ordered and how far it is; `subscribers_left` are still to be looked at or applied.
+
+    Sums are over the subscribers looked at until now.
+    """
+
     id = serializers.CharField()
+    state = serializers.ChoiceField(choices=Rerating.State.choices)
     rate_card = serializers.CharField()
     replaces = serializers.CharField(allow_null=True)
     since = Instant()
@@ -54,20 +71,33 @@ class ReratingBody(serializers.Serializer[Any]):
     made_by = serializers.CharField()
     made_at = Instant()
     applied_at = Instant(allow_null=True)
+    subscribers_total = serializers.IntegerField()
+    subscribers_left = serializers.IntegerField()
+    subscribers_stale = serializers.IntegerField()
     gain = serializers.IntegerField()
     lose = serializers.IntegerField()
+    records = serializers.IntegerField()
+    units_before = serializers.CharField()
+    units_after = serializers.CharField()
+    difference = serializers.CharField()
+
+
+class ReratingBody(ReratingRow):
+    """With the subscribers for whom most changes, at most 100; all are in its list."""
+
     subscribers = ShareRow(many=True)
 
 
-def _show(run: Rerating) -> dict[str, Any]:
-    shares = rerating.shares_of(run)
-    names = dict(
-        Subscriber.objects.filter(pk__in=[s.subscriber_id for s in shares]).values_list(
-            "pk", "external_id"
-        )
-    )
+class ReratingPage(serializers.Serializer[Any]):
+    items = ReratingRow(many=True)
+    next = serializers.URLField(allow_null=True)
+
+
+def _show_run(run: Rerating) -> dict[str, Any]:
+    sums = rerating.sums_of(run)
     return {
         "id": str(run.pk),
+        "state": run.state,
         "rate_card": run.rate_card,
         "replaces": run.replaces or None,
         "since": to_wire_time(run.since),
@@ -76,28 +106,68 @@ def _show(run: Rerating) -> dict[str, Any]:
         "made_by": run.made_by,
         "made_at": to_wire_time(run.made_at),
         "applied_at": to_wire_time(run.applied_at) if run.applied_at else None,
-        "gain": sum(share.units_after < share.units_before for share in shares),
-        "lose": sum(share.units_after > share.units_before for share in shares),
-        "subscribers": [
-            {
-                "subscriber": names[share.subscriber_id],
-                "records": share.records,
-                "units_before": to_wire(share.units_before),
-                "units_after": to_wire(share.units_after),
-                "difference": to_wire(share.units_after - share.units_before),
-                "batch": str(share.batch_id) if share.batch_id else None,
-            }
-            for share in shares
-        ],
+        "subscribers_total": sums.subscribers,
+        "subscribers_left": sums.left,
+        "subscribers_stale": sums.stale,
+        "gain": sums.gain,
+        "lose": sums.lose,
+        "records": sums.records,
+        "units_before": to_wire(sums.units_before),
+        "units_after": to_wire(sums.units_after),
+        "difference": to_wire(sums.units_after - sums.units_before),
     }
+
+
+def _show(run: Rerating) -> dict[str, Any]:
+    return {**_show_run(run), "subscribers": _show_shares(rerating.largest_of(run, SHOWN))}
+
+
+def _show_shares(shares: Sequence[ReratingShare]) -> list[dict[str, Any]]:
+    names = dict(
+        Subscriber.objects.filter(pk__in=[s.subscriber_id for s in shares]).values_list(
+            "pk", "external_id"
+        )
+    )
+    return [
+        {
+            "subscriber": names[share.subscriber_id],
+            "records": share.records,
+            "units_before": to_wire(share.units_before),
+            "units_after": to_wire(share.units_after),
+            "difference": to_wire(share.units_after - share.units_before),
+            "batch": str(share.batch_id) if share.batch_id else None,
+            "stale": share.stale,
+        }
+        for share in shares
+    ]
 
 
 class ReratingsDoor(OperatorDoor):
     @extend_schema(
+        operation_id="list_reratings",
+        parameters=[CURSOR, LIMIT],
+        responses={200: ReratingPage, **refusals(400)},
+    )
+    def get(self, request: Request) -> Response:
+        """The re-ratings that were previewed or applied, in the order they were made."""
+        rows = Rerating.objects.filter(operator=operator_of(request)).order_by("id")
+        return Response(
+            pagination.page(
+                request, rows, by="id", of_type=int, show=lambda runs: list(map(_show_run, runs))
+            )
+        )
+
+    @extend_schema(
         operation_id="preview_rerating",
         parameters=[IDEMPOTENCY_KEY],
         request=ReratingOrder,
-        responses={201: ReratingBody, **refusals(409, 413, 415, 422)},
+        responses={
+            201: ReratingBody,
+            202: OpenApiResponse(
+                ReratingBody, description="The range is large: its preview is being made."
+            ),
+            **refusals(409, 413, 415, 422),
+        },
     )
     @idempotent
     def post(self, request: Request) -> Response:
@@ -108,16 +178,23 @@ class ReratingsDoor(OperatorDoor):
         said = order.validated_data
         key = request.user
         assert isinstance(key, ApiKey)
-        run = rerating.preview(
+        at = clock.now(operator)
+        run = rerating.order(
             operator,
             rate_card=said["rate_card"],
             replaces=said.get("replaces", ""),
             since=said["since"],
             until=said["until"],
             why=Why(said["reason"], key.name),
-            at=clock.now(operator),
+            at=at,
         )
-        return Response(_show(run), status=201)
+        run = _work(run, at=at)
+        return Response(_show(run), status=202 if run.state == State.PREVIEWING else 201)
+
+
+def _work(run: Rerating, *, at: dt.datetime) -> Rerating:
+    """Do a small one now; a large one is the worker's, which is rung for every few seconds."""
+    return run if run.large else rerating.work(run.pk, at=at)
 
 
 class ReratingDoor(OperatorDoor):
@@ -131,6 +208,21 @@ class ReratingDoor(OperatorDoor):
         return Response(_show(rerating.find(operator_of(request), run_id)))
 
 
+class ReratingSubscribersDoor(OperatorDoor):
+    @extend_schema(
+        operation_id="list_rerating_subscribers",
+        parameters=[RUN, CURSOR, LIMIT],
+        responses={200: SharePage, **refusals(400, 404)},
+    )
+    def get(self, request: Request, run_id: int) -> Response:
+        """Everybody who used something in the range, and what it changes for each."""
+        run = rerating.find(operator_of(request), run_id)
+        rows = rerating.shares_of(run).order_by("subscriber_id")
+        return Response(
+            pagination.page(request, rows, by="subscriber_id", of_type=int, show=_show_shares)
+        )
+
+
 class ReratingApplyDoor(OperatorDoor):
     @extend_schema(
         operation_id="apply_rerating",
@@ -138,11 +230,18 @@ class ReratingApplyDoor(OperatorDoor):
         request=None,
         responses={
             200: OpenApiResponse(ReratingBody, description="Applied; again is harmless."),
+            202: OpenApiResponse(
+                ReratingBody, description="The range is large: it is being applied."
+            ),
             **refusals(404, 409),
         },
     )
     def post(self, request: Request, run_id: int) -> Response:
         """Apply what was previewed; 409 `snapshot_changed` where it is not as it was then."""
         operator = operator_of(request)
-        run = rerating.apply(rerating.find(operator, run_id), at=clock.now(operator))
-        return Response(_show(run))
+        run = rerating.begin(rerating.find(operator, run_id))
+        if run.state == State.APPLYING:
+            run = _work(run, at=clock.now(operator))
+        if run.state == State.REFUSED:
+            raise rerating.SnapshotChanged
+        return Response(_show(run), status=202 if run.state == State.APPLYING else 200)

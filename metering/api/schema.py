@@ -447,6 +447,21 @@ POLAR = _one_format(
 AUTUMN = _one_format(
     "track_autumn_usage", "Usage of Autumn clients", {"application/json": _EVENT}, _EVENT
 )
+AUTUMN_BALANCES = _one_format(
+    "track_autumn_balance", "Usage of newer Autumn clients", {"application/json": _EVENT}, _EVENT
+)
+AUTUMN_TOKENS = _one_format(
+    "track_autumn_tokens",
+    "Tokens of one call, from Autumn's wrappers",
+    {"application/json": _EVENT},
+    _EVENT,
+)
+AUTUMN_TOKEN_BATCHES = _one_format(
+    "track_autumn_token_batch",
+    "Tokens of many calls, from Autumn's clients",
+    {"application/json": {"type": "array", "items": _EVENT}},
+    _EVENT,
+)
 TRACES = _one_format(
     "send_otlp_traces",
     "OpenTelemetry spans with GenAI attributes",

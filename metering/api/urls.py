@@ -39,6 +39,7 @@ urlpatterns = [
     ),
     path("re-ratings", reratings.ReratingsDoor.as_view()),
     path("re-ratings/<int:run_id>", reratings.ReratingDoor.as_view()),
+    path("re-ratings/<int:run_id>/subscribers", reratings.ReratingSubscribersDoor.as_view()),
     path("re-ratings/<int:run_id>/apply", reratings.ReratingApplyDoor.as_view()),
     path("adjustments", adjustments.AdjustmentsDoor.as_view()),
     path("quarantine", quarantine.QuarantineDoor.as_view()),

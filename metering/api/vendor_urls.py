@@ -9,6 +9,9 @@ urlpatterns = [
     path("v2/billing/meter_events", events.StripeEvents.as_view()),
     path("v1/events/ingest", events.PolarEvents.as_view()),
     path("v1/track", events.AutumnTrack.as_view()),
+    path("v1/balances.track", events.AutumnBalancesTrack.as_view()),
+    path("v1/balances.track_tokens", events.AutumnTokens.as_view()),
+    path("v1/balances.batch_track_tokens", events.AutumnTokenBatches.as_view()),
     path("v1/traces", events.Traces.as_view()),
     path("v1/logs", events.Logs.as_view()),
 ]
