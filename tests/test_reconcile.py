@@ -559,6 +559,13 @@ SETTLED = (
     f" AND i.id = {LINE}.invoice_id AND e.charged_at >= i.issued_at)"
 )
 
+# A row that says what is in force, until a third takes that back.
+_RECORD_KEY = ("subscriber_id", "gateway_id", "source", "record_id", "occurred_at")
+FOLLOWED = (
+    f"nr = 2 AND EXISTS (SELECT FROM {ROW} o WHERE o.nr = 3 AND "
+    + " AND ".join(f"o.{name} = {ROW}.{name}" for name in _RECORD_KEY)
+    + ")"
+)
 FAULTS: list[tuple[str, Fault]] = [
     ("batch_drawn", update(RECORD, "units = units + 1")),
     ("batch_drawn", update(ENTRY, "units = units + 1", "kind = 2")),
@@ -611,13 +618,13 @@ FAULTS: list[tuple[str, Fault]] = [
     ("lapsed", update(ENTRY, "units = units - 1", "kind = 6")),
     ("lapsed", update(ENTRY, "kind = 3", "kind = 6")),
     ("lapsed", update(ENTRY, "kind = 6, units = -units", "kind = 5")),
-    ("rows_alternate", delete(ROW, "nr = 2")),
+    ("rows_alternate", delete(ROW, FOLLOWED)),
     ("rows_alternate", delete(ROW, "nr = 1")),
     ("rows_alternate", update(ROW, "requests = -requests")),
     ("rows_alternate", update(ROW, "draws = '[]'", "units <> 0")),
     ("rows_alternate", update(ROW, "batch_id = batch_id + 1", "nr = 2")),
     ("rows_alternate", update(ROW, "outcome = 'x'", "nr = 1")),
-    ("rows_alternate", update(ROW, "reasoning_tokens = reasoning_tokens + 1", "nr = 2")),
+    ("rows_alternate", update(ROW, "reasoning_tokens = reasoning_tokens + 1", FOLLOWED)),
     ("frozen_within", update(ROW, "draws = '[[-1, -5]]'", "nr = 1 AND units <> 0")),
     (
         "frozen_within",
