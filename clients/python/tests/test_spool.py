@@ -28,9 +28,20 @@ records = st.lists(st.binary(min_size=1, max_size=90).map(bytes.hex).map(str.enc
 
 
 def spool_in(
-    folder: Path, *, batch_records: int = 5, batch_bytes: int = 400, max_bytes: int = 100_000
+    folder: Path,
+    *,
+    batch_records: int = 5,
+    batch_bytes: int = 400,
+    max_bytes: int = 100_000,
+    history_bytes: int = 0,
 ) -> Spool:
-    return Spool(folder, batch_records=batch_records, batch_bytes=batch_bytes, max_bytes=max_bytes)
+    return Spool(
+        folder,
+        batch_records=batch_records,
+        batch_bytes=batch_bytes,
+        max_bytes=max_bytes,
+        history_bytes=history_bytes,
+    )
 
 
 def sent_by(spool: Spool) -> list[list[bytes]]:
@@ -142,6 +153,29 @@ def test_a_signal_that_ends_an_append_anywhere_loses_nothing_and_stops_nobody(
         if len(said) == 5:
             assert calls > 50
             return
+
+
+@on_any_disk
+@given(parts=st.lists(records, max_size=4), bound=st.integers(0, 1500))
+def test_history_is_the_last_that_was_answered_and_stays_within_its_bound(
+    parts: list[list[bytes]], bound: int
+) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        answered: list[bytes] = []
+        for part in parts:
+            spool = spool_in(folder, history_bytes=bound)
+            for record in part:
+                spool.append(record)
+            answered += [record for batch in sent_by(spool) for record in batch]
+            kept = list(spool.history())
+            spool.release()
+
+            size = sum(path.stat().st_size for path in (folder / "sent").glob("*.usage"))
+            assert size <= bound
+            assert kept == answered[len(answered) - len(kept) :]
+            if sum(len(record) + 10 for record in answered) <= bound:
+                assert kept == answered
 
 
 def test_a_damaged_line_is_kept_and_the_others_are_sent(tmp_path: Path) -> None:

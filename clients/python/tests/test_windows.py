@@ -39,8 +39,8 @@ def answer(state: str, resend: Any = None) -> dict[str, Any]:
     }
 
 
-def client_of(platform: StandIn, spool: Path) -> Client:
-    return Client(platform.url, "tbg_key", spool=spool, flush_seconds=0.01, ask_seconds=1)
+def client_of(platform: StandIn, spool: Path, **more: Any) -> Client:
+    return Client(platform.url, "tbg_key", spool=spool, flush_seconds=0.01, ask_seconds=1, **more)
 
 
 def test_totals_are_told_after_all_that_was_recorded(tmp_path: Path) -> None:
@@ -118,3 +118,36 @@ def test_an_answer_that_is_not_the_platforms_is_refused(tmp_path: Path) -> None:
         platform.answers[COUNTERS] = Say(200, {"hello": "world"})
         with pytest.raises(Refused):
             client.tell(Totals(START, END, requests=0, input_tokens=0, output_tokens=0))
+
+
+def test_what_is_asked_for_is_sent_again_from_what_was_kept(tmp_path: Path) -> None:
+    resend = {"whole_window": False, "ranges": [{"source": "", "first": 2, "last": 3}]}
+    made = [numbered(n) for n in range(1, 5)]
+    with StandIn() as platform:
+        platform.answers[COUNTERS] = Say(200, answer("differs", resend))
+        with client_of(platform, tmp_path, history_bytes=100_000) as client:
+            for usage in made:
+                client.record(usage)
+            client.flush()
+        before = list(platform.charged)
+        # The process after it knows what that one sent.
+        with client_of(platform, tmp_path, history_bytes=100_000) as client:
+            window = client.tell(Totals.of(made, start=START, end=END))
+
+            assert (client.resend(window), client.flush()) == (2, True)
+            assert (client.resend(window), client.flush()) == (2, True)
+
+    again = [body for body in platform.asked if body.path == "/api/v1/usage-records"]
+    assert len(before) == 4
+    ids = [record["id"] for post in again for record in json.loads(post.body)]
+    assert sorted(ids) == ["r-1", *["r-2"] * 3, *["r-3"] * 3, "r-4"]
+
+
+def test_without_a_history_nothing_is_sent_again(tmp_path: Path) -> None:
+    resend = {"whole_window": True, "ranges": []}
+    with StandIn() as platform, client_of(platform, tmp_path) as client:
+        platform.answers[COUNTERS] = Say(200, answer("differs", resend))
+        client.record(numbered(1))
+        window = client.tell(Totals.of([numbered(1)], start=START, end=END))
+
+        assert client.resend(window) == 0

@@ -45,7 +45,8 @@ class Client:
     `batch_records` and `batch_bytes`, none older than `flush_seconds`, and keeps at it while the
     platform is away, until the spool holds `spool_bytes`. Usage that was recorded is sent at least
     once, with the same id, whatever becomes of this process; the platform charges it once. That the
-    machine itself may fail is covered after `fsync_seconds`, with 0 before `record` returns.
+    machine itself may fail is covered after `fsync_seconds`, with 0 before `record` returns. Of
+    what was answered the last `history_bytes` stay in the spool's folder `sent`, for `resend`.
 
     `reserve`, `commit`, `release` and `authorize` are answered within `ask_seconds` or raise
     Unavailable. `on_answer` is called for each batch with what became of it, `on_refused` with the
@@ -67,6 +68,7 @@ class Client:
         flush_seconds: float = 1.0,
         fsync_seconds: float = 1.0,
         spool_bytes: int = 1024 * 1024 * 1024,
+        history_bytes: int = 0,
         send_seconds: float = 60.0,
         ask_seconds: float = 3.0,
         close_seconds: float = 10.0,
@@ -82,6 +84,7 @@ class Client:
             batch_records=batch_records,
             batch_bytes=batch_bytes,
             max_bytes=spool_bytes,
+            history_bytes=history_bytes,
         )
         self._flush_seconds = flush_seconds
         self._fsync_seconds = fsync_seconds
@@ -349,6 +352,21 @@ class Client:
         body = _json(totals.to_json())
         # A comparison takes longer than an ask.
         return Window.read(self._platform.ask("POST", USAGE_COUNTERS, body=body))
+
+    def resend(self, window: Window) -> int:
+        """Record again what the platform asks for, with the same ids, as far as `history_bytes` has
+        kept it; answers how many records that were. `tell` the same totals again then.
+
+        Raises SpoolError, SpoolFull: what was recorded by then is sent.
+        """
+        again: set[str] = set()
+        for line in self._spool.history():
+            record = json.loads(line)
+            # One that was sent again before stands there twice.
+            if record["id"] not in again and window.wants_sent(record):
+                self._spool.append(line)
+                again.add(record["id"])
+        return len(again)
 
     def _ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """Ask until it is answered or `ask_seconds` are over."""

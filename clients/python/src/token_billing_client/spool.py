@@ -1,9 +1,10 @@
 """Records on disk until the platform has them: a folder of batches.
 
 A batch is a file to which whole lines are appended, each `crc32 record`; it is sealed when it is
-full or old enough, and removed when it was answered. So a record is safe from the end of this
-process once `append` returns, and from the end of the machine once `sync` does; a batch is sent
-again with the same bytes, by us or by the process after us; and memory holds none of it.
+full or old enough, and removed when it was answered, or kept a while longer as history. So a
+record is safe from the end of this process once `append` returns, and from the end of the machine
+once `sync` does; a batch is sent again with the same bytes, by us or by the process after us; and
+memory holds none of it.
 """
 
 from __future__ import annotations
@@ -44,16 +45,26 @@ class Stored:
 class Spool:
     """A folder that one process has open. Threads may append; one of them takes batches.
 
+    Of what was answered the last `history_bytes` are kept in its folder `sent`.
+
     Raises SpoolInUse where another has it, and SpoolError where it cannot be used.
     """
 
     def __init__(
-        self, folder: Path, *, batch_records: int, batch_bytes: int, max_bytes: int
+        self,
+        folder: Path,
+        *,
+        batch_records: int,
+        batch_bytes: int,
+        max_bytes: int,
+        history_bytes: int = 0,
     ) -> None:
         self.folder = folder
         self._batch_records = batch_records
         self._batch_bytes = batch_bytes
         self._max_bytes = max_bytes
+        self._history = folder / "sent"
+        self._history_bytes = history_bytes
         # Entered as it is: a signal that raises while a Condition is entered would leave it locked.
         self._mutex = threading.RLock()
         self._changed = threading.Condition(self._mutex)
@@ -67,7 +78,9 @@ class Spool:
             for path in sorted(folder.glob(_NAMES)):
                 self._sealed.append(Stored(path, path.stat().st_size))
         self._bytes = sum(batch.size for batch in self._sealed)
-        self._number = int(self._sealed[-1].path.stem) if self._sealed else 0
+        # No number comes twice: what was sent is kept under its own.
+        used = [*(batch.path for batch in self._sealed), *self._sent()]
+        self._number = max((int(path.stem) for path in used), default=0)
 
     # --- the side that writes ---------------------------------------------------------------------
 
@@ -196,7 +209,39 @@ class Spool:
         """The platform has it. Raises SpoolError, and it may be sent again then: harmless."""
         with self._mutex, self._told("cannot be written"):
             self._forget(batch)
-            batch.path.unlink(missing_ok=True)
+            if self._history_bytes:
+                self._keep(batch)
+            else:
+                batch.path.unlink(missing_ok=True)
+
+    def _keep(self, batch: Stored) -> None:
+        """Let a batch be history, and forget the oldest of it that there is no room for."""
+        self._history.mkdir(exist_ok=True)
+        with suppress(FileNotFoundError):
+            batch.path.rename(self._history / batch.path.name)
+        kept = [(path, path.stat().st_size) for path in self._sent()]
+        room = self._history_bytes - sum(size for _, size in kept)
+        for path, size in kept:
+            if room >= 0:
+                break
+            path.unlink(missing_ok=True)
+            room += size
+
+    def _sent(self) -> list[Path]:
+        """The files of history, the oldest first."""
+        return sorted(self._history.glob(_NAMES))
+
+    def history(self) -> Iterator[bytes]:
+        """The records that were answered, as far back as they are kept, the oldest first.
+
+        Raises SpoolError.
+        """
+        for path in self._sent():
+            with self._told("cannot be read"), suppress(FileNotFoundError):
+                for line in path.read_bytes().splitlines():
+                    said, _, record = line.partition(b" ")
+                    if said == b"%08x" % zlib.crc32(record):
+                        yield record
 
     def set_aside(self, batch: Stored) -> Path:
         """Keep what the platform will never take out of the way; answers where."""

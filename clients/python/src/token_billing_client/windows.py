@@ -82,9 +82,16 @@ class Window:
 
     def wants(self, usage: Usage) -> bool:
         """Whether the platform asks for this record again; `record` it then, with the same id."""
+        return self._wants(usage.occurred_at, usage.sequence)
+
+    def wants_sent(self, record: Mapping[str, Any]) -> bool:
+        """The same of a record as it travelled."""
+        number = (record.get("attributes") or {}).get("sequence")
+        return self._wants(dt.datetime.fromisoformat(record["occurred_at"]), number)
+
+    def _wants(self, occurred_at: dt.datetime, number: int | None) -> bool:
         if self.wants_all:
-            return self.start <= usage.occurred_at < self.end
-        number = usage.sequence
+            return self.start <= occurred_at < self.end
         return number is not None and any(a <= number <= b for a, b in self.missing)
 
     @classmethod
