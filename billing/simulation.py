@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db.models import F
 
-from billing import due, invoicing, payments
+from billing import due, dunning, invoicing, payments
 from billing.models import Invoice
 from metering import adjusting, parsing
 from metering.context import Caller
@@ -139,6 +139,7 @@ def _publish(operator: Operator, *, at: dt.datetime) -> None:
         catalog.publish_plan(operator, code, said, at=at)
     welcome = coupons.CouponTerms(name="Welcome", percent=Decimal(30), periods=3)
     coupons.publish(operator, COUPON, welcome, at=at)
+    dunning.set_policy(operator, at=at)
 
 
 PLANS = (
