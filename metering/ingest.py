@@ -599,9 +599,11 @@ def _by_period(own: list[Line]) -> list[Demand]:
     Raises Raced where not all were remembered alike: only a draw of the bucket remembered tells
     whether what was remembered with it still holds.
     """
-    groups: dict[tuple[dt.datetime, bool], list[Line]] = defaultdict(list)
+    # A plan that ended within a month and the rest of that month may begin at the same instant.
+    groups: dict[tuple[dt.datetime, int | None, bool], list[Line]] = defaultdict(list)
     for line in own:
-        groups[line[7].period.since, line[7].suspended].append(line)
+        period = line[7].period
+        groups[period.since, period.subscription_id, line[7].suspended].append(line)
     if any(line[7].pick is not None for line in own) and (
         len(groups) > 1 or any(line[7].pick != own[0][7].pick for line in own)
     ):

@@ -148,11 +148,12 @@ def _replay(
 
 def grouped(uses: Iterable[tuple[RecordKey, int]], holding: Holding, zone: ZoneInfo) -> list[Group]:
     """Usage by period and suspension, as the charge groups it."""
-    groups: dict[tuple[dt.datetime, bool], Group] = {}
+    groups: dict[tuple[dt.datetime, int, bool], Group] = {}
     for key, units in uses:
         period = holding.period_at(key[0], zone)
         suspended = period.suspends or holding.suspended_at(key[0])
-        group = groups.setdefault((period.since, suspended), Group(period, suspended, []))
+        which = (period.since, period.subscription_id or 0, suspended)
+        group = groups.setdefault(which, Group(period, suspended, []))
         group.uses.append((key, units))
     return [group for _, group in sorted(groups.items(), key=lambda item: item[0])]
 

@@ -710,8 +710,8 @@ def failures() -> Iterator[None]:
         raise Raced from error
 
 
-def _demand_order(demand: Demand) -> tuple[int, dt.datetime]:
-    return demand.subscriber_id, demand.period.since
+def _demand_order(demand: Demand) -> tuple[int, dt.datetime, int]:
+    return demand.subscriber_id, demand.period.since, demand.period.subscription_id or 0
 
 
 def _check_picks(

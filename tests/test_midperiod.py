@@ -487,6 +487,28 @@ def test_after_the_end_usage_is_uncovered_and_late_usage_finds_nothing_prepaid(
     assert_books_agree()
 
 
+def test_usage_of_both_sides_of_an_end_within_a_month_is_charged_in_one_batch(
+    api: APIClient, gateway: Gateway, operator: Operator, subscriber: Subscriber, light: Plan
+) -> None:
+    """The plan's period and the month without a plan begin at the same instant."""
+    first = local(2026, 7, 1)
+    set_clock(operator, first)
+    held = lifecycle.subscribe(operator, subscriber.pk, "light", at=first)
+    set_clock(operator, first + 20 * DAY)
+    end(api, held)
+
+    set_clock(operator, first + 25 * DAY)
+    sent = [
+        record(f"r-{nr}", occurred_at=first + days * DAY, input_tokens=2_000, output_tokens=0)
+        for nr, days in enumerate((19, 24))
+    ]
+    assert counted(gateway.charge(*sent)) == (2, 0, 0)
+
+    # Late, it finds nothing prepaid any more and is metered; after the end nothing pays.
+    assert used(subscriber) == {"overage": 2_000, "uncovered": 2_000}
+    assert_books_agree()
+
+
 def test_one_may_be_sold_at_the_very_instant_another_ended(
     api: APIClient, gateway: Gateway, subscriber: Subscriber, held: Subscription, pro: Plan
 ) -> None:
