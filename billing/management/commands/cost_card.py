@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import transaction
 
 from billing import cost_cards, costs
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions import clock
 from subscriptions.errors import DomainError
 

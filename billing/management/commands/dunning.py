@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from billing import dunning
 from billing.arrears import Terms
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from billing.models import DunningCase, DunningEvent
 from subscriptions import clock, registry
 from subscriptions.errors import DomainError

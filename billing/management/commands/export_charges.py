@@ -7,7 +7,7 @@ from django.core.management.base import CommandError
 
 from billing.exports import charge_files
 from billing.management.commands._exporting import ExportCommand, span_of
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions import clock
 from subscriptions.errors import NotFound
 from subscriptions.models import Operator

@@ -5,7 +5,7 @@ from typing import Any
 
 from billing.exports import invoices
 from billing.management.commands._exporting import ExportCommand, span_of
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 
 
 class Command(ExportCommand):

@@ -11,7 +11,7 @@ from django.core.management.base import CommandError
 from billing import costs
 from billing.exports import cells
 from billing.management.commands._exporting import ExportCommand, span_of
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions import clock
 
 COLUMNS = ("requests", "tokens", "unpriced_tokens", "revenue", "cost", "margin", "percent")

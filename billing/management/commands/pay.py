@@ -7,7 +7,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError
 
 from billing import invoicing, payments
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions import clock
 from subscriptions.errors import DomainError
 

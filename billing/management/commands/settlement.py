@@ -9,7 +9,7 @@ from django.core.management.base import CommandError
 from billing import costs, settling
 from billing.exports import cells
 from billing.management.commands._exporting import ExportCommand, midnight_of
-from billing.management.commands.trial_balance import operator_named
+from billing.management.reports import operator_named
 from subscriptions import clock
 from subscriptions.errors import DomainError
 

@@ -8,9 +8,6 @@ from django.core.management.base import BaseCommand, CommandError
 
 from billing import ledger
 from billing.management import reports
-from billing.management.reports import operator_named
-
-__all__ = ["Command", "operator_named"]
 
 
 class Command(BaseCommand):
