@@ -86,9 +86,9 @@ def bill(
     whole, with the reason.
     """
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         span = (first_subscriber, last_subscriber)
-        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, list(but)])
+        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, Int8s(but)])
         due = [Due(*row) for row in cursor.fetchall()]
     billed = Billed()
     if not due:
@@ -204,13 +204,13 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
         spans[period.subscriber_id] = min(first, period.starts_at), max(last, period.ends_at)
     overflow: dict[int, list[_Overflow]] = defaultdict(list)
     sales: dict[int, list[_Sale]] = defaultdict(list)
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _BUCKETS_SQL,
             [
-                list(spans),
-                [first - LOOK_BACK for first, _ in spans.values()],
-                [last for _, last in spans.values()],
+                Int8s(spans),
+                Instants(first - LOOK_BACK for first, _ in spans.values()),
+                Instants(last for _, last in spans.values()),
             ],
         )
         for row in cursor.fetchall():
