@@ -21,6 +21,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Sum
+from rich.progress import Progress
 
 from bench import bills, load, population, preload, senders
 from bench.lab import Lab, Web
@@ -875,7 +876,7 @@ def opening(lab: Lab) -> list[Row]:
 
 # --- month close ----------------------------------------------------------------------------------
 
-CLOSERS = 2
+CLOSES, CLOSERS = 1_000_000, 2
 # What a close writes, in the order it may be written again.
 CLOSED = (
     *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
@@ -888,7 +889,11 @@ def close(lab: Lab) -> list[Row]:
     """Closing a month with two workers, against INSERT … SELECT of the rows that it wrote."""
     with lab.database() as database:
         at = clock.wall() + dt.timedelta(days=32)
-        due = _make_due(lab.effort.of(population.SIZE), at=at)
+        wanted = lab.effort.of(CLOSES)
+        with Progress(console=lab.console, transient=True) as progress:
+            task = progress.add_task("More subscribers", total=max(0, wanted - population.SIZE))
+            population.grow(wanted, lambda many: progress.advance(task, many))
+        due = _make_due(wanted, at=at)
         before = _rows()
         seconds, answers = _close(lab, database, at)
         written = {table: many - before[table] for table, many in _rows().items()}
