@@ -21,11 +21,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import deferral, dunning, ledger, rating
+from billing import crediting, deferral, dunning, ledger, rating
 from billing.arrears import Late, late_fee_lines, with_billed
 from billing.latefees import late_invoices
 from billing.ledger import Side
-from billing.models import Invoice, InvoiceLine, InvoiceNumber
+from billing.models import FapiaoRequest, Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
 from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
@@ -589,6 +589,10 @@ class NotCreditable(Conflict):
     cause = "not_creditable"
 
 
+class FapiaoIssued(Conflict):
+    cause = "fapiao_issued"
+
+
 @transaction.atomic
 def credit(
     operator: Operator,
@@ -600,53 +604,43 @@ def credit(
 ) -> Invoice:
     """Issue a credit note against an invoice: over `amount`, or over all that no note has credited.
 
-    A part is spread over the lines by what is left of their gross, each at its own tax rate. The
-    note first lowers what is due on the invoice; what goes beyond is due to the subscriber. Each
-    call is a note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or
-    nothing left of it), Invalid for an amount that is none or more than is left.
+    A part is spread over the lines by what is left of them (billing/crediting.py). The note first
+    lowers what is due on the invoice; what goes beyond is due to the subscriber. Each call is a
+    note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or nothing left of
+    it), Invalid for an amount that is none or more than is left.
     """
     original = locked(operator, number)
     gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
     if original.kind != Invoice.Kind.PERIOD or original.state in gone:
         raise NotCreditable("only an invoice that is owed or paid can be credited")
     charged = {line.nr: line for line in _lines_of([original.id], original.subscriber_id)}
-    notes = list(
-        Invoice.objects.filter(subscriber_id=original.subscriber_id, original_id=original.id)
-    )
-    left = {nr: line.gross for nr, line in charged.items()}
-    for credited in _lines_of([note.id for note in notes], original.subscriber_id):
-        left[credited.basis["line"]] += credited.gross
-    whole = sum(left.values(), rating.ZERO)
+    left = _left(original, charged)
+    whole = crediting.left_of(left)
     if whole <= 0:
         raise NotCreditable("nothing of this invoice is left to be credited")
-    if amount is None:
-        shares = left
-    elif not 0 < amount <= whole:
+    if amount is not None and not 0 < amount <= whole:
         raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
-    else:
-        owed = {nr: gross for nr, gross in left.items() if gross > 0}
-        # Lines below zero make their sum more than `whole`, which bounds the amount.
-        parts = rating.spread(amount, list(owed.values()))
-        shares = dict(zip(owed, parts, strict=True))
     plan_code = tariff_of(original.plan_id).code
     lines = [
-        rating.line(
-            charged[nr].kind,
-            charged[nr].description,
-            -share,
-            charged[nr].tax_rate,
+        Line(
+            charged[back.nr].kind,
+            charged[back.nr].description,
+            None,
+            -back.net,
+            charged[back.nr].tax_rate,
+            -back.tax,
+            -back.gross,
             {
                 "credits": number,
-                "line": nr,
+                "line": back.nr,
                 **{
-                    key: charged[nr].basis[key]
+                    key: charged[back.nr].basis[key]
                     for key in ("plan", "version", "booster")
-                    if key in charged[nr].basis
+                    if key in charged[back.nr].basis
                 },
             },
         )
-        for nr, share in sorted(shares.items())
-        if share
+        for back in crediting.take_back(left, amount)
     ]
     totals = rating.totals(lines)
     with connection.cursor() as cursor:
@@ -686,12 +680,35 @@ def credit(
     return note
 
 
+def _left(original: Invoice, charged: Mapping[int, InvoiceLine]) -> list[crediting.Left]:
+    """What no credit note has taken back of an invoice's lines."""
+    notes = Invoice.objects.filter(
+        subscriber_id=original.subscriber_id, original_id=original.id
+    ).values_list("id", flat=True)
+    gross = {nr: line.gross for nr, line in charged.items()}
+    net = {nr: line.net for nr, line in charged.items()}
+    for credited in _lines_of(list(notes), original.subscriber_id):
+        gross[credited.basis["line"]] += credited.gross
+        net[credited.basis["line"]] += credited.net
+    return [
+        crediting.Left(
+            nr=nr,
+            tax_rate=line.tax_rate,
+            gross=line.gross,
+            left_gross=gross[nr],
+            left_net=net[nr],
+            part_of=line.basis.get("line"),
+        )
+        for nr, line in charged.items()
+    ]
+
+
 @transaction.atomic
 def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Invoice:
     """Make an invoice void of which nothing is paid or credited: nothing of it is owed any more.
 
     Its number stays its own, its period is not billed again. Again changes nothing. Raises
-    NotFound, NotCreditable.
+    NotFound, NotCreditable, FapiaoIssued.
     """
     invoice = locked(operator, number)
     if invoice.state == Invoice.State.VOID:
@@ -706,6 +723,7 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     ):
         raise NotCreditable("something of it is paid, credited or written off")
     charged = {line.nr: line for line in _lines_of([invoice.id], invoice.subscriber_id)}
+    _refuse_with_fapiao(invoice)
     lines = [
         Line(
             line.kind,
@@ -730,6 +748,31 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     )
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return invoice
+
+
+def _refuse_with_fapiao(invoice: Invoice) -> None:
+    """An e-fapiao of it says that it is owed, and only a red one can unsay that. Raises
+    FapiaoIssued."""
+    blue = (
+        FapiaoRequest.objects.filter(
+            subscriber_id=invoice.subscriber_id, invoice_id=invoice.id, original__isnull=True
+        )
+        .exclude(state__in=[FapiaoRequest.State.FAILED, FapiaoRequest.State.RED_ISSUED])
+        .first()
+    )
+    if blue is None:
+        return
+    if blue.number is None:
+        raise FapiaoIssued(
+            f"e-fapiao {blue.request_id} of this invoice is under way: wait until it is issued, ask"
+            " for a red one over all of it (reason `wrong`), and make the invoice void when that is"
+            " issued"
+        )
+    raise FapiaoIssued(
+        f"e-fapiao {blue.number} of this invoice is issued: ask for a red one over all of it"
+        " (reason `wrong`) and make the invoice void when that is issued, or write a credit note"
+        " and ask for the red one of it"
+    )
 
 
 class NotDue(Conflict):
