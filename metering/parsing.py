@@ -427,7 +427,7 @@ def _clean_attributes(raw: bytes) -> tuple[msgspec.Raw | msgspec.UnsetType, str]
 
 def cause_of(raw: bytes) -> str:
     """`no_usage` for an object that names no token count at all, else `invalid_record`."""
-    value = _read(raw)
+    value = read_any(raw)
     if (
         isinstance(value, dict)
         and {"id", "subject", "model", "occurred_at"} <= value.keys()
@@ -440,7 +440,7 @@ def cause_of(raw: bytes) -> str:
 
 def reject(index: int, raw: bytes, cause: str, detail: str, source: str = "") -> Rejected:
     """A rejection of a record as it was sent, with what can be read of its names."""
-    value = _read(raw)
+    value = read_any(raw)
     named = value if isinstance(value, dict) else {}
     return Rejected(
         index,
@@ -453,7 +453,7 @@ def reject(index: int, raw: bytes, cause: str, detail: str, source: str = "") ->
     )
 
 
-def _read(raw: bytes) -> Any:
+def read_any(raw: bytes) -> Any:
     """The JSON value, also one with numbers or characters that msgspec does not take."""
     try:
         return _anything.decode(raw)
