@@ -661,7 +661,7 @@ def test_a_number_beyond_every_float_is_400(sender: Sender, subscriber: Subscrib
 def test_a_number_that_no_answer_could_show_is_400_before_anything_is_charged(
     sender: Sender, subscriber: Subscriber, path: str, number: bytes
 ) -> None:
-    body = good(path).replace(b"user-s-1", b"user-s-1\", \"unknown\": " + number + b", \"more\": \"")
+    body = good(path).replace(b"user-s-1", b'user-s-1", "unknown": ' + number + b', "more": "')
 
     assert_problem(sender.send(path, body), 400, "malformed")
     assert not UsageRecord.objects.exists()
