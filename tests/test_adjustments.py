@@ -624,6 +624,32 @@ def test_blocks_are_bought_for_a_correction_as_for_usage(
     assert_books_agree()
 
 
+def test_a_block_bought_for_usage_that_is_void_by_now_stays_but_is_billed_only_if_needed(
+    operator: Operator, gateway: Gateway, api: APIClient
+) -> None:
+    subscriber = holder(
+        operator, 150, on_exhaustion="blocks", block_units=100 * T, block_price=yuan("1")
+    )
+    gateway.charge(record("r-1"))
+    gateway.charge(record("r-2", input_tokens=180))
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 170 * T)
+
+    void(api, "r-2")
+
+    # What was bought can still be used up before more is.
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 0)
+    gateway.charge(record("r-3", input_tokens=60))
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 50 * T)
+    post(api, "test-clock", {"now": local(2026, 7, 3, 12).isoformat()})
+    [invoice] = get(api, "subscribers/s-1/invoices")["items"]
+    [line] = [line for line in invoice["lines"] if line["kind"] == "block"]
+    assert (line["units"], line["gross"]["amount"]) == ("50.000", "1.00")
+    assert_books_agree()
+
+
 # The audit ---------------------------------------------------------------------------------------
 
 
