@@ -9,6 +9,7 @@ from celery import shared_task
 from billing import closing, costs, due, dunning
 from billing.documents import store
 from billing.fapiao import providers, sending
+from billing.pace import Pace
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -40,8 +41,9 @@ def close_due_periods() -> None:
 def close_periods(operator_id: int) -> None:
     """Close chunks that wait, for a while; then ring again for what is left."""
     operator = Operator.objects.get(pk=operator_id)
-    began = time.monotonic()
+    began, pace = time.monotonic(), Pace()
     while closing.close_next(operator, at=clock.now(operator)):
+        pace.give_way()
         if time.monotonic() - began > _TURN:
             close_periods.apply_async((operator_id,), expires=30)
             return
