@@ -3,10 +3,10 @@
 A run is made with a share for each subscriber who used something in the range; the shares are the
 queue. Whoever works at a run takes one share after the other, each in a transaction of its own, so
 that several may work at once, and any of them may die. One that cannot be done is noted with its
-reason, holds up no other, and is tried again by whoever works at the run next. A preview keeps of each share what would
-change and a digest of all that is in force. Applying compares all digests first: where one differs,
-nothing moves. It compares each once more under the locks, and one that was overtaken meanwhile is
-left as it is, as stale; what is applied of a share is one journal batch.
+reason, holds up no other, and is tried again by whoever works at the run next. A preview keeps of
+each share what would change and a digest of all that is in force. Applying compares all digests
+first: where one differs, nothing moves. It compares each once more under the locks, and one that
+was overtaken meanwhile is left as it is, as stale; what is applied of a share is one journal batch.
 """
 
 from __future__ import annotations

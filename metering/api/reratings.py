@@ -61,7 +61,8 @@ class SharePage(serializers.Serializer[Any]):
 class ReratingRow(serializers.Serializer[Any]):
     """What was ordered and how far it is; `subscribers_left` are still to be looked at or applied.
 
-    `subscribers_failed` of these could not be until now. Sums are over the subscribers looked at until now.
+    `subscribers_failed` of these could not be until now. Sums are over the subscribers looked at
+    until now.
     """
 
     id = serializers.CharField()

@@ -7,7 +7,8 @@ names something that is not there (400, 401, 404 …), is none and may be sent a
 
 The same body is the same JSON: a client that sends again sends what it sent. "5" and "5.000" units
 are two bodies, though one amount, as two spellings of an instant are: only each view knows which of
-its texts are amounts, and a 409 where nothing is at stake is safer than an answer to something else.
+its texts are amounts, and a 409 where nothing is at stake is safer than an answer to something
+else.
 """
 
 from __future__ import annotations

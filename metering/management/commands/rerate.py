@@ -106,7 +106,8 @@ class Command(BaseCommand):
             f"{f' in place of {run.replaces}' if run.replaces else ''}\n"
             f"  {sums.records:,} records of {sums.subscribers:,} subscribers change:"
             f" {to_wire(sums.units_before)} -> {to_wire(sums.units_after)} units;"
-            f" {sums.gain:,} gain, {sums.lose:,} lose, {sums.left:,} left, {sums.failed:,} failed, {sums.stale:,} stale"
+            f" {sums.gain:,} gain, {sums.lose:,} lose, {sums.left:,} left,"
+            f" {sums.failed:,} failed, {sums.stale:,} stale"
         )
         for share in shares:
             more = share.units_after - share.units_before
