@@ -11,6 +11,7 @@ import datetime as dt
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
+from billing.orders.checks import CHECKS as ORDER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -523,6 +524,7 @@ CHECKS = (
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *FAPIAO_CHECKS,
+    *ORDER_CHECKS,
 )
 
 
