@@ -871,6 +871,29 @@ def settle(invoice: Invoice, amount: Decimal) -> None:
     )
 
 
+_SETTLE_SQL = """
+UPDATE billing_invoice i
+SET paid = i.paid + a.amount,
+    state = CASE WHEN i.paid + a.amount = i.gross THEN 'paid' ELSE i.state END
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[]::numeric[]) AS a (subscriber_id, id, amount)
+WHERE i.subscriber_id = a.subscriber_id AND i.id = a.id
+"""
+
+
+def settle_many(amounts: Mapping[tuple[int, int], Decimal]) -> None:
+    """Count amounts as paid of invoices (subscriber, invoice), in the caller's transaction."""
+    keys = sorted(amounts)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _SETTLE_SQL,
+            [
+                Int8s(subscriber_id for subscriber_id, _ in keys),
+                Int8s(invoice_id for _, invoice_id in keys),
+                Texts(str(amounts[key]) for key in keys),
+            ],
+        )
+
+
 # Numbers -----------------------------------------------------------------------------------------
 
 _COUNT_SQL = """

@@ -12,6 +12,7 @@ from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
+from billing.orders.checks import CHECKS as ORDER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -540,6 +541,7 @@ CHECKS = (
     *COST_CHECKS,
     *DEBT_CHECKS,
     *FAPIAO_CHECKS,
+    *ORDER_CHECKS,
 )
 
 

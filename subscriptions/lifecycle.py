@@ -26,6 +26,7 @@ from django.db.models import F, Q, QuerySet
 from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
+    Booster,
     Bucket,
     Ending,
     Operator,
@@ -98,12 +99,20 @@ def subscribe(
     if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
         raise Invalid("starts_at may lie at most 400 days back or ahead")
     plan = catalog.newest_plan(operator.pk, plan_code)
+    return subscribe_to(operator, subscriber_id, plan, at=at, starts_at=start)
+
+
+@transaction.atomic
+def subscribe_to(
+    operator: Operator, subscriber_id: int, plan: Plan, *, at: dt.datetime, starts_at: dt.datetime
+) -> Subscription:
+    """Sell one version of a plan, whatever the newest is. Raises PlanHeld, TrialUsed."""
     _lock_subscribers([subscriber_id])
-    start = _first_start(operator, plan, start)
+    start = first_start(operator, plan, starts_at)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
-    if plan.trial_days is not None and plan_code in trials_had([subscriber_id])[subscriber_id]:
-        raise TrialUsed(f"the subscriber has had the trial {plan_code}")
+    if plan.trial_days is not None and plan.code in trials_had([subscriber_id])[subscriber_id]:
+        raise TrialUsed(f"the subscriber has had the trial {plan.code}")
     [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
     return _get((subscriber_id, subscription_id))
 
@@ -119,7 +128,7 @@ def subscribe_many(
     """
     _insert(
         operator,
-        sorted((subscriber, plan, _first_start(operator, plan, at)) for subscriber, plan in sales),
+        sorted((subscriber, plan, first_start(operator, plan, at)) for subscriber, plan in sales),
         at=at,
     )
 
@@ -159,7 +168,8 @@ def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QueryS
     )
 
 
-def _first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.datetime:
+def first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.datetime:
+    """When a plan begins that is sold for `starts_at`."""
     zone = ZoneInfo(operator.time_zone)
     return periods.first_start(plan.cycle, plan.first_month, starts_at, zone)
 
@@ -669,6 +679,12 @@ def sell_booster(
     door makes it repeatable by `Idempotency-Key`. Raises UnknownBooster.
     """
     booster = catalog.newest_booster(operator.pk, booster_code)
+    return sell_one(booster, subscriber_id, sale=uuid.uuid4().hex, at=at)
+
+
+@transaction.atomic
+def sell_one(booster: Booster, subscriber_id: int, *, sale: str, at: dt.datetime) -> Bucket:
+    """Sell one booster of this version; `sale` names the sale, which is made once."""
     return _grant_one(
         buckets.Grant(
             subscriber_id=subscriber_id,
@@ -676,7 +692,7 @@ def sell_booster(
             units=booster.units,
             valid_from=at,
             valid_until=at + dt.timedelta(days=booster.valid_days),
-            grant_key=f"booster:{booster.pk}:{uuid.uuid4().hex}",
+            grant_key=f"booster:{booster.pk}:{sale}",
             note=booster.name,
         ),
         at=at,
