@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing, deferral, dunning
+from billing import closing, deferral, dunning, finals
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -38,6 +38,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     # First, so that a bill knows of every invoice that was late by its end.
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
+    finals.run(operator, at=at)
     earn_deferred(operator, at=at)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
@@ -553,6 +554,7 @@ CHECKS = (
     Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
     Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
     Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
+    *CORRECTION_CHECKS,
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *FAPIAO_CHECKS,

@@ -52,13 +52,16 @@ class LineBody(serializers.Serializer[Any]):
 
 
 class InvoiceBody(serializers.Serializer[Any]):
-    """An invoice of one period, or a credit note against `credits`; totals are sums of lines."""
+    """An invoice of one period, a `final` one of what came after the last, or a credit note against
+    `credits`; totals are sums of lines."""
 
     number = serializers.CharField(allow_null=True, help_text="null while it is a draft")
     kind = serializers.ChoiceField(choices=Invoice.Kind.values)
     credits = serializers.CharField(required=False, help_text="the number of the original")
     state = serializers.ChoiceField(choices=Invoice.State.values)
-    subscription = serializers.CharField()
+    subscription = serializers.CharField(
+        allow_null=True, help_text="null for a last bill of who never held a plan"
+    )
     period_start = Instant()
     period_end = Instant()
     issued_at = Instant(allow_null=True)
@@ -102,7 +105,7 @@ def _show(
         "number": invoice.number,
         "kind": invoice.kind,
         "state": invoice.state,
-        "subscription": str(invoice.subscription_id),
+        "subscription": None if invoice.subscription_id is None else str(invoice.subscription_id),
         "period_start": to_wire_time(invoice.period_start),
         "period_end": to_wire_time(invoice.period_end),
         "issued_at": to_wire_time(invoice.issued_at) if invoice.issued_at else None,

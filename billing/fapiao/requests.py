@@ -53,7 +53,7 @@ def request(
     unless told otherwise. Raises NotFound, Invalid, Conflict where there is one already.
     """
     invoice = _locked(operator, number)
-    if invoice.kind != Invoice.Kind.PERIOD or invoice.state == Invoice.State.VOID:
+    if invoice.kind == Invoice.Kind.CREDIT_NOTE or invoice.state == Invoice.State.VOID:
         raise Conflict("an e-fapiao is of an invoice that is owed or paid")
     if invoice.currency != "CNY":
         raise Invalid("an e-fapiao is in yuan")

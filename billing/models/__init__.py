@@ -1,7 +1,7 @@
 """Tables of this room, one file per subject."""
 
 from billing.models.charge_files import ChargeFile, ChargeLine
-from billing.models.closes import CloseChunk
+from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.costs import (
     CostCard,
     CostDay,
@@ -46,6 +46,7 @@ __all__ = [
     "Entry",
     "FapiaoItem",
     "FapiaoRequest",
+    "FinalSweep",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
