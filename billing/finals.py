@@ -20,10 +20,12 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 
-from billing import closing, crediting, invoicing, rating
+from billing import closing, corrections, crediting, invoicing, rating
+from billing.corrections import Rules
 from billing.invoicing import Draft, Due
 from billing.models import FinalSweep, Invoice, InvoiceLine
 from billing.rating import Line, RatingError, Tariff
+from subscriptions import taxes
 from subscriptions.models import Operator, Plan, Subscriber
 
 log = logging.getLogger(__name__)
@@ -118,17 +120,25 @@ def issue_next(
     if not _alone(subscriber_id) or (held.billed_until is not None and held.billed_until >= until):
         return None
     zone = ZoneInfo(operator.time_zone)
-    tariff = invoicing.tariff_of(held.plan_id) if held.plan_id else _bare(operator)
+    prices = invoicing.Prices(taxes.of_operator(operator.pk), zone)
+    tariff = prices.of(held.plan_id, until) if held.plan_id else _bare(operator)
     due = Due(subscriber_id, held.subscription_id, until, until, held.plan_id)
     overflow, sales = invoicing.unbilled([due])
-    changed = [
-        line for one in overflow[subscriber_id] for line in invoicing.overflow_lines(one, zone)
-    ]
+    rules = corrections.rules_of(operator.pk, at=at)
+    changed = corrections.allowed(
+        operator,
+        subscriber_id,
+        [line for one in overflow[subscriber_id] for line in invoicing.overflow_lines(one, prices)],
+        rules,
+        currency=operator.currency,
+        at=at,
+    )
     for line in changed:
-        note = _credited(operator, subscriber_id, line, at=at) if line.gross < 0 else None
+        note = _credited(operator, subscriber_id, line, rules, at=at) if line.gross < 0 else None
         if note is not None:
             return note
-    lines = changed + [invoicing.sale_line(sale, tariff, zone) for sale in sales[subscriber_id]]
+    lines = changed + corrections.compensation_lines(corrections.given_back(changed), rules)
+    lines += [invoicing.sale_line(sale, tariff, zone) for sale in sales[subscriber_id]]
     if not lines:
         return None
     begins = [sale.sold_at for sale in sales[subscriber_id]]
@@ -179,7 +189,7 @@ def _bare(operator: Operator) -> Tariff:
 
 
 def _credited(
-    operator: Operator, subscriber_id: int, line: Line, *, at: dt.datetime
+    operator: Operator, subscriber_id: int, line: Line, rules: Rules, *, at: dt.datetime
 ) -> Invoice | None:
     """A credit note over what a change of an overflow bucket gives back, against the earliest
     invoice of which something of it is left; None where nothing is.
@@ -211,7 +221,8 @@ def _credited(
             {**line.basis, "credits": original.number, "line": billed.nr},
             line.bucket_id,
         )
-        return invoicing.write_note(operator, original, charged, [said], reason=_REASON, at=at)
+        lines = [said, *corrections.compensation_lines(-said.gross, rules)]
+        return invoicing.write_note(operator, original, charged, lines, reason=_REASON, at=at)
     return None
 
 

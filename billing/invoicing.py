@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import crediting, deferral, dunning, ledger, rating
+from billing import corrections, crediting, deferral, dunning, ledger, rating
 from billing.arrears import Late, late_fee_lines, with_billed
 from billing.latefees import late_invoices
 from billing.ledger import Side
 from billing.models import FapiaoRequest, Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
+from subscriptions import buckets, coupons, lifecycle, pgarrays, policies, taxes
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
@@ -95,6 +95,19 @@ def bill(
         return billed
     drafts: list[Draft] = []
     zone = ZoneInfo(operator.time_zone)
+    prices = Prices(taxes.of_operator(operator.pk), zone)
+    rules = corrections.rules_of(operator.pk, at=at)
+
+    def adjust(subscriber_id: int, changes: list[Line]) -> list[Line]:
+        """What of changes this bill may say, with what is repaid beyond them."""
+        if not changes:
+            return []
+        currency = operator.currency
+        said = corrections.allowed(
+            operator, subscriber_id, changes, rules, currency=currency, at=at
+        )
+        return said + corrections.compensation_lines(corrections.given_back(said), rules)
+
     overflow, sales = unbilled(due)
     keys = [period[:3] for period in due]
     changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
@@ -105,7 +118,13 @@ def bill(
     for subscriber_id, periods in by_subscriber.items():
         try:
             made = _rate(
-                periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
+                periods,
+                overflow[subscriber_id],
+                sales[subscriber_id],
+                changes,
+                discounts,
+                prices,
+                adjust,
             )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
@@ -253,32 +272,37 @@ def _rate(
     sales: Sequence[Sale],
     changes: lifecycle.Changes,
     discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
-    zone: ZoneInfo,
+    prices: Prices,
+    adjust: Callable[[int, list[Line]], list[Line]],
 ) -> list[Draft]:
     """The invoices of one subscriber's due periods, earliest first.
 
-    Each bills its own overflow. The earliest also says what changed of periods billed before; a
-    sale is billed with the first period that ends after it.
+    Each bills its own overflow. The earliest also says what changed of periods billed before, as
+    `adjust` lets it; a sale is billed with the first period that ends after it.
     """
     drafts = []
     sold = list(sales)
+    zone = prices.zone
     for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
-        tariff = tariff_of(due.plan_id)
+        tariff = prices.of(due.plan_id, due.ends_at)
         lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
         for upgrade in changes.upgrades.get(due[:3], ()):
             lines += rating.upgrade_lines(
                 tariff_of(upgrade.old_plan_id),
-                tariff_of(upgrade.new_plan_id),
+                prices.of(upgrade.new_plan_id, due.ends_at),
                 upgrade.days,
                 Upgrade.DAYS,
                 upgrade.at,
                 zone,
                 units=upgrade.units,
             )
+        changes_before: list[Line] = []
         for one in overflow:
-            own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
-            if own or (nr == 0 and one.billed):
-                lines += overflow_lines(one, zone)
+            if (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at):
+                lines += overflow_lines(one, prices)
+            elif nr == 0 and one.billed:
+                changes_before += overflow_lines(one, prices)
+        lines += adjust(due.subscriber_id, changes_before)
         now, sold = (
             [sale for sale in sold if sale.sold_at < due.ends_at],
             [sale for sale in sold if sale.sold_at >= due.ends_at],
@@ -319,25 +343,27 @@ def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list
     )
 
 
-def overflow_lines(one: Overflow, zone: ZoneInfo) -> list[Line]:
+def overflow_lines(one: Overflow, prices: Prices) -> list[Line]:
+    """What of a bucket is not billed, at the price and the tax of its own period."""
     line = rating.overflow_line(
         rating.Drawn(
             bucket_id=one.bucket_id,
             blocks=one.blocks,
             units=one.units,
-            tariff=tariff_of(one.plan_id),
+            tariff=prices.of(one.plan_id, one.ends_at),
             starts_at=one.since,
             ends_at=one.ends_at,
             billed=one.billed,
             billed_units=one.billed_units,
             billed_gross=one.billed_gross,
         ),
-        zone,
+        prices.zone,
     )
     return [] if line is None else [line]
 
 
 def sale_line(sale: Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
+    """A booster or gift, taxed as the plan it is billed with."""
     basis: dict[str, Any] = {"sold_at": sale.sold_at.astimezone(zone).isoformat()}
     name, price = sale.note or sale.kind, rating.ZERO
     if sale.kind == "booster":
@@ -350,7 +376,7 @@ def sale_line(sale: Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
         name, price = booster.name, booster.price
         basis |= {"booster": booster.code, "version": booster.version, "price": str(price)}
     return rating.sale_line(
-        sale.kind, name, price, tariff.tax_rate, basis, units=sale.units, bucket_id=sale.bucket_id
+        sale.kind, name, price, tariff, basis, units=sale.units, bucket_id=sale.bucket_id
     )
 
 
@@ -380,10 +406,24 @@ def tariff_of(plan_id: int) -> Tariff:
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,
         parts=tuple(
-            rating.Part(part.name, part.price.amount, part.tax_rate)
+            rating.Part(part.name, part.price.amount, part.tax_rate, part.tax_category)
             for part in sorted(plan.components.all(), key=lambda part: part.position)
         ),
+        tax_category=plan.tax_category,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What plan versions cost, with the tax that the law asks for at the time."""
+
+    taxes: taxes.Taxes
+    zone: ZoneInfo
+
+    def of(self, plan_id: int, until: dt.datetime) -> Tariff:
+        """A plan version, taxed as of the last day of a span that ends at `until`. Raises
+        RatingError."""
+        return tariff_of(plan_id).taxed(self.taxes, taxes.last_day(until, self.zone))
 
 
 _COVERS = {
@@ -578,6 +618,8 @@ def _income(line: Line, plan_code: str) -> str:
     """The account of what a line earns."""
     if line.kind == InvoiceLine.Kind.LATE_FEE:
         return ledger.LATE_FEE
+    if line.kind == InvoiceLine.Kind.COMPENSATION:
+        return ledger.COMPENSATION
     return ledger.revenue(_earner(line, plan_code), line.tax_rate)
 
 
@@ -599,6 +641,25 @@ class FapiaoIssued(Conflict):
     cause = "fapiao_issued"
 
 
+def creditable(operator: Operator, number: str, amount: Decimal | None) -> tuple[Invoice, Decimal]:
+    """An invoice, locked, and what of it no note has credited.
+
+    Raises NotFound, NotCreditable (void, itself a credit note, or nothing left of it), Invalid for
+    an amount that is none or more than is left.
+    """
+    original = locked(operator, number)
+    gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
+    if original.kind == Invoice.Kind.CREDIT_NOTE or original.state in gone:
+        raise NotCreditable("only an invoice that is owed or paid can be credited")
+    charged = {line.nr: line for line in lines_of([original.id], original.subscriber_id)}
+    whole = crediting.left_of(left_of(original, charged))
+    if whole <= 0:
+        raise NotCreditable("nothing of this invoice is left to be credited")
+    if amount is not None and not 0 < amount <= whole:
+        raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
+    return original, whole
+
+
 @transaction.atomic
 def credit(
     operator: Operator,
@@ -607,25 +668,17 @@ def credit(
     reason: str,
     at: dt.datetime,
     amount: Decimal | None = None,
+    rules: corrections.Rules = corrections.NO_RULES,
 ) -> Invoice:
     """Issue a credit note against an invoice: over `amount`, or over all that no note has credited.
 
     A part is spread over the lines by what is left of them (billing/crediting.py). The note first
     lowers what is due on the invoice; what goes beyond is due to the subscriber. Each call is a
-    note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or nothing left of
-    it), Invalid for an amount that is none or more than is left.
+    note of its own. `rules`: it is an over-charge, repaid by them. Raises as `creditable` does.
     """
-    original = locked(operator, number)
-    gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
-    if original.kind == Invoice.Kind.CREDIT_NOTE or original.state in gone:
-        raise NotCreditable("only an invoice that is owed or paid can be credited")
+    original, _ = creditable(operator, number, amount)
     charged = {line.nr: line for line in lines_of([original.id], original.subscriber_id)}
     left = left_of(original, charged)
-    whole = crediting.left_of(left)
-    if whole <= 0:
-        raise NotCreditable("nothing of this invoice is left to be credited")
-    if amount is not None and not 0 < amount <= whole:
-        raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
     lines = [
         Line(
             charged[back.nr].kind,
@@ -647,6 +700,7 @@ def credit(
         )
         for back in crediting.take_back(left, amount)
     ]
+    lines += corrections.compensation_lines(-rating.totals(lines).gross, rules)
     return write_note(operator, original, charged, lines, reason=reason, at=at)
 
 
@@ -660,7 +714,7 @@ def write_note(
     at: dt.datetime,
 ) -> Invoice:
     """A credit note of these lines against an invoice of these `charged` ones, posted, issued, and
-    settled with what is due on it. Each line names one that it takes back from.
+    settled with what is due on it. Each line but compensation names one that it takes back from.
 
     Joins the caller's transaction, which holds the invoice's lock.
     """
@@ -688,7 +742,7 @@ def write_note(
     with connection.cursor() as cursor, cursor.copy(_LINES_SQL) as copy:
         for nr, line in enumerate(lines, 1):
             copy.write_row(_line_row(original.subscriber_id, note_id, nr, line))
-    numbers = [line.basis["line"] for line in lines]
+    numbers = [line.basis.get("line", 0) for line in lines]
     sides = _sides_back(original.subscriber_id, lines, numbers, charged, plan_code)
     key = f"credit_note:{note_id}"
     ledger.post(
@@ -711,6 +765,8 @@ def left_of(original: Invoice, charged: Mapping[int, InvoiceLine]) -> list[credi
     gross = {nr: line.gross for nr, line in charged.items()}
     net = {nr: line.net for nr, line in charged.items()}
     for credited in lines_of(list(notes), original.subscriber_id):
+        if "line" not in credited.basis:  # compensation takes nothing back
+            continue
         gross[credited.basis["line"]] += credited.gross
         net[credited.basis["line"]] += credited.net
     return [

@@ -38,6 +38,7 @@ RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
 WRITE_OFF = "write_off"
+COMPENSATION = "compensation"
 
 
 def revenue(plan_code: str, rate: Decimal) -> str:

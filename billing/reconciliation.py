@@ -362,7 +362,7 @@ FROM (
            count(DISTINCT x.tax_rate) AS rates
     FROM billing_invoice n
     JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
-    WHERE n.kind = 'credit_note'
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
     GROUP BY 1, 2, 3
 ) c
 LEFT JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
@@ -383,7 +383,7 @@ FROM (
     SELECT n.subscriber_id, n.original_id, x.tax_rate AS rate, sum(x.gross) AS gross
     FROM billing_invoice n
     JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
-    WHERE n.kind = 'credit_note'
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
     GROUP BY 1, 2, 3
 ) c
 JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id

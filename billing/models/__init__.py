@@ -2,6 +2,7 @@
 
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
     CostDay,
@@ -28,9 +29,11 @@ from billing.models.payments import Payment
 
 __all__ = [
     "Account",
+    "Approval",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CorrectionPolicy",
     "CostCard",
     "CostDay",
     "CostEntry",

@@ -148,12 +148,13 @@ class InvoiceLine(models.Model):
         REFUND = "refund"
         ADJUSTMENT = "adjustment"
         LATE_FEE = "late_fee"
+        COMPENSATION = "compensation"
 
     pk = models.CompositePrimaryKey("subscriber_id", "invoice_id", "nr")
     subscriber_id = models.BigIntegerField()
     invoice_id = models.BigIntegerField()
     nr = models.PositiveSmallIntegerField()
-    kind = models.CharField(max_length=10, choices=Kind.choices)
+    kind = models.CharField(max_length=12, choices=Kind.choices)
     description = models.CharField(max_length=200)
     bucket_id = models.BigIntegerField(null=True, blank=True)
     units = units_field(null=True, blank=True)
