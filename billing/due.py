@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing, deferral, dunning
+from billing import closing, deferral, dunning, finals
 from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
@@ -40,6 +40,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     # First, so that a bill knows of every invoice that was late by its end.
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
+    finals.run(operator, at=at)
     earn_deferred(operator, at=at)
 
 

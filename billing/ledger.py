@@ -40,6 +40,7 @@ LATE_FEE = "late_fee"
 WALLET = "wallet"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
 WRITE_OFF = "write_off"
+COMPENSATION = "compensation"
 
 
 def revenue(plan_code: str, rate: Decimal) -> str:

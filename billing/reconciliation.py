@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
@@ -363,7 +364,7 @@ FROM (
            count(DISTINCT x.tax_rate) AS rates
     FROM billing_invoice n
     JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
-    WHERE n.kind = 'credit_note'
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
     GROUP BY 1, 2, 3
 ) c
 LEFT JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
@@ -384,7 +385,7 @@ FROM (
     SELECT n.subscriber_id, n.original_id, x.tax_rate AS rate, sum(x.gross) AS gross
     FROM billing_invoice n
     JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
-    WHERE n.kind = 'credit_note'
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
     GROUP BY 1, 2, 3
 ) c
 JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
@@ -537,6 +538,7 @@ CHECKS = (
     Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
     Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
     Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
+    *CORRECTION_CHECKS,
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *DEBT_CHECKS,

@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import closing, costs, due, dunning
+from billing import closing, costs, due, dunning, finals
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -48,6 +48,13 @@ def close_periods(operator_id: int) -> None:
         if time.monotonic() - began > _TURN:
             close_periods.apply_async((operator_id,), expires=30)
             return
+
+
+@shared_task
+def make_last_bills() -> None:
+    """Bill what no further bill would say, once a month; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        finals.run(operator, at=clock.now(operator))
 
 
 @shared_task

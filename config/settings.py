@@ -173,6 +173,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    # Does its work once in each operator's month.
+    "make-last-bills": {
+        "task": "billing.tasks.make_last_bills",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
+    },
     # Does its work once in each operator's day.
     "earn-deferred": {
         "task": "billing.tasks.earn_deferred",

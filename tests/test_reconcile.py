@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, costs, due, dunning, invoicing, payments, settling
+from billing import closing, corrections, costs, due, dunning, finals, invoicing, payments, settling
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -126,6 +126,8 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
+    rules = corrections.Rules(approval_limit=Decimal(1000))
+    corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
     dear = {"*": ("2", "2", "2", "2", "2")}
@@ -208,6 +210,13 @@ def live() -> None:
     off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
     coupons.publish(operator, "hello", off, at=carrier.now)
     coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
+    lifecycle.give(
+        moved.subscriber_id,
+        units=MILLION,
+        valid_until=carrier.now + DAY,
+        reason="moved",
+        at=carrier.now,
+    )
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -273,6 +282,7 @@ def live() -> None:
     carrier.move(carrier.now + HOUR)
     operator.payment_term = DAY
     closing.close_due(operator, at=carrier.now)
+    assert finals.run(operator, at=carrier.now) == 0
     take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
     ask_for_fapiao(operator, "quiet", at=carrier.now)
@@ -604,6 +614,8 @@ FOLLOWED = (
     + " AND ".join(f"o.{name} = {ROW}.{name}" for name in _RECORD_KEY)
     + ")"
 )
+OVER_CHARGED = """basis = basis || '{"over_charge": "1", "factor": "3"}'"""
+HUGE = """kind = 'adjustment', gross = 99999, basis = basis || '{"drawn": 1}'"""
 FAULTS: list[tuple[str, Fault]] = [
     ("batch_drawn", update(RECORD, "units = units + 1")),
     ("batch_drawn", update(ENTRY, "units = units + 1", "kind = 2")),
@@ -878,6 +890,11 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, "gross = -99", "gross < 0")),
     ("credited", update(LINE, "tax_rate = 0.09", "gross < 0")),
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
+    ("credited_rate", update(LINE, "gross = -99", "basis ? 'credits'")),
+    ("nothing_waits", delete(LINE, "kind = 'gift' AND description = 'moved'")),
+    ("compensated", update(LINE, OVER_CHARGED, "gross < 0")),
+    ("approved", update(LINE, HUGE, "kind = 'fee'")),
+    ("tax_rates", update(LINE, "tax_rate = 0.09", "kind = 'fee'")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
     ("written_off", update(INVOICE, "state = 'open'", "state = 'uncollectible'")),

@@ -1,7 +1,8 @@
 """Tables of this room, one file per subject."""
 
 from billing.models.charge_files import ChargeFile, ChargeLine
-from billing.models.closes import CloseChunk
+from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
     CostDay,
@@ -31,10 +32,12 @@ from billing.models.wallets import Wallet, WalletMovement
 
 __all__ = [
     "Account",
+    "Approval",
     "BankTransfer",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CorrectionPolicy",
     "CostCard",
     "CostDay",
     "CostEntry",
@@ -50,6 +53,7 @@ __all__ = [
     "Entry",
     "FapiaoItem",
     "FapiaoRequest",
+    "FinalSweep",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
