@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 from metering import rollups
 from metering.models import AdjustedRecord, Adjustment
 from subscriptions import lifecycle
-from subscriptions.models import BucketEntry, Operator, Subscriber
+from subscriptions.models import BucketEntry, Operator, Subscriber, Subscription
 from tests.asking import reserve
 from tests.factories import (
     NOW,
@@ -716,4 +716,20 @@ def test_usage_told_twice_under_made_up_ids_can_be_taken_back(
     void(api, "tx-1", source="lago")
 
     assert spent(subscriber) == {}
+    assert_books_agree()
+
+
+@pytest.mark.parametrize("drawn", ["2026-06-10T04:00:00Z", "2026-06-10T03:00:00Z"])
+def test_a_void_and_the_end_of_its_subscription_at_one_instant_are_told_apart(
+    operator: Operator, gateway: Gateway, api: APIClient, drawn: str
+) -> None:
+    """The void was first: what it gave back is taken back by the end, and nothing lapses."""
+    subscriber = holder(operator)
+    gateway.charge(record(occurred_at=drawn))
+    assert moved(void(api)) == [("allowance", "-120.000", "0.000")]
+
+    subscription = Subscription.objects.get()
+    lifecycle.end_now(subscriber.pk, subscription.id, at=NOW, reason="moved away", refund=False)
+
+    assert spent(subscriber) == {"allowance": 1000}
     assert_books_agree()

@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, costs, due, invoicing, settling
+from billing import closing, corrections, costs, due, dunning, finals, invoicing, payments, settling
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -125,6 +126,8 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
+    rules = corrections.Rules(approval_limit=Decimal(1000))
+    corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
     dear = {"*": ("2", "2", "2", "2", "2")}
@@ -157,7 +160,7 @@ def live() -> None:
     subscribers = {code: make_subscriber(operator, code) for code in [*plans, "none", "later"]}
     held = {code: subscribe(subscribers[code], plan) for code, plan in plans.items()}
     catalog.publish_booster(
-        operator, "small", name="Small", price=yuan("1"), units=400_000_000, valid_days=30, at=NOW
+        operator, "small", name="Small", price=yuan("1"), units=400_000_000, valid_days=60, at=NOW
     )
 
     # One whose overage nobody touches after its bill, nor its booster before.
@@ -207,6 +210,13 @@ def live() -> None:
     off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
     coupons.publish(operator, "hello", off, at=carrier.now)
     coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
+    lifecycle.give(
+        moved.subscriber_id,
+        units=MILLION,
+        valid_until=carrier.now + DAY,
+        reason="moved",
+        at=carrier.now,
+    )
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -265,13 +275,19 @@ def live() -> None:
                 sold.subscriber_id, sold.id, at=carrier.now, reason="cancelled", refund=True
             )
         carrier.use((name, carrier.now, 1_100_000))
+    # Two who will be late with their first bill, and have a second soon.
+    for name in ("owing", "late"):
+        subscribe(make_subscriber(operator, name), plans["daily"], starts_at=local(2026, 5, 8))
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
-    closing.close_due(carrier.operator, at=carrier.now)
+    operator.payment_term = DAY
+    closing.close_due(operator, at=carrier.now)
+    assert finals.run(operator, at=carrier.now) == 0
     take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
     ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
+    owe(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -323,6 +339,32 @@ def ask_for_fapiao(operator: Operator, external_id: str, *, at: dt.datetime) -> 
         operator=operator, subscriber__external_id=external_id, kind="period"
     )
     fapiao.request(operator, str(invoice.number), at=at)
+
+
+def owe(carrier: Carrier) -> None:
+    """All pay, but for two: one only a part, and is suspended; the other days too late."""
+    operator = carrier.operator
+    dunning.set_policy(operator, at=NOW, suspend_after_days=5)
+    open_ones = Invoice.objects.filter(operator=operator, state="open", gross__gt=F("paid"))
+    owing: dict[str, str] = {}
+    for invoice in open_ones.select_related("subscriber").order_by("id"):
+        name, number = invoice.subscriber.external_id, str(invoice.number)
+        if name in ("owing", "late"):
+            owing[name] = number
+        else:
+            pay(operator, number, invoice.gross - invoice.paid, at=carrier.now)
+    for day, name, amount in ((6, "owing", "4.00"), (7, "late", "9.90")):
+        carrier.move(local(2026, 7, day, 16))
+        dunning.run(operator, at=carrier.now)
+        pay(operator, owing[name], Decimal(amount), at=carrier.now)
+    carrier.move(local(2026, 7, 13))
+    rollups.fold_all(at=NOW)
+    dunning.run(operator, at=carrier.now)
+    closing.close_due(operator, at=carrier.now)
+
+
+def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
+    payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -396,6 +438,10 @@ TABLES = (
     "billing_costentry",
     "billing_settlementline",
     "billing_fapiaorequest",
+    "billing_payment",
+    "billing_dunningcase",
+    "billing_dunningevent",
+    "subscriptions_suspension",
 )
 
 
@@ -497,6 +543,8 @@ INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL, *_ = MONEY
 CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
+PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
+CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -566,6 +614,8 @@ FOLLOWED = (
     + " AND ".join(f"o.{name} = {ROW}.{name}" for name in _RECORD_KEY)
     + ")"
 )
+OVER_CHARGED = """basis = basis || '{"over_charge": "1", "factor": "3"}'"""
+HUGE = """kind = 'adjustment', gross = 99999, basis = basis || '{"drawn": 1}'"""
 FAULTS: list[tuple[str, Fault]] = [
     ("batch_drawn", update(RECORD, "units = units + 1")),
     ("batch_drawn", update(ENTRY, "units = units + 1", "kind = 2")),
@@ -840,6 +890,11 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, "gross = -99", "gross < 0")),
     ("credited", update(LINE, "tax_rate = 0.09", "gross < 0")),
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
+    ("credited_rate", update(LINE, "gross = -99", "basis ? 'credits'")),
+    ("nothing_waits", delete(LINE, "kind = 'gift' AND description = 'moved'")),
+    ("compensated", update(LINE, OVER_CHARGED, "gross < 0")),
+    ("approved", update(LINE, HUGE, "kind = 'fee'")),
+    ("tax_rates", update(LINE, "tax_rate = 0.09", "kind = 'fee'")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
     ("written_off", update(INVOICE, "state = 'open'", "state = 'uncollectible'")),
@@ -850,7 +905,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),
     ("deferred_earned", update(DEFERRAL, "earned = earned - 0.01, broken = broken + 0.01")),
     ("deferred_earned", update(DEFERRAL, "burned = burned - 1")),
-    ("deferred_earned", update(DEFERRAL, "ended = true")),
+    ("deferred_earned", update(DEFERRAL, "ended = true", "NOT ended")),
     ("deferred_earned", update(DEFERRAL, "bucket_id = -1")),
     ("deferred_posted", update(DEFERRAL, "earned = earned - 0.01")),
     ("deferred_posted", delete(DEFERRAL)),
@@ -883,6 +938,22 @@ FAULTS: list[tuple[str, Fault]] = [
     ("fapiao", update("billing_fapiaorequest", "state = 'red_issued'")),
     ("settled", update(SETTLED_LINE, "requests = requests + 1")),
     ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
+    ("paid", update(PAYMENT, "amount = amount + 1")),
+    ("paid", update(INVOICE, "paid = paid - 1", "state = 'paid' AND gross > 1")),
+    ("paid", delete(PAYMENT)),
+    ("payment_posted", update(PAYMENT, "amount = amount + 1")),
+    ("payment_posted", update(PAYMENT, "way = 'alipay'")),
+    ("payment_posted", delete(PAYMENT)),
+    ("payment_posted", update(POSTING, "key = 'payment:x'", "kind = 'payment'")),
+    ("late_fee", update(LINE, "gross = gross + 0.01", "kind = 'late_fee'")),
+    ("late_fee", update(PAYMENT, "at = at - interval '3 days'", "amount = 4.00")),
+    ("late_fee", again(LINE, '{"nr": 99}', "kind = 'late_fee'")),
+    ("dunning_case", update(CASE, "state = 'terminated'", "state = 'suspended'")),
+    ("dunning_case", update(CASE, "since = since - interval '1 day'", "state = 'suspended'")),
+    ("dunning_case", delete(STEP)),
+    ("dunning_case", delete(CASE)),
+    ("suspended_for_debt", delete(CASE, "state = 'suspended'")),
+    ("suspended_for_debt", update(SUSPENSION, "ends_at = starts_at", "ends_at IS NULL")),
 ]
 
 
