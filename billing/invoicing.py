@@ -86,9 +86,9 @@ def bill(
     whole, with the reason.
     """
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         span = (first_subscriber, last_subscriber)
-        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, list(but)])
+        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, Int8s(but)])
         due = [Due(*row) for row in cursor.fetchall()]
     billed = Billed()
     if not due:
@@ -231,13 +231,13 @@ def unbilled(due: Sequence[Due]) -> tuple[dict[int, list[Overflow]], dict[int, l
         spans[period.subscriber_id] = min(first, period.starts_at), max(last, period.ends_at)
     overflow: dict[int, list[Overflow]] = defaultdict(list)
     sales: dict[int, list[Sale]] = defaultdict(list)
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _BUCKETS_SQL,
             [
-                list(spans),
-                [first - LOOK_BACK for first, _ in spans.values()],
-                [last for _, last in spans.values()],
+                Int8s(spans),
+                Instants(first - LOOK_BACK for first, _ in spans.values()),
+                Instants(last for _, last in spans.values()),
             ],
         )
         for row in cursor.fetchall():
@@ -423,7 +423,10 @@ class Prices:
     def of(self, plan_id: int, until: dt.datetime) -> Tariff:
         """A plan version, taxed as of the last day of a span that ends at `until`. Raises
         RatingError."""
-        return tariff_of(plan_id).taxed(self.taxes, taxes.last_day(until, self.zone))
+        tariff = tariff_of(plan_id)
+        if not tariff.names_taxes:
+            return tariff
+        return tariff.taxed(self.taxes, taxes.last_day(until, self.zone))
 
 
 _COVERS = {
@@ -954,6 +957,29 @@ def settle(invoice: Invoice, amount: Decimal) -> None:
     Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
         paid=invoice.paid, state=invoice.state
     )
+
+
+_SETTLE_SQL = """
+UPDATE billing_invoice i
+SET paid = i.paid + a.amount,
+    state = CASE WHEN i.paid + a.amount = i.gross THEN 'paid' ELSE i.state END
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[]::numeric[]) AS a (subscriber_id, id, amount)
+WHERE i.subscriber_id = a.subscriber_id AND i.id = a.id
+"""
+
+
+def settle_many(amounts: Mapping[tuple[int, int], Decimal]) -> None:
+    """Count amounts as paid of invoices (subscriber, invoice), in the caller's transaction."""
+    keys = sorted(amounts)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _SETTLE_SQL,
+            [
+                Int8s(subscriber_id for subscriber_id, _ in keys),
+                Int8s(invoice_id for _, invoice_id in keys),
+                Texts(str(amounts[key]) for key in keys),
+            ],
+        )
 
 
 # Numbers -----------------------------------------------------------------------------------------

@@ -10,8 +10,10 @@ import datetime as dt
 
 from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
+from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
+from billing.orders.checks import CHECKS as ORDER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -417,23 +419,6 @@ FROM (
 GROUP BY operator_id, rate
 """
 
-# An invoice is given up, and no other, where what was due on it is an expense.
-_WRITTEN_OFF = """
-SELECT coalesce(i.operator_id, p.operator_id), CASE
-           WHEN i.id IS NULL OR (i.state = 'uncollectible') <> (p.id IS NOT NULL)
-             OR p.amount <> i.gross - i.paid
-           THEN jsonb_build_object(
-               'subscriber', i.subscriber_id, 'invoice', coalesce(i.id, p.invoice_id),
-               'state', i.state, 'due', i.gross - i.paid, 'written_off', p.amount) END AS wrong
-FROM billing_invoice i
-FULL JOIN (
-    SELECT p.id, p.operator_id, split_part(p.key, ':', 2)::bigint AS invoice_id,
-           (SELECT sum(e.amount) FROM billing_entry e WHERE e.posting_id = p.id AND e.amount > 0)
-               AS amount
-    FROM billing_posting p WHERE p.kind = 'write_off'
-) p ON p.invoice_id = i.id
-"""
-
 # --- what is sold in advance ---------------------------------------------------------------------
 
 # By account, and by subscriber where it is owed: what the rows say is what was posted, in all and
@@ -550,14 +535,15 @@ CHECKS = (
     Check("credited", "a credit note takes back what its original says", _CREDITED),
     Check("credited_rate", "credit notes take back no more of a tax rate", _CREDITED_RATE),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
-    Check("written_off", "what is given up = what was due and is an expense", _WRITTEN_OFF),
     Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
     Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
     Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
     *CORRECTION_CHECKS,
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
+    *DEBT_CHECKS,
     *FAPIAO_CHECKS,
+    *ORDER_CHECKS,
 )
 
 

@@ -200,6 +200,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "expire-orders": {
+        "task": "billing.tasks.expire_orders",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
+    "finish-payments": {
+        "task": "billing.tasks.finish_payments",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
         "task": "billing.tasks.sweep_fapiao",

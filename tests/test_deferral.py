@@ -7,12 +7,13 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, OperationalError, transaction
 from rest_framework.test import APIClient
 
 from billing import deferral, ledger
 from billing.models import Deferral, Posting
-from subscriptions.models import Operator
+from subscriptions.models import Operator, Subscription
+from tests.at_once import at_once
 from tests.factories import (
     client_for,
     local,
@@ -180,6 +181,71 @@ def test_nothing_of_a_void_bill_is_deferred_or_earned(operator: Operator, api: A
     burn(operator, "july", MILLION, CLOSE)
     move(api, START + 70 * DAY)
     assert books(operator) == {}
+    assert_books_agree()
+
+
+def test_a_discount_is_off_what_is_deferred(operator: Operator, api: APIClient) -> None:
+    [held] = Subscription.objects.all()
+    half = {"name": "Half", "percent": "50", "covers": "all"}
+    assert put(api, "coupons/half", half).status_code == 201
+    path = f"subscribers/s-1/subscriptions/{held.id}/coupons"
+    assert post(api, path, {"coupon": "half"}).status_code == 201
+    burn(operator, "june", MILLION, START)
+    move(api, CLOSE)
+
+    # 9.43 less 4.72; a third is earned.
+    assert books(operator) == {"deferred": "3.14", "revenue": "1.57"}
+    assert post(api, f"invoices/{NUMBER}/credit", {"reason": "a test"}).status_code == 201
+    assert books(operator) == {}
+    assert_books_agree()
+
+
+def swept(operator: Operator, at: dt.datetime) -> int:
+    return deferral.sweep(operator, at=at, ended_by=at - 2 * DAY)
+
+
+@pytest.mark.django_db(transaction=True)
+def test_two_runs_at_once_post_once(operator: Operator, api: APIClient) -> None:
+    move(api, CLOSE)
+    burn(operator, "july", MILLION, CLOSE)
+    at = CLOSE + DAY
+
+    changed = at_once(lambda: swept(operator, at), lambda: swept(operator, at))
+
+    assert sorted(changed) == [0, 1]
+    assert books(operator) == {"deferred": "6.29", "revenue": "3.14"}
+    assert Posting.objects.filter(kind="deferral").count() == 1
+    assert_books_agree()
+
+
+def test_a_run_that_broke_off_is_gone_on_with(
+    operator: Operator, api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        assert post(api, "subscribers/s-1/boosters", {"booster": "three"}).status_code == 201
+    move(api, CLOSE)
+    # The first is burned whole, then the second.
+    burn(operator, "july", 5 * MILLION, CLOSE)
+    monkeypatch.setattr(deferral, "CHUNK", 1)
+    real, asked = ledger.post_many, []
+
+    def breaks_off(operator_id: int, drafts: Any) -> int:
+        asked.append(drafts)
+        if len(asked) == 2:
+            raise OperationalError("the server went away")
+        return real(operator_id, drafts)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(ledger, "post_many", breaks_off)
+        with pytest.raises(OperationalError):
+            swept(operator, CLOSE + DAY)
+    assert books(operator) == {"deferred": "18.86", "revenue": "9.43"}
+    assert deferral.is_due(operator, at=CLOSE + DAY)
+
+    swept(operator, CLOSE + DAY)
+
+    assert books(operator) == {"deferred": "12.57", "revenue": "15.72"}
+    assert swept(operator, CLOSE + DAY) == 0
     assert_books_agree()
 
 

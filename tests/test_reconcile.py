@@ -13,9 +13,20 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 from django.db import connection
+from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, corrections, costs, due, finals, invoicing, settling
+from billing import (
+    closing,
+    corrections,
+    costs,
+    due,
+    dunning,
+    finals,
+    invoicing,
+    payments,
+    settling,
+)
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -159,7 +170,7 @@ def live() -> None:
     subscribers = {code: make_subscriber(operator, code) for code in [*plans, "none", "later"]}
     held = {code: subscribe(subscribers[code], plan) for code, plan in plans.items()}
     catalog.publish_booster(
-        operator, "small", name="Small", price=yuan("1"), units=400_000_000, valid_days=30, at=NOW
+        operator, "small", name="Small", price=yuan("1"), units=400_000_000, valid_days=60, at=NOW
     )
 
     # One whose overage nobody touches after its bill, nor its booster before.
@@ -274,14 +285,19 @@ def live() -> None:
                 sold.subscriber_id, sold.id, at=carrier.now, reason="cancelled", refund=True
             )
         carrier.use((name, carrier.now, 1_100_000))
+    # Two who will be late with their first bill, and have a second soon.
+    for name in ("owing", "late"):
+        subscribe(make_subscriber(operator, name), plans["daily"], starts_at=local(2026, 5, 8))
     rollups.fold_all(at=NOW)
     carrier.move(carrier.now + HOUR)
-    closing.close_due(carrier.operator, at=carrier.now)
+    operator.payment_term = DAY
+    closing.close_due(operator, at=carrier.now)
     assert finals.run(operator, at=carrier.now) == 0
     take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
     ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
+    owe(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -333,6 +349,32 @@ def ask_for_fapiao(operator: Operator, external_id: str, *, at: dt.datetime) -> 
         operator=operator, subscriber__external_id=external_id, kind="period"
     )
     fapiao.request(operator, str(invoice.number), at=at)
+
+
+def owe(carrier: Carrier) -> None:
+    """All pay, but for two: one only a part, and is suspended; the other days too late."""
+    operator = carrier.operator
+    dunning.set_policy(operator, at=NOW, suspend_after_days=5)
+    open_ones = Invoice.objects.filter(operator=operator, state="open", gross__gt=F("paid"))
+    owing: dict[str, str] = {}
+    for invoice in open_ones.select_related("subscriber").order_by("id"):
+        name, number = invoice.subscriber.external_id, str(invoice.number)
+        if name in ("owing", "late"):
+            owing[name] = number
+        else:
+            pay(operator, number, invoice.gross - invoice.paid, at=carrier.now)
+    for day, name, amount in ((6, "owing", "4.00"), (7, "late", "9.90")):
+        carrier.move(local(2026, 7, day, 16))
+        dunning.run(operator, at=carrier.now)
+        pay(operator, owing[name], Decimal(amount), at=carrier.now)
+    carrier.move(local(2026, 7, 13))
+    rollups.fold_all(at=NOW)
+    dunning.run(operator, at=carrier.now)
+    closing.close_due(operator, at=carrier.now)
+
+
+def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
+    payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
 
 def adjust(carrier: Carrier) -> None:
@@ -406,6 +448,10 @@ TABLES = (
     "billing_costentry",
     "billing_settlementline",
     "billing_fapiaorequest",
+    "billing_payment",
+    "billing_dunningcase",
+    "billing_dunningevent",
+    "subscriptions_suspension",
 )
 
 
@@ -507,6 +553,8 @@ INVOICE, LINE, NUMBER, POSTING, SIDE, DEFERRAL, *_ = MONEY
 CHARGE_FILE, CHARGE = "billing_chargefile", "billing_chargeline"
 COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
+PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
+CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -867,7 +915,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),
     ("deferred_earned", update(DEFERRAL, "earned = earned - 0.01, broken = broken + 0.01")),
     ("deferred_earned", update(DEFERRAL, "burned = burned - 1")),
-    ("deferred_earned", update(DEFERRAL, "ended = true")),
+    ("deferred_earned", update(DEFERRAL, "ended = true", "NOT ended")),
     ("deferred_earned", update(DEFERRAL, "bucket_id = -1")),
     ("deferred_posted", update(DEFERRAL, "earned = earned - 0.01")),
     ("deferred_posted", delete(DEFERRAL)),
@@ -900,6 +948,22 @@ FAULTS: list[tuple[str, Fault]] = [
     ("fapiao", update("billing_fapiaorequest", "state = 'red_issued'")),
     ("settled", update(SETTLED_LINE, "requests = requests + 1")),
     ("settled", update(COST, "day = '2026-07-05'", "settlement_id IS NOT NULL")),
+    ("paid", update(PAYMENT, "amount = amount + 1")),
+    ("paid", update(INVOICE, "paid = paid - 1", "state = 'paid' AND gross > 1")),
+    ("paid", delete(PAYMENT)),
+    ("payment_posted", update(PAYMENT, "amount = amount + 1")),
+    ("payment_posted", update(PAYMENT, "way = 'alipay'")),
+    ("payment_posted", delete(PAYMENT)),
+    ("payment_posted", update(POSTING, "key = 'payment:x'", "kind = 'payment'")),
+    ("late_fee", update(LINE, "gross = gross + 0.01", "kind = 'late_fee'")),
+    ("late_fee", update(PAYMENT, "at = at - interval '3 days'", "amount = 4.00")),
+    ("late_fee", again(LINE, '{"nr": 99}', "kind = 'late_fee'")),
+    ("dunning_case", update(CASE, "state = 'terminated'", "state = 'suspended'")),
+    ("dunning_case", update(CASE, "since = since - interval '1 day'", "state = 'suspended'")),
+    ("dunning_case", delete(STEP)),
+    ("dunning_case", delete(CASE)),
+    ("suspended_for_debt", delete(CASE, "state = 'suspended'")),
+    ("suspended_for_debt", update(SUSPENSION, "ends_at = starts_at", "ends_at IS NULL")),
 ]
 
 

@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from billing.api import corrections, credits, documents, invoices, test_clock
+from billing.api import (
+    corrections,
+    credits,
+    documents,
+    invoices,
+    orders,
+    test_clock,
+    transfers,
+    wallets,
+)
 
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
@@ -16,5 +25,15 @@ urlpatterns = [
     path("approvals/<int:approval_id>", corrections.ApprovalDoor.as_view()),
     path("approvals/<int:approval_id>/approve", corrections.ApproveDoor.as_view()),
     path("approvals/<int:approval_id>/reject", corrections.RejectDoor.as_view()),
+    path("subscribers/<str:external_id>/orders", orders.SubscriberOrdersDoor.as_view()),
+    path("orders", orders.OrdersDoor.as_view()),
+    path("orders/<str:number>", orders.OrderDoor.as_view()),
+    path("orders/<str:number>/cancel", orders.OrderCancelDoor.as_view()),
+    path("orders/<str:number>/pay", orders.OrderPayDoor.as_view()),
+    path("subscribers/<str:external_id>/wallet", wallets.WalletDoor.as_view()),
+    path("subscribers/<str:external_id>/wallet/movements", wallets.WalletStatementDoor.as_view()),
+    path("transfers", transfers.TransfersDoor.as_view()),
+    path("transfers/<int:transfer_id>", transfers.TransferDoor.as_view()),
+    path("transfers/<int:transfer_id>/match", transfers.TransferMatchDoor.as_view()),
     path("test-clock", test_clock.TestClockDoor.as_view()),
 ]

@@ -25,11 +25,15 @@ from billing.models.dunning import (
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.transfers import BankTransfer
+from billing.models.wallets import Wallet, WalletMovement
 
 __all__ = [
     "Account",
     "Approval",
+    "BankTransfer",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
@@ -55,10 +59,15 @@ __all__ = [
     "InvoiceLine",
     "InvoiceNumber",
     "Letterhead",
+    "Order",
+    "OrderStep",
     "Payment",
+    "PaymentIntent",
     "Posting",
     "Settlement",
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "Wallet",
+    "WalletMovement",
 ]

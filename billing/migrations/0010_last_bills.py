@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0008_deferrals"),
+        ("billing", "0009_orders_and_wallets"),
         ("subscriptions", "0017_trials_and_pauses"),
     ]
 

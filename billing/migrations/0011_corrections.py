@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0009_last_bills"),
+        ("billing", "0010_last_bills"),
         ("subscriptions", "0018_tax_rates_by_date"),
     ]
 

@@ -1,0 +1,173 @@
+"""Whether payments, late fees and debts add up: checks of `reconcile`, by other statements."""
+
+from __future__ import annotations
+
+from metering.reconciliation import Check
+
+# What is paid of an invoice is its payments and what credit notes settled.
+_PAID = """
+SELECT coalesce(i.operator_id, p.operator_id), CASE
+           WHEN i.operator_id IS NULL OR i.operator_id <> coalesce(p.operator_id, i.operator_id)
+             OR i.paid <> coalesce(p.amount, 0) + coalesce(c.amount, 0)
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'invoice', invoice_id, 'paid', i.paid,
+               'payments', p.amount, 'credits', c.amount) END AS wrong
+FROM (
+    SELECT *, id AS invoice_id FROM billing_invoice WHERE kind <> 'credit_note'
+) i
+FULL JOIN (
+    SELECT subscriber_id, invoice_id, min(operator_id) AS operator_id, sum(amount) AS amount
+    FROM billing_payment GROUP BY 1, 2
+) p USING (subscriber_id, invoice_id)
+LEFT JOIN (
+    SELECT subscriber_id, original_id AS invoice_id, -sum(paid) AS amount FROM billing_invoice
+    WHERE kind = 'credit_note' GROUP BY 1, 2
+) c USING (subscriber_id, invoice_id)
+"""
+
+# A payment is posted once, over its amount, as cash of the way it came.
+_PAYMENT_POSTED = """
+SELECT coalesce(p.operator_id, e.operator_id), CASE
+           WHEN p.amount IS DISTINCT FROM e.amount OR p.at <> e.at OR p.way <> e.way
+             OR p.currency <> e.currency
+           THEN jsonb_build_object(
+               'key', key, 'paid', p.amount, 'posted', e.amount, 'way', p.way,
+               'account_of', e.way) END AS wrong
+FROM (SELECT *, 'payment:' || key AS posting_key FROM billing_payment) p
+FULL JOIN (
+    SELECT q.operator_id, q.key AS posting_key, q.at, q.currency,
+           sum(e.amount) FILTER (WHERE a.code LIKE 'cash:%%') AS amount,
+           min(split_part(a.code, ':', 2)) FILTER (WHERE a.code LIKE 'cash:%%') AS way
+    FROM billing_posting q
+    JOIN billing_entry e ON e.posting_id = q.id
+    JOIN billing_account a ON a.id = e.account_id
+    WHERE q.kind = 'payment'
+    GROUP BY q.id
+) e ON e.operator_id = p.operator_id AND e.posting_key = p.posting_key
+"""
+
+# Of each late invoice all that bills said: rate x what was owed at the end of each whole day, by
+# the policy of its issue; but for what a credit note took back after the last bill.
+_LATE_FEE = """
+SELECT coalesce(i.operator_id, s.operator_id), CASE
+           WHEN l.billed <> l.accrued OR i.id IS NULL OR l.principal > i.gross
+             OR l.accrued <> least(
+                    round(f.owed_days * coalesce(p.late_fee_rate, 0), 2),
+                    trunc(l.principal * coalesce(p.late_fee_cap, 0), 2))
+           THEN jsonb_build_object(
+               'subscriber', l.subscriber_id, 'late_invoice', l.late_id, 'billed', l.billed,
+               'said', l.accrued, 'owed_days', f.owed_days) END AS wrong
+FROM (
+    SELECT DISTINCT ON (subscriber_id, late_id) *
+    FROM (
+        SELECT subscriber_id, invoice_id, (basis ->> 'late_id')::bigint AS late_id,
+               (basis ->> 'until')::timestamptz AS until, (basis ->> 'accrued')::numeric AS accrued,
+               (basis ->> 'principal')::numeric AS principal,
+               sum(gross) OVER (PARTITION BY subscriber_id, basis ->> 'late_id') AS billed
+        FROM billing_invoiceline
+        WHERE kind = 'late_fee' AND basis ->> 'late_id' IS NOT NULL
+    ) said
+    ORDER BY subscriber_id, late_id, until DESC, invoice_id DESC
+) l
+LEFT JOIN subscriptions_subscriber s ON s.id = l.subscriber_id
+LEFT JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.late_id
+LEFT JOIN LATERAL (
+    SELECT * FROM billing_dunningpolicy p
+    WHERE p.operator_id = i.operator_id AND p.effective_from <= i.issued_at
+    ORDER BY p.effective_from DESC
+    LIMIT 1
+) p ON true
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(greatest(l.principal - coalesce(paid.amount, 0), 0)), 0) AS owed_days
+    FROM generate_series(
+        coalesce(p.late_fee_grace_days, 0) + 1,
+        floor(extract(epoch FROM l.until - i.due_at) / 86400)::int) day
+    CROSS JOIN LATERAL (SELECT i.due_at + day * interval '24 hours' AS ends) d
+    CROSS JOIN LATERAL (
+        SELECT sum(amount) AS amount FROM billing_payment m
+        WHERE m.subscriber_id = i.subscriber_id AND m.invoice_id = i.id AND m.at <= d.ends
+    ) paid
+    WHERE NOT EXISTS (
+        SELECT FROM billing_dunningstop h
+        WHERE h.operator_id = i.operator_id
+          AND (h.subscriber_id IS NULL OR h.subscriber_id = i.subscriber_id)
+          AND h.starts_at <= d.ends AND (h.ends_at IS NULL OR d.ends < h.ends_at))
+) f
+"""
+
+# A case is where its events led it, and is about an invoice that is owed.
+_DUNNING_CASE = """
+SELECT coalesce(c.operator_id, e.operator_id), CASE
+           WHEN c.operator_id IS NULL OR c.events <> coalesce(e.many, 0)
+             OR e.last_nr <> e.many
+             OR c.state <> coalesce(nullif(e.state, 'restored'), CASE e.state
+                    WHEN 'restored' THEN 'overdue' ELSE 'settled' END)
+             OR c.state <> 'settled' AND (i.state IS DISTINCT FROM 'open' OR i.due_at <> c.since)
+           THEN jsonb_build_object(
+               'subscriber', coalesce(c.subscriber_id, e.subscriber_id), 'state', c.state,
+               'events_say', e.state, 'invoice', c.invoice_id, 'is', i.state) END AS wrong
+FROM billing_dunningcase c
+FULL JOIN (
+    SELECT subscriber_id, currency, min(operator_id) AS operator_id, count(*) AS many,
+           max(nr) AS last_nr,
+           (array_agg(kind ORDER BY nr DESC) FILTER (
+               WHERE kind IN ('suspended', 'terminated', 'settled', 'restored')
+                  OR kind = 'overdue' AND nr = 1 OR kind = 'overdue' AND before = 'settled'))[1]
+               AS state
+    FROM (
+        SELECT *, lag(kind) OVER (PARTITION BY subscriber_id, currency ORDER BY nr) AS before
+        FROM billing_dunningevent
+    ) steps
+    GROUP BY 1, 2
+) e ON e.subscriber_id = c.subscriber_id AND e.currency = c.currency
+LEFT JOIN billing_invoice i ON i.subscriber_id = c.subscriber_id AND i.id = c.invoice_id
+"""
+
+# A line is suspended for what it owes if and only if a case says so, unless another reason held it.
+_SUSPENDED_FOR_DEBT = """
+SELECT coalesce(c.operator_id, p.operator_id), CASE
+           WHEN c.subscriber_id IS NULL AND s.reason = 'unpaid invoices'
+             OR c.subscriber_id IS NOT NULL AND s.ends_at IS NOT NULL
+                AND s.reason = 'unpaid invoices'
+             OR c.subscriber_id IS NOT NULL AND s.subscriber_id IS NULL
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'suspended_at', s.starts_at, 'ended_at', s.ends_at,
+               'case', c.state) END AS wrong
+FROM (
+    SELECT DISTINCT ON (subscriber_id) * FROM billing_dunningcase
+    WHERE state IN ('suspended', 'terminated')
+    ORDER BY subscriber_id
+) c
+FULL JOIN (
+    SELECT DISTINCT ON (subscriber_id) * FROM subscriptions_suspension
+    ORDER BY subscriber_id, starts_at DESC
+) s USING (subscriber_id)
+LEFT JOIN subscriptions_subscriber p ON p.id = s.subscriber_id
+WHERE c.subscriber_id IS NOT NULL OR s.ends_at IS NULL
+"""
+
+# An invoice is given up, and no other, where what was due on it is an expense.
+_WRITTEN_OFF = """
+SELECT coalesce(i.operator_id, p.operator_id), CASE
+           WHEN i.id IS NULL OR (i.state = 'uncollectible') <> (p.id IS NOT NULL)
+             OR p.amount <> i.gross - i.paid
+           THEN jsonb_build_object(
+               'subscriber', i.subscriber_id, 'invoice', coalesce(i.id, p.invoice_id),
+               'state', i.state, 'due', i.gross - i.paid, 'written_off', p.amount) END AS wrong
+FROM billing_invoice i
+FULL JOIN (
+    SELECT p.id, p.operator_id, split_part(p.key, ':', 2)::bigint AS invoice_id,
+           (SELECT sum(e.amount) FROM billing_entry e WHERE e.posting_id = p.id AND e.amount > 0)
+               AS amount
+    FROM billing_posting p WHERE p.kind = 'write_off'
+) p ON p.invoice_id = i.id
+"""
+
+CHECKS = (
+    Check("paid", "what is paid of an invoice = its payments and credits", _PAID),
+    Check("payment_posted", "payments = cash posted for them", _PAYMENT_POSTED),
+    Check("late_fee", "late fees = rate x days x what was owed, capped", _LATE_FEE),
+    Check("dunning_case", "a debt is where its steps led it", _DUNNING_CASE),
+    Check("suspended_for_debt", "who is suspended for debts owes", _SUSPENDED_FOR_DEBT),
+    Check("written_off", "what is given up = what was due and is an expense", _WRITTEN_OFF),
+)
