@@ -24,6 +24,7 @@ from tests.factories import (
     yuan,
 )
 from tests.test_closing import invoices, lines, move, use
+from tests.test_orders import order, pay, transfer
 from tests.usage import DAY, Gateway, assert_books_agree, get, post, put
 
 MILLION = 1_000_000
@@ -232,6 +233,23 @@ def test_boosters_of_who_never_held_a_plan_are_billed(operator: Operator, api: A
     assert (last["net"]["amount"], last["tax"]["amount"]) == ("10.00", "0.60")
     answer = post(api, f"invoices/{last['number']}/credit", {"reason": "x"})
     assert answer.status_code == 201
+    assert_books_agree()
+
+
+def test_a_booster_that_an_order_paid_has_nothing_due_on_the_last_bill(
+    operator: Operator, api: APIClient
+) -> None:
+    make_plan(operator)  # brings the rate card
+    make_subscriber(operator)
+    booster = {"name": "Ten", "price": "10.60", "units": "1000000", "valid_days": 60}
+    assert put(api, "boosters/ten", booster).status_code == 201
+    assert transfer(api, "50.00", "fill", wallet="s-1")["state"] == "matched"
+    number = order(api, kind="booster", booster="ten")["number"]
+    assert pay(api, number).json()["state"] == "paid"
+    move(api, CLOSE)
+
+    [last] = invoices(api)
+    assert (last["kind"], last["state"], last["amount_due"]["amount"]) == ("final", "paid", "0.00")
     assert_books_agree()
 
 
