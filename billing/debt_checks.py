@@ -13,7 +13,7 @@ SELECT coalesce(i.operator_id, p.operator_id), CASE
                'subscriber', subscriber_id, 'invoice', invoice_id, 'paid', i.paid,
                'payments', p.amount, 'credits', c.amount) END AS wrong
 FROM (
-    SELECT *, id AS invoice_id FROM billing_invoice WHERE kind = 'period'
+    SELECT *, id AS invoice_id FROM billing_invoice WHERE kind <> 'credit_note'
 ) i
 FULL JOIN (
     SELECT subscriber_id, invoice_id, min(operator_id) AS operator_id, sum(amount) AS amount
