@@ -31,13 +31,12 @@ from billing.models import (
     SupplierGateway,
 )
 from metering.weighing import matches
-from subscriptions import periods
+from subscriptions import advisory, periods
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Gateway, Operator
 from subscriptions.outcomes import USUALLY_FREE
 
-# First key of the advisory lock: an operator's days are priced and settled one after another.
-_LOCK = 7021
 DAY = dt.timedelta(days=1)
 CLASSES = ("uncached_input", "cached_input", "cache_write", "output", "reasoning")
 _TOKENS = tuple(f"{name}_tokens" for name in CLASSES)
@@ -46,9 +45,7 @@ _SUMMED = ("requests", *_TOKENS, "units", "cost")
 
 def lock(operator_id: int) -> None:
     """Let nobody else price or settle this operator's days until the transaction ends."""
-    assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator_id & 0x7FFFFFFF])
+    advisory.take(Lock.COSTS, operator_id)
 
 
 # Suppliers and prices ----------------------------------------------------------------------------

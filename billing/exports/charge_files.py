@@ -22,17 +22,19 @@ from django.db import connection, transaction
 
 from billing.exports import cells
 from billing.models import ChargeFile
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.errors import Invalid, NotFound
 from subscriptions.models import Operator
 
 FORMAT = "1"
 FIELDS = 11  # of every line
 
-_LOCK = 7020  # first key of the advisory lock: one operator's files are made one after another
-
 # One statement, hence one snapshot: what is due on an invoice and how many notes had lowered it go
 # together. A note that came after its invoice's charge is given back whole, whatever it has
 # settled since; any other lowered what was charged already, and is said with what is left of it.
+# Of what was written off that is taken back which has not come in by now: whoever collects for us
+# is to stop, and what he has collected nonetheless is a payment.
 _LINES_SQL = """
 INSERT INTO billing_chargeline (subscriber_id, invoice_id, kind, operator_id, sequence, nr,
                                 msisdn, external_id, amount, notes)
@@ -99,7 +101,7 @@ def make(
     if since is not None and until is not None and since >= until:
         raise Invalid("from must be before until")
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator.pk & 0x7FFFFFFF])
+    advisory.take(Lock.CHARGE_FILES, operator.pk)
         before = ChargeFile.objects.filter(operator=operator).order_by("-sequence").first()
         file = ChargeFile(
             operator=operator,
