@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from billing import rating
 from billing.models import DunningCase, DunningEvent
+from subscriptions import periods
 
 DAY = dt.timedelta(days=1)
 State, Kind = DunningCase.State, DunningEvent.Kind
@@ -240,8 +241,8 @@ def late_fee_line(late: Late, *, until: dt.datetime, zone: ZoneInfo) -> rating.L
     basis: dict[str, Any] = {
         "late": late.number,
         "late_id": late.invoice_id,
-        "due_at": late.due_at.astimezone(zone).isoformat(),
-        "until": until.astimezone(zone).isoformat(),
+        "due_at": periods.local(late.due_at, zone),
+        "until": periods.local(until, zone),
         "principal": str(late.principal),
         "spells": [[str(amount), days] for amount, days in now.spells],
         "rate": str(late.terms.late_fee_rate.normalize()),

@@ -219,11 +219,11 @@ def due(operator: Operator, *, at: dt.datetime) -> list[_Due]:
         first = cursor.fetchone()[0]
         if first is None:
             return []
-        day = max(first, at - RECORDS_KEPT + DAY).astimezone(zone).date() + DAY * (
+        day = periods.day_of(max(first, at - RECORDS_KEPT + DAY), zone) + DAY * (
             first < at - RECORDS_KEPT + DAY
         )
         days = []
-        while day < at.astimezone(zone).date():
+        while day < periods.day_of(at, zone):
             days.append(day)
             day += DAY
         cursor.execute(
@@ -367,7 +367,7 @@ def settle(entries: QuerySet[CostEntry], settlement: Settlement) -> None:
 
 
 def local_day(operator: Operator, at: dt.datetime) -> dt.date:
-    return at.astimezone(ZoneInfo(operator.time_zone)).date()
+    return periods.day_of(at, ZoneInfo(operator.time_zone))
 
 
 def month_after(month: dt.date) -> dt.date:

@@ -31,6 +31,7 @@ from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
+from subscriptions.periods import local
 from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
@@ -308,7 +309,7 @@ def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list
         lines,
         1 if whole else ending.unused,
         1 if whole else ending.granted,
-        {"ended_at": ending.at.astimezone(zone).isoformat(), "reason": ending.reason},
+        {"ended_at": local(ending.at, zone), "reason": ending.reason},
     )
 
 
@@ -331,7 +332,7 @@ def _overflow_lines(one: _Overflow, zone: ZoneInfo) -> list[Line]:
 
 
 def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
-    basis: dict[str, Any] = {"sold_at": sale.sold_at.astimezone(zone).isoformat()}
+    basis: dict[str, Any] = {"sold_at": local(sale.sold_at, zone)}
     name, price = sale.note or sale.kind, rating.ZERO
     if sale.kind == "booster":
         booster = _booster_of(int(sale.grant_key.split(":")[1]))

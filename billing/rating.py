@@ -152,8 +152,8 @@ def fee_lines(
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
         "price": str(tariff.price),
-        "from": _local(starts_at, zone),
-        "until": _local(ends_at, zone),
+        "from": periods.local(starts_at, zone),
+        "until": periods.local(ends_at, zone),
     }
     if (days, of) != (1, 1):
         basis |= {"days": days, "of_days": of}
@@ -190,7 +190,7 @@ def upgrade_lines(
         "old_plan": old.code,
         "old_version": old.version,
         "old_price": str(old.price),
-        "at": _local(at, zone),
+        "at": periods.local(at, zone),
         "days": days,
         "of_days": of,
     }
@@ -238,10 +238,6 @@ def refund_lines(lines: Sequence[Line], share: int, of: int, basis: dict[str, An
 
 def _plan_basis(tariff: Tariff) -> dict[str, Any]:
     return {"plan": tariff.code, "version": tariff.version}
-
-
-def _local(instant: dt.datetime, zone: ZoneInfo) -> str:
-    return instant.astimezone(zone).isoformat()
 
 
 # Usage beyond the allowance ----------------------------------------------------------------------
@@ -305,8 +301,8 @@ def overflow_line(drawn: Drawn, zone: ZoneInfo) -> Line | None:
     tariff = drawn.tariff
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
-        "from": _local(drawn.starts_at, zone),
-        "until": _local(drawn.ends_at, zone),
+        "from": periods.local(drawn.starts_at, zone),
+        "until": periods.local(drawn.ends_at, zone),
         "drawn": drawn.units,
     }
     if drawn.blocks:
