@@ -744,8 +744,8 @@ def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) 
     The expense is the whole amount due, tax included: the supply was made and its VAT is payable
     whether or not the subscriber pays (China gives no relief for a bad debt; where a tax office
     does, that is a posting of the accountants' own). What was sold in advance stays deferred and
-    is earned as it burns. The claim stays: what comes in later is a recovery, not a payment of
-    this invoice. Again changes nothing. Raises NotFound, NotDue.
+    is earned as it burns. The claim stays: what comes in later takes so much of the expense back
+    (billing/payments.py). Again changes nothing. Raises NotFound, NotDue.
     """
     invoice = locked(operator, number)
     if invoice.state == Invoice.State.UNCOLLECTIBLE:

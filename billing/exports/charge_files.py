@@ -6,7 +6,7 @@ leaves; its bytes follow from them, so that a file that got lost is made again a
     header   format, operator, sequence, currency, from, until, made at
     charge   nr, invoice, -, phone number, subscriber, period from, until, issued, due, amount
     credit   nr, credit note, invoice it corrects, … amount < 0
-    reversal nr, invoice that was made void after its charge had left, … amount < 0
+    reversal nr, invoice that was made void or given up after its charge had left, … amount < 0
     trailer  lines, sum of charges, sum of credits, total, SHA-256 of every byte before this line
 """
 
@@ -63,11 +63,12 @@ FROM (
       ON l.subscriber_id = i.subscriber_id AND l.invoice_id = i.original_id AND l.kind = 'charge'
     WHERE i.currency = %(currency)s AND (i.place > l.notes OR i.state = 'open')
     UNION ALL
-    SELECT l.subscriber_id, l.invoice_id, 'reversal', i.number, NULL, -l.amount, 0
+    SELECT l.subscriber_id, l.invoice_id, 'reversal', i.number, NULL,
+           CASE i.state WHEN 'void' THEN -l.amount ELSE i.paid - i.gross END, 0
     FROM billing_chargeline l
     JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id
-    WHERE l.operator_id = %(operator)s AND l.kind = 'charge' AND i.state = 'void'
-      AND i.currency = %(currency)s
+    WHERE l.operator_id = %(operator)s AND l.kind = 'charge'
+      AND i.state IN ('void', 'uncollectible') AND i.currency = %(currency)s
 ) c
 JOIN subscriptions_subscriber s ON s.id = c.subscriber_id
 WHERE c.amount <> 0
@@ -100,8 +101,8 @@ def make(
     """
     if since is not None and until is not None and since >= until:
         raise Invalid("from must be before until")
-    with connection.cursor() as cursor:
     advisory.take(Lock.CHARGE_FILES, operator.pk)
+    with connection.cursor() as cursor:
         before = ChargeFile.objects.filter(operator=operator).order_by("-sequence").first()
         file = ChargeFile(
             operator=operator,
