@@ -99,7 +99,7 @@ CROSS JOIN LATERAL (
 ) f
 """
 
-# A case is where its events led it, and is about an invoice that is owed.
+# A case is where its events led it, reminders nowhere, and is about an invoice that is owed.
 _DUNNING_CASE = """
 SELECT coalesce(c.operator_id, e.operator_id), CASE
            WHEN c.operator_id IS NULL OR c.events <> coalesce(e.many, 0)
@@ -116,10 +116,10 @@ FULL JOIN (
            max(nr) AS last_nr,
            (array_agg(kind ORDER BY nr DESC) FILTER (
                WHERE kind IN ('suspended', 'terminated', 'settled', 'restored')
-                  OR kind = 'overdue' AND nr = 1 OR kind = 'overdue' AND before = 'settled'))[1]
-               AS state
+                  OR kind = 'overdue' AND coalesce(before, 'settled') = 'settled'))[1] AS state
     FROM (
-        SELECT *, lag(kind) OVER (PARTITION BY subscriber_id, currency ORDER BY nr) AS before
+        SELECT *, lag(kind) OVER (PARTITION BY subscriber_id, currency, kind = 'reminder'
+                                  ORDER BY nr) AS before
         FROM billing_dunningevent
     ) steps
     GROUP BY 1, 2

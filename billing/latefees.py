@@ -41,14 +41,14 @@ def late_invoices(
 ) -> dict[int, list[Late]]:
     """By subscriber the invoices that were due before `until`, the oldest first.
 
-    Only who has a case was ever late: all others cost one look at an index. What a subscriber
-    gets covers its oldest debts, as if it had been paid in time.
+    Only who has a case that ever changed was late: all others cost one look at an index. What a
+    subscriber gets covers its oldest debts, as if it had been paid in time.
     """
     had = sorted(
         set(
-            DunningCase.objects.filter(subscriber_id__in=subscriber_ids).values_list(
-                "subscriber_id", flat=True
-            )
+            DunningCase.objects.filter(
+                subscriber_id__in=subscriber_ids, changed_at__gt=dunning.NEVER
+            ).values_list("subscriber_id", flat=True)
         )
     )
     if not had:

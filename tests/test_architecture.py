@@ -187,6 +187,7 @@ WRITERS = {
         "dunningevent",
         "dunningpolicy",
         "dunningstop",
+        "remindercursor",
     },
 }
 MODELS = {
@@ -313,7 +314,6 @@ def test_only_doors_ask_the_clock() -> None:
             assert DOORS.search(path), path
 
 
-# --- retention ----------------------------------------------------------------------------------
 # --- advisory locks -----------------------------------------------------------------------------
 
 ADVISORY = re.compile(r"pg_(?:try_)?advisory_\w+\(([^,)]+)[,)]")
@@ -340,6 +340,7 @@ def test_an_advisory_lock_is_named_by_its_purpose() -> None:
             assert first_key == str(Lock.CLOCK.value), migration
 
 
+# --- retention ----------------------------------------------------------------------------------
 
 
 def test_retention_gives_way_to_a_long_reader(transactional_db: None) -> None:

@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from billing.api import documents, invoices, test_clock
+from billing.api import documents, dunning, invoices, test_clock
 
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
@@ -11,5 +11,14 @@ urlpatterns = [
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
     path("invoices/<str:number>/credit", invoices.CreditDoor.as_view()),
     path("invoices/<str:number>/void", invoices.VoidDoor.as_view()),
+    path("dunning", dunning.DunningDoor.as_view()),
+    path("dunning/stop", dunning.StopDunningDoor.as_view()),
+    path("dunning/resume", dunning.ResumeDunningDoor.as_view()),
+    path("subscribers/<str:external_id>/dunning", dunning.SubscriberDunningDoor.as_view()),
+    path("subscribers/<str:external_id>/dunning/stop", dunning.StopSubscriberDunningDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/dunning/resume",
+        dunning.ResumeSubscriberDunningDoor.as_view(),
+    ),
     path("test-clock", test_clock.TestClockDoor.as_view()),
 ]

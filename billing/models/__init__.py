@@ -20,6 +20,7 @@ from billing.models.dunning import (
     DunningEvent,
     DunningPolicy,
     DunningStop,
+    ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
@@ -53,6 +54,7 @@ __all__ = [
     "Letterhead",
     "Payment",
     "Posting",
+    "ReminderCursor",
     "Settlement",
     "SettlementLine",
     "Supplier",
