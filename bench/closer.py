@@ -17,6 +17,7 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 django.setup()
 
 from billing import closing  # noqa: E402
+from billing.pace import Pace  # noqa: E402
 from subscriptions import lifecycle  # noqa: E402
 from subscriptions.models import Operator  # noqa: E402
 
@@ -30,8 +31,9 @@ def main(code: str, at: dt.datetime, *, opens: bool) -> None:
         pass
     opened = time.monotonic() - began
     closing.plan(operator, at=at)
+    pace = Pace()
     while closing.close_next(operator, at=at):
-        pass
+        pace.give_way()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(json.dumps({"kib": most, "opening_seconds": round(opened, 2)}), flush=True)
 

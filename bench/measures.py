@@ -21,6 +21,7 @@ from typing import Any
 
 from django.db import connection, transaction
 from django.db.models import Sum
+from rich.progress import Progress
 
 from bench import bills, load, population, preload, senders
 from bench.lab import Lab, Web
@@ -31,6 +32,7 @@ from bench.report import Row, at_least, at_most, middle, percentile
 from bench.senders import Door, Reading, Sent
 from billing.documents import drawing
 from billing.documents.content import Content
+from billing.models import Invoice
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
@@ -875,7 +877,7 @@ def opening(lab: Lab) -> list[Row]:
 
 # --- month close ----------------------------------------------------------------------------------
 
-CLOSERS = 2
+CLOSES, CLOSERS = 1_000_000, 2
 # What a close writes, in the order it may be written again.
 CLOSED = (
     *("billing_invoice", "billing_invoiceline", "billing_invoicenumber"),
@@ -888,7 +890,11 @@ def close(lab: Lab) -> list[Row]:
     """Closing a month with two workers, against INSERT … SELECT of the rows that it wrote."""
     with lab.database() as database:
         at = clock.wall() + dt.timedelta(days=32)
-        due = _make_due(lab.effort.of(population.SIZE), at=at)
+        wanted = lab.effort.of(CLOSES)
+        with Progress(console=lab.console, transient=True) as progress:
+            task = progress.add_task("More subscribers", total=max(0, wanted - population.SIZE))
+            population.grow(wanted, lambda many: progress.advance(task, many))
+        due = _make_due(wanted, at=at)
         before = _rows()
         seconds, answers = _close(lab, database, at)
         written = {table: many - before[table] for table, many in _rows().items()}
@@ -978,6 +984,20 @@ def _rows() -> dict[str, int]:
 
 def _close(lab: Lab, database: str, at: dt.datetime) -> tuple[float, list[dict[str, float]]]:
     """(seconds that the workers take to close what is due, what each says of itself)."""
+    workers = _closers(lab, database, at, [["open"], *[[]] * (CLOSERS - 1)])
+    began = time.monotonic()
+    answers = []
+    _go(workers)
+    for worker in workers:
+        answers.append(worker.communicate()[0])
+        assert worker.returncode == 0
+    return time.monotonic() - began, [json.loads(answer) for answer in answers]
+
+
+def _closers(
+    lab: Lab, database: str, at: dt.datetime, jobs: list[list[str]]
+) -> list[subprocess.Popen[str]]:
+    """Workers of a close that only wait to be let go."""
     command = [sys.executable, "-m", "bench.closer", population.CODE, at.isoformat()]
     environment = {**os.environ, "DATABASE_URL": lab.url(database)}
     workers = [
@@ -988,21 +1008,65 @@ def _close(lab: Lab, database: str, at: dt.datetime) -> tuple[float, list[dict[s
             env=environment,
             text=True,
         )
-        for job in [["open"], *[[]] * (CLOSERS - 1)]
+        for job in jobs
     ]
     for worker in workers:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "ready\n"
-    began = time.monotonic()
-    answers = []
+    return workers
+
+
+def _go(workers: list[subprocess.Popen[str]]) -> None:
     for worker in workers:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
-    for worker in workers:
-        answers.append(worker.communicate()[0])
-        assert worker.returncode == 0
-    return time.monotonic() - began, [json.loads(answer) for answer in answers]
+
+
+def beside(lab: Lab) -> list[Row]:
+    """Batches while two workers close a month, against the same without."""
+    with lab.database() as database:
+        people = population.read(load.models())
+        material = _make(lab, people, load.skewed, with_copies=False)
+        at = clock.wall()
+        alone: list[Round] = []
+        during: list[Round] = []
+        closed: list[float] = []
+        with lab.platform(database) as web:
+            rate = _warm(lab, web, people, material)
+            count = _count(lab, rate, material)
+            for _ in range(lab.effort.rounds):
+                alone.append(_post(lab, web, people, material.marked_bodies(marks.new(), count)))
+                bodies = material.marked_bodies(marks.new(), count)
+                workers = _closers(lab, database, at, [[]] * CLOSERS)
+                before, began = Invoice.objects.count(), time.monotonic()
+                try:
+                    _go(workers)
+                    during.append(_post(lab, web, people, bodies))
+                    assert all(worker.poll() is None for worker in workers), "the close ended early"
+                    closed.append((Invoice.objects.count() - before) / (time.monotonic() - began))
+                finally:
+                    for worker in workers:
+                        worker.kill()
+                        worker.wait()
+    ratio = middle(b.sent.rate / a.sent.rate for a, b in zip(alone, during, strict=True))
+    return [
+        Row(
+            "beside",
+            "batches, subscribers as in Mooncake, while two workers close a month",
+            "≥ 0.6 of the rate alone",
+            f"{middle(r.sent.rate for r in during):,.0f} records/s beside"
+            f" {middle(closed):,.0f} invoices/s; {middle(r.sent.rate for r in alone):,.0f} alone."
+            f" {_shares(during)}",
+            ratio,
+            at_least(ratio, 0.6, 0.6),
+            {
+                "alone": [r.figures() for r in alone],
+                "during": [r.figures() for r in during],
+                "invoices_per_second": [round(each, 1) for each in closed],
+            },
+        )
+    ]
 
 
 def _insert_again(written: dict[str, int]) -> float:
@@ -1081,5 +1145,6 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "folding": folding,
     "opening": opening,
     "close": close,
+    "beside": beside,
     "pdf": pdf,
 }

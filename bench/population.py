@@ -11,7 +11,7 @@ from django.db import connection
 from billing import due
 from metering.weighing import Weight, cards_of
 from subscriptions import clock, keys, lifecycle, registry, seeding
-from subscriptions.models import ApiKey, Operator, RateCard
+from subscriptions.models import ApiKey, Operator, RateCard, Subscriber
 from subscriptions.registry import Draft
 
 CODE = "bench"
@@ -50,15 +50,35 @@ def build(size: int, advance: Callable[[int], None]) -> None:
     bought = now - BOUGHT_BEFORE
     operator = Operator.objects.create(code=CODE, name="Benchmark", created_at=bought)
     seeding.seed_offerings(operator, at=bought)
+    _add(operator, range(size), advance, bought=bought, now=now)
+
+
+def grow(size: int, advance: Callable[[int], None]) -> None:
+    """Let there be so many subscribers, where there are fewer."""
+    operator = Operator.objects.get(code=CODE)
+    there = Subscriber.objects.filter(operator=operator).count()
+    if size > there:
+        bought = operator.created_at
+        _add(operator, range(there, size), advance, bought=bought, now=clock.wall())
+
+
+def _add(
+    operator: Operator,
+    numbers: range,
+    advance: Callable[[int], None],
+    *,
+    bought: dt.datetime,
+    now: dt.datetime,
+) -> None:
     plans = list(seeding.PLANS)
-    for first in range(0, size, registry.BATCH):
+    for first in range(numbers.start, numbers.stop, registry.BATCH):
         drafts = [
             Draft(
                 external_id=Population.external_id(nr),
                 subjects=(Population.subject(nr),),
                 plan=plans[nr % len(plans)],
             )
-            for nr in range(first, min(first + registry.BATCH, size))
+            for nr in range(first, min(first + registry.BATCH, numbers.stop))
         ]
         outcomes = registry.upsert(operator, drafts, at=bought)
         assert all(outcome.status == registry.CREATED for outcome in outcomes)

@@ -17,7 +17,7 @@ import psycopg
 from django.db import OperationalError, connection, transaction
 from django.db.models import Count, F, Min, Q, Sum
 
-from billing import invoicing
+from billing import invoicing, prepaid
 from billing.models import CloseChunk
 from metering import rollups
 from subscriptions import advisory
@@ -152,6 +152,12 @@ def _close(operator: Operator, chunk: CloseChunk, *, at: dt.datetime) -> None:
         last_subscriber=chunk.last_subscriber,
         but=[] if alone else _failed(operator.pk),
         ended_by=chunk.ended_by,
+        at=at,
+    )
+    prepaid.apply(
+        operator,
+        first_subscriber=chunk.first_subscriber,
+        last_subscriber=chunk.last_subscriber,
         at=at,
     )
     if alone and billed.failures:

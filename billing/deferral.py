@@ -24,9 +24,10 @@ from django.db import connection, transaction
 from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Deferral, DeferralSweep
-from subscriptions import advisory
+from subscriptions import advisory, pgarrays
 from subscriptions.advisory import Lock
 from subscriptions.models import Operator
+from subscriptions.pgarrays import Int8s, Texts
 
 # When a local day's burning is looked at: close to its end, so that what burned on the last day of
 # a month is earned in that month.
@@ -174,9 +175,9 @@ def defer(
     assert connection.in_atomic_block
     if not sales:
         return
-    with connection.cursor() as cursor:
-        columns = [list(column) for column in zip(*sales, strict=True)]
-        cursor.execute(_DEFER_SQL, [operator.pk, *columns])
+    kinds = (Int8s, Int8s, Int8s, Texts, list, Texts, list, Int8s)
+    with pgarrays.statements() as cursor:
+        cursor.execute(_DEFER_SQL, [operator.pk, *pgarrays.columns(sales, *kinds)])
     keys = sorted((sale.subscriber_id, sale.bucket_id) for sale in sales)
     for start in range(0, len(keys), CHUNK):
         _look_at(operator, keys[start : start + CHUNK], at=at, ended_by=ended_by)
@@ -375,8 +376,8 @@ def _look_at(
     ended_by: dt.datetime,
 ) -> int:
     """Count these deferrals anew and post what changed, in the caller's transaction."""
-    with connection.cursor() as cursor:
-        subscribers, buckets = (list(column) for column in zip(*keys, strict=True))
+    with pgarrays.statements() as cursor:
+        subscribers, buckets = pgarrays.columns(keys, Int8s, Int8s)
         cursor.execute(
             _LOOK_SQL, {"subscribers": subscribers, "buckets": buckets, "ended_by": ended_by}
         )

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import closing, deferral, dunning
+from billing import closing, deferral, dunning, finals
+from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
@@ -35,9 +36,11 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
         pass
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
+    expire_orders(operator, at=at)
     # First, so that a bill knows of every invoice that was late by its end.
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
+    finals.run(operator, at=at)
     earn_deferred(operator, at=at)
 
 
@@ -50,6 +53,12 @@ def earn_deferred(operator: Operator, *, at: dt.datetime) -> None:
 def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:
     """Give back what one operator's reservations hold past their time."""
     while reservations.expire_due(operator.pk, at=at):
+        pass
+
+
+def expire_orders(operator: Operator, *, at: dt.datetime) -> None:
+    """Expire one operator's orders that nobody has paid in time."""
+    while keeping.expire_due(operator, at=at):
         pass
 
 

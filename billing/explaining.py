@@ -28,6 +28,9 @@ def explain(invoice: Invoice) -> Iterator[str]:
         yield f"{line.nr}. {line.kind}: {line.description}"
         for sentence in steps(line, voice):
             yield f"   {sentence}"
+        if "tax_category" in line.basis:
+            since = line.basis["tax_since"]
+            yield f"   taxed as {line.basis['tax_category']} is since {since}"
         rate = (line.tax_rate * 100).normalize()
         yield (
             f"   {line.gross} with tax: {line.gross} / (1 + {rate:f} %) = {line.net} net,"
@@ -51,7 +54,8 @@ def steps(line: InvoiceLine, voice: Voice) -> Iterator[str]:
             f"takes back of line {basis['line']} of {basis['credits']}",
             f"冲减账单 {basis['credits']} 第 {basis['line']} 行",
         )
-        return
+        if "drawn" not in basis:
+            return
     if "plan" in basis:
         span = voice.span(basis["from"], basis["until"]) if "from" in basis else ""
         if voice.exact:
@@ -75,6 +79,13 @@ def steps(line: InvoiceLine, voice: Voice) -> Iterator[str]:
         yield from _overflow(line, basis, voice)
     elif line.kind == InvoiceLine.Kind.LATE_FEE and "late" in basis:
         yield from _late_fee(line, basis, voice)
+    elif line.kind == InvoiceLine.Kind.COMPENSATION:
+        over, factor = voice.price(basis["over_charge"]), Decimal(basis["factor"]).normalize()
+        yield say(
+            f"{over} was charged by the operator's fault and is repaid {factor:f} times: {over} x"
+            f" ({factor:f} - 1) beyond it, without tax",
+            f"多收 {over}，按 {factor:f} 倍返还：{over} × ({factor:f} - 1)，不计税",
+        )
     elif line.kind == InvoiceLine.Kind.DISCOUNT:
         share = f" ({basis['percent']} %)" if "percent" in basis else ""
         if "coupon" in basis:

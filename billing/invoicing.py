@@ -11,7 +11,7 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import lru_cache
@@ -21,13 +21,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import deferral, dunning, ledger, rating
+from billing import corrections, crediting, deferral, dunning, ledger, rating
 from billing.arrears import Late, late_fee_lines, with_billed
 from billing.latefees import late_invoices
 from billing.ledger import Side
-from billing.models import Invoice, InvoiceLine, InvoiceNumber
+from billing.models import FapiaoRequest, Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, coupons, lifecycle, pgarrays, policies
+from subscriptions import buckets, coupons, lifecycle, pgarrays, policies, taxes
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
@@ -40,7 +40,7 @@ LOOK_BACK = dt.timedelta(days=250)
 
 
 class Due(NamedTuple):
-    """A period to be billed."""
+    """A period to be billed; of a last bill the time that it is for, 0 where no plan was held."""
 
     subscriber_id: int
     subscription_id: int
@@ -87,16 +87,29 @@ def bill(
     whole, with the reason.
     """
     assert connection.in_atomic_block
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         span = (first_subscriber, last_subscriber)
-        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, list(but)])
+        cursor.execute(_DUE_SQL, [operator.pk, ended_by, *span, Int8s(but)])
         due = [Due(*row) for row in cursor.fetchall()]
     billed = Billed()
     if not due:
         return billed
-    drafts: list[_Draft] = []
+    drafts: list[Draft] = []
     zone = ZoneInfo(operator.time_zone)
-    overflow, sales = _buckets(due)
+    prices = Prices(taxes.of_operator(operator.pk), zone)
+    rules = corrections.rules_of(operator.pk, at=at)
+
+    def adjust(subscriber_id: int, changes: list[Line]) -> list[Line]:
+        """What of changes this bill may say, with what is repaid beyond them."""
+        if not changes:
+            return []
+        currency = operator.currency
+        said = corrections.allowed(
+            operator, subscriber_id, changes, rules, currency=currency, at=at
+        )
+        return said + corrections.compensation_lines(corrections.given_back(said), rules)
+
+    overflow, sales = unbilled(due)
     keys = [period[:3] for period in due]
     changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
@@ -106,7 +119,13 @@ def bill(
     for subscriber_id, periods in by_subscriber.items():
         try:
             made = _rate(
-                periods, overflow[subscriber_id], sales[subscriber_id], changes, discounts, zone
+                periods,
+                overflow[subscriber_id],
+                sales[subscriber_id],
+                changes,
+                discounts,
+                prices,
+                adjust,
             )
         except RatingError as error:
             billed.failures[subscriber_id] = str(error)
@@ -115,8 +134,8 @@ def bill(
             _add_late_fees(made, late[subscriber_id], zone)
         drafts += made
     if drafts:
-        _store(operator, drafts)
-        _post(operator, drafts, at=at, ended_by=ended_by)
+        store(operator, drafts)
+        post_drafts(operator, drafts, at=at, ended_by=ended_by)
         closed = lifecycle.mark_closed([draft.due[:3] for draft in drafts], at=at)
         assert closed == len(drafts)
         issue(operator, [(d.due.subscriber_id, d.id) for d in drafts], at=at)
@@ -125,7 +144,7 @@ def bill(
 
 
 @dataclass(slots=True)
-class _Draft:
+class Draft:
     """An invoice in the making."""
 
     due: Due
@@ -133,10 +152,18 @@ class _Draft:
     lines: list[Line]
     totals: rating.Totals
     id: int = 0
+    kind: str = Invoice.Kind.PERIOD
+
+    @property
+    def posting_key(self) -> str:
+        start = self.due.starts_at.astimezone(dt.UTC).isoformat()
+        if self.kind == Invoice.Kind.FINAL:
+            return f"final:{self.due.subscriber_id}:{start}"
+        return f"invoice:{self.due.subscription_id}:{start}"
 
 
 @dataclass(frozen=True, slots=True)
-class _Overflow:
+class Overflow:
     """An overflow bucket that was drawn, with what of it is billed."""
 
     subscription_id: int | None
@@ -147,13 +174,13 @@ class _Overflow:
     bucket_id: int
     blocks: bool
     units: int
-    billed: bool
+    billed: bool  # the period is, so that what is drawn of it now is a change
     billed_units: int
     billed_gross: Decimal
 
 
 @dataclass(frozen=True, slots=True)
-class _Sale:
+class Sale:
     """A booster or gift that no invoice has named yet."""
 
     bucket_id: int
@@ -169,7 +196,7 @@ class _Sale:
 # brought, its key names the plan, began within its period.
 _BUCKETS_SQL = """
 SELECT b.subscriber_id, b.kind, b.subscription_id, p.starts_at, b.valid_from, p.ends_at,
-       p.plan_id, b.id, b.grant_key, b.used, coalesce(b.granted, 0), b.note,
+       p.closed_at, p.plan_id, b.id, b.grant_key, b.used, coalesce(b.granted, 0), b.note,
        l.lines, l.units, l.gross
 FROM unnest(%s::bigint[], %s::timestamptz[], %s::timestamptz[])
      AS d (subscriber_id, look_from, last_end)
@@ -177,7 +204,7 @@ JOIN subscriptions_bucket b
   ON b.subscriber_id = d.subscriber_id AND b.valid_until > d.look_from
  AND b.valid_from < d.last_end AND b.kind IN ('overage', 'booster', 'gift')
 LEFT JOIN LATERAL (
-    SELECT p.starts_at, p.ends_at, p.plan_id
+    SELECT p.starts_at, p.ends_at, p.closed_at, p.plan_id
     FROM subscriptions_subscriptionperiod p
     WHERE b.kind = 'overage' AND p.subscriber_id = b.subscriber_id
       AND p.subscription_id = b.subscription_id AND p.starts_at <= b.valid_from
@@ -197,34 +224,33 @@ ORDER BY b.subscriber_id, b.valid_from, b.id
 """
 
 
-def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, list[_Sale]]]:
+def unbilled(due: Sequence[Due]) -> tuple[dict[int, list[Overflow]], dict[int, list[Sale]]]:
     """By subscriber: overflow that was drawn or billed, and sales that are not billed."""
     spans: dict[int, tuple[dt.datetime, dt.datetime]] = {}
     for period in due:
         first, last = spans.get(period.subscriber_id, (period.starts_at, period.ends_at))
         spans[period.subscriber_id] = min(first, period.starts_at), max(last, period.ends_at)
-    overflow: dict[int, list[_Overflow]] = defaultdict(list)
-    sales: dict[int, list[_Sale]] = defaultdict(list)
-    with connection.cursor() as cursor:
+    overflow: dict[int, list[Overflow]] = defaultdict(list)
+    sales: dict[int, list[Sale]] = defaultdict(list)
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _BUCKETS_SQL,
             [
-                list(spans),
-                [first - LOOK_BACK for first, _ in spans.values()],
-                [last for _, last in spans.values()],
+                Int8s(spans),
+                Instants(first - LOOK_BACK for first, _ in spans.values()),
+                Instants(last for _, last in spans.values()),
             ],
         )
         for row in cursor.fetchall():
             subscriber_id, kind, subscription_id, period_start, valid_from = row[:5]
-            ends_at, plan_id, bucket_id, grant_key, used, granted, note, lines, units, gross = row[
-                5:
-            ]
+            ends_at, closed_at, plan_id, bucket_id, grant_key, used, granted, note = row[5:13]
+            lines, units, gross = row[13:]
             if kind != "overage":
-                sale = _Sale(bucket_id, kind, valid_from, granted, grant_key, note)
+                sale = Sale(bucket_id, kind, valid_from, granted, grant_key, note)
                 sales[subscriber_id].append(sale)
             elif ends_at is not None:
                 overflow[subscriber_id].append(
-                    _Overflow(
+                    Overflow(
                         subscription_id=subscription_id,
                         period_start=period_start,
                         since=valid_from,
@@ -233,7 +259,7 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
                         bucket_id=bucket_id,
                         blocks=grant_key.startswith("blocks"),
                         units=used,
-                        billed=lines > 0,
+                        billed=lines > 0 or closed_at is not None,
                         billed_units=units,
                         billed_gross=gross,
                     )
@@ -243,52 +269,57 @@ def _buckets(due: Sequence[Due]) -> tuple[dict[int, list[_Overflow]], dict[int, 
 
 def _rate(
     periods: Sequence[Due],
-    overflow: Sequence[_Overflow],
-    sales: Sequence[_Sale],
+    overflow: Sequence[Overflow],
+    sales: Sequence[Sale],
     changes: lifecycle.Changes,
     discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
-    zone: ZoneInfo,
-) -> list[_Draft]:
+    prices: Prices,
+    adjust: Callable[[int, list[Line]], list[Line]],
+) -> list[Draft]:
     """The invoices of one subscriber's due periods, earliest first.
 
-    Each bills its own overflow. The earliest also says what changed of periods billed before; a
-    sale is billed with the first period that ends after it.
+    Each bills its own overflow. The earliest also says what changed of periods billed before, as
+    `adjust` lets it; a sale is billed with the first period that ends after it.
     """
     drafts = []
     sold = list(sales)
+    zone = prices.zone
     for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
-        tariff = tariff_of(due.plan_id)
+        tariff = prices.of(due.plan_id, due.ends_at)
         lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
         for upgrade in changes.upgrades.get(due[:3], ()):
             lines += rating.upgrade_lines(
                 tariff_of(upgrade.old_plan_id),
-                tariff_of(upgrade.new_plan_id),
+                prices.of(upgrade.new_plan_id, due.ends_at),
                 upgrade.days,
                 Upgrade.DAYS,
                 upgrade.at,
                 zone,
                 units=upgrade.units,
             )
+        changes_before: list[Line] = []
         for one in overflow:
-            own = (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at)
-            if own or (nr == 0 and one.billed):
-                lines += _overflow_lines(one, zone)
+            if (one.subscription_id, one.period_start) == (due.subscription_id, due.starts_at):
+                lines += overflow_lines(one, prices)
+            elif nr == 0 and one.billed:
+                changes_before += overflow_lines(one, prices)
+        lines += adjust(due.subscriber_id, changes_before)
         now, sold = (
             [sale for sale in sold if sale.sold_at < due.ends_at],
             [sale for sale in sold if sale.sold_at >= due.ends_at],
         )
-        lines += [_sale_line(sale, tariff, zone) for sale in now]
+        lines += [sale_line(sale, tariff, zone) for sale in now]
         lines += rating.discount_lines(
             [_discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
         )
         ending = changes.endings.get(due[:3])
         if ending is not None:
             lines += _refund_lines(ending, lines, zone)
-        drafts.append(_Draft(due, tariff, lines, rating.totals(lines)))
+        drafts.append(Draft(due, tariff, lines, rating.totals(lines)))
     return drafts
 
 
-def _add_late_fees(drafts: Sequence[_Draft], late: Sequence[Late], zone: ZoneInfo) -> None:
+def _add_late_fees(drafts: Sequence[Draft], late: Sequence[Late], zone: ZoneInfo) -> None:
     """Say on a subscriber's bills, earliest first, what its late invoices came to by their ends."""
     for draft in drafts:
         fees = late_fee_lines(
@@ -313,25 +344,27 @@ def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list
     )
 
 
-def _overflow_lines(one: _Overflow, zone: ZoneInfo) -> list[Line]:
+def overflow_lines(one: Overflow, prices: Prices) -> list[Line]:
+    """What of a bucket is not billed, at the price and the tax of its own period."""
     line = rating.overflow_line(
         rating.Drawn(
             bucket_id=one.bucket_id,
             blocks=one.blocks,
             units=one.units,
-            tariff=tariff_of(one.plan_id),
+            tariff=prices.of(one.plan_id, one.ends_at),
             starts_at=one.since,
             ends_at=one.ends_at,
             billed=one.billed,
             billed_units=one.billed_units,
             billed_gross=one.billed_gross,
         ),
-        zone,
+        prices.zone,
     )
     return [] if line is None else [line]
 
 
-def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
+def sale_line(sale: Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
+    """A booster or gift, taxed as the plan it is billed with."""
     basis: dict[str, Any] = {"sold_at": local(sale.sold_at, zone)}
     name, price = sale.note or sale.kind, rating.ZERO
     if sale.kind == "booster":
@@ -344,7 +377,7 @@ def _sale_line(sale: _Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
         name, price = booster.name, booster.price
         basis |= {"booster": booster.code, "version": booster.version, "price": str(price)}
     return rating.sale_line(
-        sale.kind, name, price, tariff.tax_rate, basis, units=sale.units, bucket_id=sale.bucket_id
+        sale.kind, name, price, tariff, basis, units=sale.units, bucket_id=sale.bucket_id
     )
 
 
@@ -374,10 +407,24 @@ def tariff_of(plan_id: int) -> Tariff:
         block_price=plan.block_price.amount if plan.block_price is not None else None,
         cap=plan.cap.amount if plan.cap is not None else None,
         parts=tuple(
-            rating.Part(part.name, part.price.amount, part.tax_rate)
+            rating.Part(part.name, part.price.amount, part.tax_rate, part.tax_category)
             for part in sorted(plan.components.all(), key=lambda part: part.position)
         ),
+        tax_category=plan.tax_category,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Prices:
+    """What plan versions cost, with the tax that the law asks for at the time."""
+
+    taxes: taxes.Taxes
+    zone: ZoneInfo
+
+    def of(self, plan_id: int, until: dt.datetime) -> Tariff:
+        """A plan version, taxed as of the last day of a span that ends at `until`. Raises
+        RatingError."""
+        return tariff_of(plan_id).taxed(self.taxes, taxes.last_day(until, self.zone))
 
 
 _COVERS = {
@@ -431,8 +478,8 @@ _DRAFT_SQL = """
 INSERT INTO billing_invoice
     (subscriber_id, id, operator_id, kind, subscription_id, plan_id, period_start, period_end,
      state, currency, net, tax, gross, paid, reason)
-SELECT d.subscriber_id, d.id, %s, 'period', d.subscription_id, d.plan_id, d.period_start,
-       d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
+SELECT d.subscriber_id, d.id, %s, %s, nullif(d.subscription_id, 0), nullif(d.plan_id, 0),
+       d.period_start, d.period_end, 'draft', d.currency, d.net, d.tax, d.net + d.tax, 0, ''
 FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[],
             %s::timestamptz[], %s::text[], %s::text[]::numeric[], %s::text[]::numeric[])
      AS d (subscriber_id, id, subscription_id, plan_id, period_start, period_end, currency, net,
@@ -446,16 +493,17 @@ FROM STDIN
 """
 
 
-def _store(operator: Operator, drafts: Sequence[_Draft]) -> None:
-    """Write drafts with their lines, and note their ids."""
+def store(operator: Operator, drafts: Sequence[Draft], *, kind: str = Invoice.Kind.PERIOD) -> None:
+    """Write drafts of a kind with their lines, and note their ids."""
     with pgarrays.statements() as cursor:
         cursor.execute(_IDS_SQL, [len(drafts)])
         for draft, (invoice_id,) in zip(drafts, sorted(cursor.fetchall()), strict=True):
-            draft.id = invoice_id
+            draft.id, draft.kind = invoice_id, kind
         cursor.execute(
             _DRAFT_SQL,
             [
                 operator.pk,
+                kind,
                 Int8s(d.due.subscriber_id for d in drafts),
                 Int8s(d.id for d in drafts),
                 Int8s(d.due.subscription_id for d in drafts),
@@ -490,15 +538,13 @@ def _line_row(subscriber_id: int, invoice_id: int, nr: int, line: Line) -> tuple
     )
 
 
-def _post(
-    operator: Operator, drafts: Iterable[_Draft], *, at: dt.datetime, ended_by: dt.datetime
+def post_drafts(
+    operator: Operator, drafts: Iterable[Draft], *, at: dt.datetime, ended_by: dt.datetime
 ) -> None:
     """Each invoice's posting: what is owed, against what was earned or deferred, and its tax."""
     postings = []
     sales: list[deferral.Sale] = []
     for d in drafts:
-        start = d.due.starts_at.astimezone(dt.UTC).isoformat()
-        key = f"invoice:{d.due.subscription_id}:{start}"
         parts = deferral.in_advance(d.lines)
         sold = _sold_in_advance(d, parts) if parts else []
         sides = sides_of(
@@ -511,14 +557,14 @@ def _post(
                 for sale in sold
             ],
         )
-        postings.append(ledger.Draft(key, "invoice", at, d.tariff.currency, tuple(sides)))
+        postings.append(ledger.Draft(d.posting_key, "invoice", at, d.tariff.currency, tuple(sides)))
         sales += sold
     posted = ledger.post_many(operator.pk, postings)
     assert posted == sum(any(side.amount for side in p.sides) for p in postings)
     deferral.defer(operator, sales, at=at, ended_by=ended_by)
 
 
-def _sold_in_advance(d: _Draft, parts: dict[int, int]) -> list[deferral.Sale]:
+def _sold_in_advance(d: Draft, parts: dict[int, int]) -> list[deferral.Sale]:
     """What an invoice sells in advance, less discounts; `parts` are the lines of each."""
     nets: dict[int, Decimal] = defaultdict(Decimal)
     for nr, whole in parts.items():
@@ -573,6 +619,8 @@ def _income(line: Line, plan_code: str) -> str:
     """The account of what a line earns."""
     if line.kind == InvoiceLine.Kind.LATE_FEE:
         return ledger.LATE_FEE
+    if line.kind == InvoiceLine.Kind.COMPENSATION:
+        return ledger.COMPENSATION
     return ledger.revenue(_earner(line, plan_code), line.tax_rate)
 
 
@@ -590,6 +638,29 @@ class NotCreditable(Conflict):
     cause = "not_creditable"
 
 
+class FapiaoIssued(Conflict):
+    cause = "fapiao_issued"
+
+
+def creditable(operator: Operator, number: str, amount: Decimal | None) -> tuple[Invoice, Decimal]:
+    """An invoice, locked, and what of it no note has credited.
+
+    Raises NotFound, NotCreditable (void, itself a credit note, or nothing left of it), Invalid for
+    an amount that is none or more than is left.
+    """
+    original = locked(operator, number)
+    gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
+    if original.kind == Invoice.Kind.CREDIT_NOTE or original.state in gone:
+        raise NotCreditable("only an invoice that is owed or paid can be credited")
+    charged = {line.nr: line for line in lines_of([original.id], original.subscriber_id)}
+    whole = crediting.left_of(left_of(original, charged))
+    if whole <= 0:
+        raise NotCreditable("nothing of this invoice is left to be credited")
+    if amount is not None and not 0 < amount <= whole:
+        raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
+    return original, whole
+
+
 @transaction.atomic
 def credit(
     operator: Operator,
@@ -598,57 +669,57 @@ def credit(
     reason: str,
     at: dt.datetime,
     amount: Decimal | None = None,
+    rules: corrections.Rules = corrections.NO_RULES,
 ) -> Invoice:
     """Issue a credit note against an invoice: over `amount`, or over all that no note has credited.
 
-    A part is spread over the lines by what is left of their gross, each at its own tax rate. The
-    note first lowers what is due on the invoice; what goes beyond is due to the subscriber. Each
-    call is a note of its own. Raises NotFound, NotCreditable (void, itself a credit note, or
-    nothing left of it), Invalid for an amount that is none or more than is left.
+    A part is spread over the lines by what is left of them (billing/crediting.py). The note first
+    lowers what is due on the invoice; what goes beyond is due to the subscriber. Each call is a
+    note of its own. `rules`: it is an over-charge, repaid by them. Raises as `creditable` does.
     """
-    original = locked(operator, number)
-    gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
-    if original.kind != Invoice.Kind.PERIOD or original.state in gone:
-        raise NotCreditable("only an invoice that is owed or paid can be credited")
-    charged = {line.nr: line for line in _lines_of([original.id], original.subscriber_id)}
-    notes = list(
-        Invoice.objects.filter(subscriber_id=original.subscriber_id, original_id=original.id)
-    )
-    left = {nr: line.gross for nr, line in charged.items()}
-    for credited in _lines_of([note.id for note in notes], original.subscriber_id):
-        left[credited.basis["line"]] += credited.gross
-    whole = sum(left.values(), rating.ZERO)
-    if whole <= 0:
-        raise NotCreditable("nothing of this invoice is left to be credited")
-    if amount is None:
-        shares = left
-    elif not 0 < amount <= whole:
-        raise Invalid(f"of this invoice {whole} {original.currency} can be credited")
-    else:
-        owed = {nr: gross for nr, gross in left.items() if gross > 0}
-        # Lines below zero make their sum more than `whole`, which bounds the amount.
-        parts = rating.spread(amount, list(owed.values()))
-        shares = dict(zip(owed, parts, strict=True))
-    plan_code = tariff_of(original.plan_id).code
+    original, _ = creditable(operator, number, amount)
+    charged = {line.nr: line for line in lines_of([original.id], original.subscriber_id)}
+    left = left_of(original, charged)
     lines = [
-        rating.line(
-            charged[nr].kind,
-            charged[nr].description,
-            -share,
-            charged[nr].tax_rate,
+        Line(
+            charged[back.nr].kind,
+            charged[back.nr].description,
+            None,
+            -back.net,
+            charged[back.nr].tax_rate,
+            -back.tax,
+            -back.gross,
             {
                 "credits": number,
-                "line": nr,
+                "line": back.nr,
                 **{
-                    key: charged[nr].basis[key]
+                    key: charged[back.nr].basis[key]
                     for key in ("plan", "version", "booster")
-                    if key in charged[nr].basis
+                    if key in charged[back.nr].basis
                 },
             },
         )
-        for nr, share in sorted(shares.items())
-        if share
+        for back in crediting.take_back(left, amount)
     ]
+    lines += corrections.compensation_lines(-rating.totals(lines).gross, rules)
+    return write_note(operator, original, charged, lines, reason=reason, at=at)
+
+
+def write_note(
+    operator: Operator,
+    original: Invoice,
+    charged: dict[int, InvoiceLine],
+    lines: Sequence[Line],
+    *,
+    reason: str,
+    at: dt.datetime,
+) -> Invoice:
+    """A credit note of these lines against an invoice of these `charged` ones, posted, issued, and
+    settled with what is due on it. Each line but compensation names one that it takes back from.
+
+    Joins the caller's transaction, which holds the invoice's lock.
+    """
+    plan_code = plan_code_of(original)
     totals = rating.totals(lines)
     with connection.cursor() as cursor:
         cursor.execute(_IDS_SQL, [1])
@@ -672,7 +743,7 @@ def credit(
     with connection.cursor() as cursor, cursor.copy(_LINES_SQL) as copy:
         for nr, line in enumerate(lines, 1):
             copy.write_row(_line_row(original.subscriber_id, note_id, nr, line))
-    numbers = [line.basis["line"] for line in lines]
+    numbers = [line.basis.get("line", 0) for line in lines]
     sides = _sides_back(original.subscriber_id, lines, numbers, charged, plan_code)
     key = f"credit_note:{note_id}"
     ledger.post(
@@ -687,18 +758,43 @@ def credit(
     return note
 
 
+def left_of(original: Invoice, charged: Mapping[int, InvoiceLine]) -> list[crediting.Left]:
+    """What no credit note has taken back of an invoice's lines."""
+    notes = Invoice.objects.filter(
+        subscriber_id=original.subscriber_id, original_id=original.id
+    ).values_list("id", flat=True)
+    gross = {nr: line.gross for nr, line in charged.items()}
+    net = {nr: line.net for nr, line in charged.items()}
+    for credited in lines_of(list(notes), original.subscriber_id):
+        if "line" not in credited.basis:  # compensation takes nothing back
+            continue
+        gross[credited.basis["line"]] += credited.gross
+        net[credited.basis["line"]] += credited.net
+    return [
+        crediting.Left(
+            nr=nr,
+            tax_rate=line.tax_rate,
+            gross=line.gross,
+            left_gross=gross[nr],
+            left_net=net[nr],
+            part_of=line.basis.get("line"),
+        )
+        for nr, line in charged.items()
+    ]
+
+
 @transaction.atomic
 def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Invoice:
     """Make an invoice void of which nothing is paid or credited: nothing of it is owed any more.
 
     Its number stays its own, its period is not billed again. Again changes nothing. Raises
-    NotFound, NotCreditable.
+    NotFound, NotCreditable, FapiaoIssued.
     """
     invoice = locked(operator, number)
     if invoice.state == Invoice.State.VOID:
         return invoice
     if (
-        invoice.kind != Invoice.Kind.PERIOD
+        invoice.kind == Invoice.Kind.CREDIT_NOTE
         or invoice.state == Invoice.State.UNCOLLECTIBLE
         or invoice.paid
         or Invoice.objects.filter(
@@ -706,7 +802,8 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
         ).exists()
     ):
         raise NotCreditable("something of it is paid, credited or written off")
-    charged = {line.nr: line for line in _lines_of([invoice.id], invoice.subscriber_id)}
+    charged = {line.nr: line for line in lines_of([invoice.id], invoice.subscriber_id)}
+    _refuse_with_fapiao(invoice)
     lines = [
         Line(
             line.kind,
@@ -720,7 +817,7 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
         )
         for line in charged.values()
     ]
-    plan_code = tariff_of(invoice.plan_id).code
+    plan_code = plan_code_of(invoice)
     sides = _sides_back(invoice.subscriber_id, lines, list(charged), charged, plan_code)
     key = f"void:{invoice.id}"
     ledger.post(operator.pk, ledger.Draft(key, "void", at, invoice.currency, sides, reason[:200]))
@@ -731,6 +828,31 @@ def void(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> In
     )
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return invoice
+
+
+def _refuse_with_fapiao(invoice: Invoice) -> None:
+    """An e-fapiao of it says that it is owed, and only a red one can unsay that. Raises
+    FapiaoIssued."""
+    blue = (
+        FapiaoRequest.objects.filter(
+            subscriber_id=invoice.subscriber_id, invoice_id=invoice.id, original__isnull=True
+        )
+        .exclude(state__in=[FapiaoRequest.State.FAILED, FapiaoRequest.State.RED_ISSUED])
+        .first()
+    )
+    if blue is None:
+        return
+    if blue.number is None:
+        raise FapiaoIssued(
+            f"e-fapiao {blue.request_id} of this invoice is under way: wait until it is issued, ask"
+            " for a red one over all of it (reason `wrong`), and make the invoice void when that is"
+            " issued"
+        )
+    raise FapiaoIssued(
+        f"e-fapiao {blue.number} of this invoice is issued: ask for a red one over all of it"
+        " (reason `wrong`) and make the invoice void when that is issued, or write a credit note"
+        " and ask for the red one of it"
+    )
 
 
 class NotDue(Conflict):
@@ -751,7 +873,8 @@ def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) 
     if invoice.state == Invoice.State.UNCOLLECTIBLE:
         return invoice
     due = amount_due(invoice)
-    if invoice.kind != Invoice.Kind.PERIOD or invoice.state != Invoice.State.OPEN or due <= 0:
+    note = invoice.kind == Invoice.Kind.CREDIT_NOTE
+    if note or invoice.state != Invoice.State.OPEN or due <= 0:
         raise NotDue("only what is due on an open invoice can be written off")
     sides = (
         Side(ledger.WRITE_OFF, due, invoice.subscriber_id),
@@ -797,6 +920,11 @@ def _sides_back(
     )
 
 
+def plan_code_of(invoice: Invoice) -> str:
+    """What an invoice earns for where its lines do not say; "" where no plan was held."""
+    return "" if invoice.plan_id is None else tariff_of(invoice.plan_id).code
+
+
 def locked(operator: Operator, number: str) -> Invoice:
     """An invoice by its number, locked until the transaction ends, after its subscriber.
 
@@ -809,7 +937,7 @@ def locked(operator: Operator, number: str) -> Invoice:
     )
 
 
-def _lines_of(invoice_ids: Sequence[int], subscriber_id: int) -> list[InvoiceLine]:
+def lines_of(invoice_ids: Sequence[int], subscriber_id: int) -> list[InvoiceLine]:
     return list(
         InvoiceLine.objects.filter(
             subscriber_id=subscriber_id, invoice_id__in=invoice_ids
@@ -827,6 +955,29 @@ def settle(invoice: Invoice, amount: Decimal) -> None:
     Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
         paid=invoice.paid, state=invoice.state
     )
+
+
+_SETTLE_SQL = """
+UPDATE billing_invoice i
+SET paid = i.paid + a.amount,
+    state = CASE WHEN i.paid + a.amount = i.gross THEN 'paid' ELSE i.state END
+FROM unnest(%s::bigint[], %s::bigint[], %s::text[]::numeric[]) AS a (subscriber_id, id, amount)
+WHERE i.subscriber_id = a.subscriber_id AND i.id = a.id
+"""
+
+
+def settle_many(amounts: Mapping[tuple[int, int], Decimal]) -> None:
+    """Count amounts as paid of invoices (subscriber, invoice), in the caller's transaction."""
+    keys = sorted(amounts)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _SETTLE_SQL,
+            [
+                Int8s(subscriber_id for subscriber_id, _ in keys),
+                Int8s(invoice_id for _, invoice_id in keys),
+                Texts(str(amounts[key]) for key in keys),
+            ],
+        )
 
 
 # Numbers -----------------------------------------------------------------------------------------

@@ -31,7 +31,7 @@ SELECT i.subscriber_id, i.id, i.number, i.currency, i.issued_at, i.due_at,
         WHERE p.operator_id = i.operator_id AND p.key = 'write_off:' || i.id) AS given_up_at
 FROM billing_invoice i
 WHERE i.subscriber_id = ANY(%s::bigint[]) AND i.operator_id = %s AND i.number IS NOT NULL
-  AND (i.kind = 'period' AND i.due_at < %s OR i.state = 'open' AND i.gross < i.paid)
+  AND (i.kind <> 'credit_note' AND i.due_at < %s OR i.state = 'open' AND i.gross < i.paid)
 ORDER BY i.subscriber_id, i.due_at, i.id
 """
 

@@ -26,6 +26,7 @@ _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
     "wallet": LIABILITY,
+    "prepaid": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
@@ -37,7 +38,9 @@ _KINDS = {
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
+PREPAID = "prepaid"  # paid orders that no invoice has named yet
 WRITE_OFF = "write_off"
+COMPENSATION = "compensation"
 
 
 def revenue(plan_code: str, rate: Decimal) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from decimal import Decimal
+from typing import NamedTuple
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from billing import dunning, invoicing, ledger, rating
 from billing.ledger import Side
@@ -33,22 +36,93 @@ class TooMuch(Invalid):
     cause = "overpaid"
 
 
+class InAdvance(NamedTuple):
+    """What a paid order pays of an invoice; `key` names the payment."""
+
+    subscriber_id: int
+    invoice_id: int
+    currency: str
+    amount: Decimal
+    key: str
+
+
+def record_in_advance(operator: Operator, paid: Sequence[InAdvance], *, at: dt.datetime) -> None:
+    """Count what was paid in advance as paid of invoices that nobody else has in hand.
+
+    Joins the caller's transaction, which sees to it that it is done once.
+    """
+    assert connection.in_atomic_block
+    if not paid:
+        return
+    drafts = [
+        ledger.Draft(
+            f"payment:{one.key}",
+            "payment",
+            at,
+            one.currency,
+            (
+                Side(ledger.PREPAID, one.amount, one.subscriber_id),
+                Side(ledger.RECEIVABLE, -one.amount, one.subscriber_id),
+            ),
+            one.key,
+        )
+        for one in paid
+    ]
+    posted = ledger.post_many(operator.pk, drafts)
+    assert posted == len(paid)
+    earlier = Counter(
+        Payment.objects.filter(
+            subscriber_id__in={one.subscriber_id for one in paid},
+            invoice_id__in={one.invoice_id for one in paid},
+        ).values_list("subscriber_id", "invoice_id")
+    )
+    rows = []
+    for one in paid:
+        earlier[one.subscriber_id, one.invoice_id] += 1
+        rows.append(
+            Payment(
+                subscriber_id=one.subscriber_id,
+                invoice_id=one.invoice_id,
+                nr=earlier[one.subscriber_id, one.invoice_id],
+                operator=operator,
+                key=one.key,
+                way=ledger.PREPAID,
+                at=at,
+                currency=one.currency,
+                amount=one.amount,
+            )
+        )
+    Payment.objects.bulk_create(rows)
+    amounts: dict[tuple[int, int], Decimal] = defaultdict(Decimal)
+    for one in paid:
+        amounts[one.subscriber_id, one.invoice_id] += one.amount
+    invoicing.settle_many(amounts)
+
+
 @transaction.atomic
 def record(
-    operator: Operator, number: str, *, amount: Decimal, key: str, way: str, at: dt.datetime
+    operator: Operator,
+    number: str,
+    *,
+    amount: Decimal,
+    key: str,
+    way: str,
+    at: dt.datetime,
+    source: Side | None = None,
 ) -> Payment:
     """Count an amount as paid of an invoice, and post it: cash against what was owed. A line that
     was suspended for what it owed is restored in the same transaction, where nothing else holds it.
 
-    The same key again answers the payment that it named. More than is due is refused: there is
-    nowhere to keep it yet, and somebody must look whose it is. What comes in for an invoice that
-    was written off is a payment too: so far it is no expense any more, and when all of it has come
-    the invoice is paid. Raises NotFound, NothingDue (paid, void, a credit note), TooMuch, KeyUsed
-    (for another payment), Invalid.
+    `source` is the entry of the money that pays, where it is not cash of its way. The same key
+    again answers the payment that it named. More than is due is refused: there is nowhere to keep
+    it yet, and somebody must look whose it is. What comes in for an invoice that was written off
+    is a payment too: so far it is no expense any more, and when all of it has come the invoice is
+    paid. Raises NotFound, NothingDue (paid, void, a credit note), TooMuch, KeyUsed (for another
+    payment), Invalid.
     """
     if not 0 < len(key) <= 128:
         raise Invalid("a payment has a key of 1 to 128 characters")
-    if not _WAY.fullmatch(way):
+    if not _WAY.fullmatch(way) or (way in (ledger.WALLET, ledger.PREPAID) and source is None):
         raise Invalid("a way to pay is up to 32 lower-case letters, digits and underscores")
     if not amount.is_finite() or amount <= 0 or amount != rating.to_fen(amount):
         raise Invalid("a payment is more than nothing, with two decimals at most")
@@ -67,7 +141,7 @@ def record(
     # That it was late is kept, for the late fee, also where nobody had looked until now.
     dunning.settle_up(operator, invoice.subscriber_id, at=at, only_note=True)
     sides = (
-        Side(f"cash:{way}", amount),
+        source or Side(f"cash:{way}", amount),
         Side(ledger.RECEIVABLE, -amount, invoice.subscriber_id),
     )
     draft = ledger.Draft(f"payment:{key}", "payment", at, invoice.currency, sides, number)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from subscriptions import periods
 from subscriptions.policies import Tier
+from subscriptions.taxes import Taxes
 
 FEN = Decimal("0.01")
 ZERO = Decimal("0.00")
@@ -33,11 +34,21 @@ class RatingError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A share of a price, with the tax rate it is sold at (TM Forum: price component)."""
+    """A share of a price, with the tax rate it is sold at (TM Forum: price component).
+
+    Where that is a category's, it holds since `tax_since`.
+    """
 
     name: str
     price: Decimal
     tax_rate: Decimal
+    tax_category: str = ""
+    tax_since: dt.date | None = None
+
+    def taxed(self, taxes: Taxes, day: dt.date) -> Part:
+        """At the rate of a day."""
+        dated = taxes.on(self.tax_category, day)
+        return self if dated is None else replace(self, tax_rate=dated.rate, tax_since=dated.since)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +76,25 @@ class Tariff:
     parts: tuple[Part, ...] = ()
     tiers: tuple[Tier, ...] = ()
     graduated: bool = True
+    tax_category: str = ""
+    tax_since: dt.date | None = None
+
+    def taxed(self, taxes: Taxes, day: dt.date) -> Tariff:
+        """At the rates of a day, where it names tax categories."""
+        if not (self.tax_category or any(part.tax_category for part in self.parts)):
+            return self
+        whole = self.whole.taxed(taxes, day)
+        return replace(
+            self,
+            tax_rate=whole.tax_rate,
+            tax_since=whole.tax_since,
+            parts=tuple(part.taxed(taxes, day) for part in self.parts),
+        )
+
+    @property
+    def whole(self) -> Part:
+        """The price as one part."""
+        return Part(self.name, self.price, self.tax_rate, self.tax_category, self.tax_since)
 
     def __post_init__(self) -> None:
         if self.price < 0 or (self.price_per_million or 0) < 0 or (self.block_price or 0) < 0:
@@ -147,7 +177,7 @@ def fee_lines(
     """A period's fee: a line for each part of the price, or one. A free plan has its line too."""
     days, of = fee_share(tariff, starts_at, zone)
     fee = prorate(tariff.price, days, of)
-    parts = tariff.parts or (Part(tariff.name, tariff.price, tariff.tax_rate),)
+    parts = tariff.parts or (tariff.whole,)
     shares = spread(fee, [part.price for part in parts]) if tariff.price else [ZERO] * len(parts)
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
@@ -163,7 +193,11 @@ def fee_lines(
             part.name,
             share,
             part.tax_rate,
-            {**basis, **({"component": str(part.price), "fee": str(fee)} if tariff.parts else {})},
+            {
+                **basis,
+                **({"component": str(part.price), "fee": str(fee)} if tariff.parts else {}),
+                **_tax_basis(part),
+            },
         )
         for part, share in zip(parts, shares, strict=True)
     )
@@ -182,7 +216,7 @@ def upgrade_lines(
     """What a dearer plan costs more for the `days` of `of` that it holds before the period's end:
     (new - old) x days / of, a line for each part of the new price. The guide's rule, Aliyun's."""
     fee = prorate(new.price - old.price, days, of)
-    parts = new.parts or (Part(new.name, new.price, new.tax_rate),)
+    parts = new.parts or (new.whole,)
     shares = spread(fee, [part.price for part in parts]) if new.price else [ZERO] * len(parts)
     basis: dict[str, Any] = {
         **_plan_basis(new),
@@ -200,7 +234,11 @@ def upgrade_lines(
             part.name,
             share,
             part.tax_rate,
-            {**basis, **({"component": str(part.price), "fee": str(fee)} if new.parts else {})},
+            {
+                **basis,
+                **({"component": str(part.price), "fee": str(fee)} if new.parts else {}),
+                **_tax_basis(part),
+            },
             units=units if nr == 0 else None,
         )
         for nr, (part, share) in enumerate(zip(parts, shares, strict=True))
@@ -238,6 +276,13 @@ def refund_lines(lines: Sequence[Line], share: int, of: int, basis: dict[str, An
 
 def _plan_basis(tariff: Tariff) -> dict[str, Any]:
     return {"plan": tariff.code, "version": tariff.version}
+
+
+def _tax_basis(part: Part) -> dict[str, Any]:
+    """Whose rate it is, where it is a category's."""
+    if part.tax_since is None:
+        return {}
+    return {"tax_category": part.tax_category, "tax_since": str(part.tax_since)}
 
 
 # Usage beyond the allowance ----------------------------------------------------------------------
@@ -304,6 +349,7 @@ def overflow_line(drawn: Drawn, zone: ZoneInfo) -> Line | None:
         "from": periods.local(drawn.starts_at, zone),
         "until": periods.local(drawn.ends_at, zone),
         "drawn": drawn.units,
+        **_tax_basis(tariff.whole),
     }
     if drawn.blocks:
         packs, gross = blocks_price(tariff, drawn.units)
@@ -349,15 +395,16 @@ def sale_line(
     kind: str,
     name: str,
     price: Decimal,
-    tax_rate: Decimal,
+    tariff: Tariff,
     basis: dict[str, Any],
     *,
     units: int,
     bucket_id: int,
 ) -> Line:
-    """A booster at its price, or a gift at none."""
+    """A booster at its price, or a gift at none; taxed as the plan is that it is sold with."""
     gross = ZERO if kind == "gift" else to_fen(price)
-    return line(kind, name, gross, tax_rate, basis, units=units, bucket_id=bucket_id)
+    basis = {**basis, **_tax_basis(tariff.whole)}
+    return line(kind, name, gross, tariff.tax_rate, basis, units=units, bucket_id=bucket_id)
 
 
 # Discounts ---------------------------------------------------------------------------------------

@@ -48,7 +48,7 @@ WITH charged AS (
                WHERE p.operator_id = i.operator_id AND p.key = 'write_off:' || i.id
                  AND p.at <= %(at)s), 0) AS left_over
     FROM billing_invoice i
-    WHERE i.operator_id = %(operator)s AND i.kind = 'period' AND i.issued_at <= %(at)s
+    WHERE i.operator_id = %(operator)s AND i.kind <> 'credit_note' AND i.issued_at <= %(at)s
       AND NOT EXISTS (
           SELECT FROM billing_posting p
           WHERE p.operator_id = i.operator_id AND p.key = 'void:' || i.id AND p.at <= %(at)s)

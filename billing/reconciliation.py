@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
+from billing.orders.checks import CHECKS as ORDER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -28,7 +30,8 @@ SELECT i.operator_id, CASE
 FROM (SELECT *, id AS invoice_id FROM billing_invoice) i
 FULL JOIN (
     SELECT subscriber_id, invoice_id, sum(net) AS net, sum(tax) AS tax, sum(gross) AS gross,
-           bool_or(net <> round(gross / (1 + tax_rate), 2) OR gross <> net + tax) AS wrong
+           bool_or(net <> round(gross / (1 + tax_rate), 2) AND NOT basis ? 'credits'
+                   OR gross <> net + tax) AS wrong
     FROM billing_invoiceline
     GROUP BY 1, 2
 ) l USING (subscriber_id, invoice_id)
@@ -338,29 +341,60 @@ FROM (
 LEFT JOIN subscriptions_subscriber s ON s.id = g.subscriber_id
 """
 
-# A credit note's lines take back from lines of its original, at their rates, no more than is there.
+# Credit notes take back of lines of their original, at their rates, no more than is there, in net
+# and in tax; all of a line to the fen, and of a part what its gross makes within what rounding
+# moves (a fen for each line of a rate).
 _CREDITED = """
 SELECT o.operator_id, CASE
-           WHEN o.id IS NULL OR o.kind <> 'period' OR l.gross IS NULL OR l.rates > 1
-             OR l.rate <> l.credited_rate OR l.credited > 0 AND l.gross >= 0
-             OR l.credited + l.gross < 0 AND l.gross >= 0
+           WHEN o.id IS NULL OR o.kind = 'credit_note' OR l.gross IS NULL OR l.rates > 1
+             OR l.rate <> l.credited_rate
+             OR c.net NOT BETWEEN least(-l.net, 0) AND greatest(-l.net, 0)
+             OR c.tax NOT BETWEEN least(-l.tax, 0) AND greatest(-l.tax, 0)
+             OR c.gross = -l.gross AND c.net <> -l.net
+             OR abs(c.net - round(c.gross / (1 + l.rate), 2)) > 0.01 * (
+                 SELECT count(*) FROM billing_invoiceline m
+                 WHERE m.subscriber_id = c.subscriber_id AND m.invoice_id = c.original_id)
            THEN jsonb_build_object(
                'subscriber', c.subscriber_id, 'original', c.original_id, 'line', c.line,
-               'gross', l.gross, 'credited', l.credited) END AS wrong
+               'gross', l.gross, 'credited', l.credited, 'net', l.net,
+               'credited_net', c.net) END AS wrong
 FROM (
     SELECT n.subscriber_id, n.original_id, (x.basis ->> 'line')::int AS line, sum(x.gross) AS gross,
-           min(x.tax_rate) AS rate, count(DISTINCT x.tax_rate) AS rates
+           sum(x.net) AS net, sum(x.tax) AS tax, min(x.tax_rate) AS rate,
+           count(DISTINCT x.tax_rate) AS rates
     FROM billing_invoice n
     JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
-    WHERE n.kind = 'credit_note'
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
     GROUP BY 1, 2, 3
 ) c
 LEFT JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
 LEFT JOIN LATERAL (
-    SELECT m.gross, m.tax_rate AS rate, c.gross AS credited, c.rate AS credited_rate, c.rates
+    SELECT m.gross, m.net, m.tax, m.tax_rate AS rate, c.gross AS credited,
+           c.rate AS credited_rate, c.rates
     FROM billing_invoiceline m
     WHERE m.subscriber_id = c.subscriber_id AND m.invoice_id = c.original_id AND m.nr = c.line
 ) l ON true
+"""
+
+# And of a tax rate no more than the invoice has of it.
+_CREDITED_RATE = """
+SELECT o.operator_id, CASE WHEN -c.gross > greatest(l.gross, 0) THEN jsonb_build_object(
+           'subscriber', c.subscriber_id, 'original', c.original_id, 'rate', c.rate,
+           'gross', l.gross, 'credited', c.gross) END AS wrong
+FROM (
+    SELECT n.subscriber_id, n.original_id, x.tax_rate AS rate, sum(x.gross) AS gross
+    FROM billing_invoice n
+    JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
+    WHERE n.kind = 'credit_note' AND x.basis ? 'line'
+    GROUP BY 1, 2, 3
+) c
+JOIN billing_invoice o ON o.subscriber_id = c.subscriber_id AND o.id = c.original_id
+CROSS JOIN LATERAL (
+    SELECT sum(m.gross) AS gross
+    FROM billing_invoiceline m
+    WHERE m.subscriber_id = c.subscriber_id AND m.invoice_id = c.original_id
+      AND m.tax_rate = c.rate
+) l
 """
 
 # By tax rate: the tax of all invoices is the tax that was posted as owed.
@@ -499,14 +533,17 @@ CHECKS = (
     Check("receivables", "invoices = receivables posted for them", _RECEIVABLES),
     Check("due", "what is due on invoices = what is owed in the ledger", _DUE),
     Check("credited", "a credit note takes back what its original says", _CREDITED),
+    Check("credited_rate", "credit notes take back no more of a tax rate", _CREDITED_RATE),
     Check("tax_posted", "tax of invoices = tax posted", _TAX_POSTED),
     Check("deferred_sold", "what is deferred = what was sold in advance", _DEFERRED_SOLD),
     Check("deferred_earned", "what is earned = the share that is burned", _DEFERRED_EARNED),
     Check("deferred_posted", "deferred and broken = what was posted as such", _DEFERRED_POSTED),
+    *CORRECTION_CHECKS,
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *DEBT_CHECKS,
     *FAPIAO_CHECKS,
+    *ORDER_CHECKS,
 )
 
 

@@ -6,9 +6,11 @@ import time
 
 from celery import shared_task
 
-from billing import closing, costs, due, dunning
+from billing import closing, costs, due, dunning, finals
 from billing.documents import store
 from billing.fapiao import providers, sending
+from billing.orders import paying
+from billing.pace import Pace
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -40,11 +42,19 @@ def close_due_periods() -> None:
 def close_periods(operator_id: int) -> None:
     """Close chunks that wait, for a while; then ring again for what is left."""
     operator = Operator.objects.get(pk=operator_id)
-    began = time.monotonic()
+    began, pace = time.monotonic(), Pace()
     while closing.close_next(operator, at=clock.now(operator)):
+        pace.give_way()
         if time.monotonic() - began > _TURN:
             close_periods.apply_async((operator_id,), expires=30)
             return
+
+
+@shared_task
+def make_last_bills() -> None:
+    """Bill what no further bill would say, once a month; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        finals.run(operator, at=clock.now(operator))
 
 
 @shared_task
@@ -76,6 +86,20 @@ def expire_reservations() -> None:
     """Give back what reservations hold past their time, by every operator's own clock."""
     for operator in Operator.objects.all():
         due.expire_reservations(operator, at=clock.now(operator))
+
+
+@shared_task
+def expire_orders() -> None:
+    """Expire orders that nobody has paid in time, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        due.expire_orders(operator, at=clock.now(operator))
+
+
+@shared_task
+def finish_payments() -> None:
+    """Ask what became of attempts to pay that nobody has heard of since a crash."""
+    for operator in Operator.objects.all():
+        paying.ask_again(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -24,6 +24,7 @@ _KINDS = {
     "refund": ("Refund", "退费"),
     "adjustment": ("Adjustment", "调整"),
     "late_fee": ("Late fee", "违约金"),
+    "compensation": ("Compensation for an over-charge", "多收费用补偿"),
 }
 
 

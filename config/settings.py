@@ -173,6 +173,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    # Does its work once in each operator's month.
+    "make-last-bills": {
+        "task": "billing.tasks.make_last_bills",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
+    },
     # Does its work once in each operator's day.
     "earn-deferred": {
         "task": "billing.tasks.earn_deferred",
@@ -193,6 +199,16 @@ CELERY_BEAT_SCHEDULE = {
         "task": "billing.tasks.expire_reservations",
         "schedule": 5.0,
         "options": {"expires": 5.0},
+    },
+    "expire-orders": {
+        "task": "billing.tasks.expire_orders",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
+    "finish-payments": {
+        "task": "billing.tasks.finish_payments",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {

@@ -19,7 +19,7 @@ import psycopg
 
 from metering import few_asks, rate_limits, windows
 from metering.context import Caller
-from metering.parsing import Count, Malformed, Name
+from metering.parsing import Count, Name, parse_object
 from metering.terms import KeyRevoked
 from metering.weighing import Cards, Weight, cards_of
 from subscriptions import accounts, periods, pgarrays, reservations
@@ -57,14 +57,8 @@ _request = msgspec.json.Decoder(Request, strict=False)
 
 
 def parse(body: bytes) -> Request:
-    """Raises Malformed for what is no JSON, Invalid for what breaks a rule."""
-    try:
-        body.decode()
-        request = _request.decode(body)
-    except msgspec.ValidationError as error:
-        raise Invalid(str(error)) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from error
+    """Raises Malformed for what cannot be read, Invalid for what breaks a rule."""
+    request = parse_object(body, _request)
     if any(ord(char) < 32 or ord(char) == 127 for char in request.id):
         raise Invalid("id cannot hold control characters: it has to fit into an address")
     if "\0" in request.subject or "\0" in request.model:

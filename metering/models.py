@@ -195,6 +195,7 @@ class ReratingShare(models.Model):
     digest = models.BinaryField(max_length=32, null=True)
     batch_id = models.BigIntegerField(null=True)
     stale = models.BooleanField(default=False)
+    problem = models.CharField(max_length=500, blank=True, default="")  # why it still waits
 
     objects: models.Manager[ReratingShare]
 

@@ -13,12 +13,14 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, ClassVar, Protocol
+from typing import Annotated, Any, ClassVar, Protocol, TypeVar
 
 import msgspec
 import zstandard
 
-from subscriptions.errors import DomainError
+from subscriptions.errors import DomainError, Invalid
+
+T = TypeVar("T")
 
 MAX_RECORDS = 10_000
 MAX_BYTES = 16 * 1024 * 1024
@@ -128,6 +130,7 @@ class _Envelope(msgspec.Struct):
 _usages = msgspec.json.Decoder(list[Usage], strict=False)
 _usage = msgspec.json.Decoder(Usage, strict=False)
 _raws = msgspec.json.Decoder(list[msgspec.Raw])
+_raw = msgspec.json.Decoder(msgspec.Raw)
 _envelope = msgspec.json.Decoder(_Envelope)
 _anything = msgspec.json.Decoder()
 
@@ -202,6 +205,29 @@ def _unpack_members(body: bytes, begin: Callable[[], _Member], name: str) -> byt
     if not members:
         raise Malformed(f"the {name} body is empty")
     return b"".join(parts)
+
+
+def parse_object(body: bytes, decoder: msgspec.json.Decoder[T]) -> T:
+    """A body that is one JSON object.
+
+    Raises Malformed for what cannot be read, a number beyond every float among it, and Invalid for
+    what breaks a rule.
+    """
+    try:
+        body.decode()  # msgspec looks only at the text that it hands out
+        if not body.lstrip().startswith(b"{"):
+            raise Malformed("send one JSON object")
+        try:
+            return decoder.decode(body)
+        except msgspec.ValidationError as error:
+            _raw.decode(body)  # what comes after the value that breaks a rule is JSON too
+            if "Number out of range" in str(error):
+                raise Malformed(f"the body holds a number that no reader holds: {error}") from error
+            raise Invalid(str(error)) from error
+    except UnicodeDecodeError as error:
+        raise Malformed(f"the body is not UTF-8 (byte {error.start})") from error
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"the body is not JSON: {error}") from error
 
 
 def parse_native(body: bytes) -> Parsed:
@@ -427,7 +453,7 @@ def _clean_attributes(raw: bytes) -> tuple[msgspec.Raw | msgspec.UnsetType, str]
 
 def cause_of(raw: bytes) -> str:
     """`no_usage` for an object that names no token count at all, else `invalid_record`."""
-    value = _read(raw)
+    value = read_any(raw)
     if (
         isinstance(value, dict)
         and {"id", "subject", "model", "occurred_at"} <= value.keys()
@@ -440,7 +466,7 @@ def cause_of(raw: bytes) -> str:
 
 def reject(index: int, raw: bytes, cause: str, detail: str, source: str = "") -> Rejected:
     """A rejection of a record as it was sent, with what can be read of its names."""
-    value = _read(raw)
+    value = read_any(raw)
     named = value if isinstance(value, dict) else {}
     return Rejected(
         index,
@@ -453,7 +479,7 @@ def reject(index: int, raw: bytes, cause: str, detail: str, source: str = "") ->
     )
 
 
-def _read(raw: bytes) -> Any:
+def read_any(raw: bytes) -> Any:
     """The JSON value, also one with numbers or characters that msgspec does not take."""
     try:
         return _anything.decode(raw)

@@ -269,12 +269,17 @@ WHERE b.created_at >= %(journal_since)s
 """
 
 # What comes back to a prepaid bucket that has ended, or to one that was taken back, lapses whole;
-# nothing else does.
+# nothing else does. Of two movements at one instant either may have been first.
 _LAPSED = """
 SELECT s.operator_id, CASE
-           WHEN e.lapsed <> CASE WHEN w.bucket_id IS NOT NULL
-                 OR (b.kind NOT IN ('overage', 'uncovered') AND b.valid_until <= e.charged_at)
-                THEN e.reversed ELSE 0 END
+           WHEN NOT (e.lapsed = e.reversed
+                     AND (w.charged_at <= e.charged_at
+                          OR (b.kind NOT IN ('overage', 'uncovered')
+                              AND b.valid_until <= e.charged_at)) IS TRUE)
+            AND NOT (e.lapsed = 0
+                     AND (w.charged_at < e.charged_at
+                          OR (b.kind NOT IN ('overage', 'uncovered')
+                              AND b.valid_until < e.charged_at)) IS NOT TRUE)
            THEN jsonb_build_object(
                'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
                'kind', b.kind, 'valid_until', b.valid_until, 'charged_at', e.charged_at,
@@ -293,7 +298,6 @@ LEFT JOIN (
     SELECT subscriber_id, bucket_id, min(charged_at) AS charged_at
     FROM subscriptions_bucketentry WHERE kind = %(withdrawal)s GROUP BY 1, 2
 ) w ON w.subscriber_id = e.subscriber_id AND w.bucket_id = e.bucket_id
-   AND w.charged_at <= e.charged_at
 WHERE b.created_at >= %(journal_since)s
 """
 

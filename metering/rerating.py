@@ -2,21 +2,23 @@
 
 A run is made with a share for each subscriber who used something in the range; the shares are the
 queue. Whoever works at a run takes one share after the other, each in a transaction of its own, so
-that several may work at once, and any of them may die. A preview keeps of each share what would
-change and a digest of all that is in force. Applying compares all digests first: where one differs,
-nothing moves. It compares each once more under the locks, and one that was overtaken meanwhile is
-left as it is, as stale; what is applied of a share is one journal batch.
+that several may work at once, and any of them may die. One that cannot be done is noted with its
+reason, holds up no other, and is tried again by whoever works at the run next. A preview keeps of
+each share what would change and a digest of all that is in force. Applying compares all digests
+first: where one differs, nothing moves. It compares each once more under the locks, and one that
+was overtaken meanwhile is left as it is, as stale; what is applied of a share is one journal batch.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import logging
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import msgspec
-from django.db import connection, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 from django.db.models import Count, F, Max, Q, QuerySet, Sum
 from django.db.models.functions import Abs, Coalesce
 
@@ -28,6 +30,9 @@ from metering.weighing import Cards, cards_of
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator, RateCard, RateCardWeight
 
+log = logging.getLogger(__name__)
+
+_REASON = 500
 # How many records of a range are looked at while its caller waits.
 SMALL = 5_000
 _State = Rerating.State
@@ -58,8 +63,8 @@ class _Found(NamedTuple):
 
 _SHARES_SQL = """
 INSERT INTO metering_reratingshare
-    (subscriber_id, run_id, records, units_before, units_after, stale)
-SELECT DISTINCT r.subscriber_id, %s, 0, 0, 0, false
+    (subscriber_id, run_id, records, units_before, units_after, stale, problem)
+SELECT DISTINCT r.subscriber_id, %s, 0, 0, 0, false, ''
 FROM metering_usagerecord r
 WHERE r.occurred_at >= %s AND r.occurred_at < %s
   AND r.gateway_id IN (SELECT id FROM subscriptions_gateway WHERE operator_id = %s)
@@ -139,6 +144,7 @@ class Sums(NamedTuple):
 
     subscribers: int
     left: int
+    failed: int
     stale: int
     gain: int
     lose: int
@@ -153,6 +159,7 @@ def sums_of(run: Rerating) -> Sums:
     found = shares_of(run).aggregate(
         subscribers=Count(each),
         left=Count(each, filter=left),
+        failed=Count(each, filter=~Q(problem="")),
         stale=Count(each, filter=Q(stale=True)),
         gain=Count(each, filter=Q(units_after__lt=F("units_before"))),
         lose=Count(each, filter=Q(units_after__gt=F("units_before"))),
@@ -202,25 +209,47 @@ def work(run_id: int, *, at: dt.datetime, more: Callable[[], bool] = always) -> 
     """
     run = Rerating.objects.select_related("operator").get(pk=run_id)
     if run.state == _State.PREVIEWING:
-        while more() and attempt(lambda: _preview_next(run)):
-            pass
+        _each(run, _UNSEEN, lambda share: _preview(run, share), more=more)
         _end_preview(run)
     elif run.state == _State.APPLYING and (run.compared_at is not None or _compare(run, at=at)):
-        while more() and attempt(lambda: _apply_next(run, at=at)):
-            pass
+        _each(run, _WAITING, lambda share: _apply(run, share, at=at), more=more)
         _end_apply(run, at=at)
     run.refresh_from_db()
     return run
 
 
+def _each(
+    run: Rerating, which: Q, do: Callable[[ReratingShare], bool], *, more: Callable[[], bool]
+) -> None:
+    """Do each share that waits, in a transaction of its own, until none is left or one says so."""
+    failed: list[int] = []
+    while more():
+        taken: list[int] = []
+
+        def next_one(taken: list[int] = taken) -> bool:
+            share = _take(run, which, but=failed)
+            if share is None:
+                return False
+            taken.append(share.subscriber_id)
+            return do(share)
+
+        try:
+            if not attempt(next_one):
+                return
+        except Exception as error:
+            if not taken or isinstance(error, (OperationalError, InterfaceError)):
+                raise  # a restart, a full disk: the share is as good as before
+            log.exception("re-rating %s, subscriber %s", run.pk, taken[-1])
+            failed.append(taken[-1])
+            reason = f"{type(error).__name__}: {error}"[:_REASON]
+            shares_of(run).filter(which, subscriber_id=taken[-1]).update(problem=reason)
+
+
 # Previewing --------------------------------------------------------------------------------------
 
 
-def _preview_next(run: Rerating) -> bool:
-    """Look at the next subscriber; answers whether there was one."""
-    share = _take(run, _UNSEEN)
-    if share is None:
-        return False
+def _preview(run: Rerating, share: ReratingShare) -> bool:
+    """Look at a subscriber's share; answers whether to go on."""
     found = _look(run, _records(run, share.subscriber_id))
     if _stamp(run.operator_id) != run.card_stamp:  # cards are only added: none came before it
         _move(run, _State.PREVIEWING, _State.REFUSED)
@@ -270,11 +299,8 @@ def _is_as_previewed(run: Rerating) -> bool:
     )
 
 
-def _apply_next(run: Rerating, *, at: dt.datetime) -> bool:
-    """Put the next subscriber's share in force; answers whether there was one."""
-    share = _take(run, _WAITING)
-    if share is None:
-        return False
+def _apply(run: Rerating, share: ReratingShare, *, at: dt.datetime) -> bool:
+    """Put a subscriber's share in force, or leave it as stale; answers that there may be more."""
     desk = Desk(run.operator, share.subscriber_id, at=at)
     found = _look(run, sorted(desk.lock_range(run.since, run.until), key=key_of))
     if found.digest != bytes(share.digest or b"") or _stamp(run.operator_id) != run.card_stamp:
@@ -303,15 +329,15 @@ def _end_apply(run: Rerating, *, at: dt.datetime) -> None:
 # Both --------------------------------------------------------------------------------------------
 
 
-def _take(run: Rerating, which: Q) -> ReratingShare | None:
+def _take(run: Rerating, which: Q, *, but: Sequence[int]) -> ReratingShare | None:
     """A share that nobody is at, locked until the transaction ends."""
-    rows = shares_of(run).filter(which).order_by("subscriber_id")
+    rows = shares_of(run).filter(which).exclude(subscriber_id__in=but).order_by("subscriber_id")
     return rows.select_for_update(skip_locked=True).first()
 
 
 def _update(share: ReratingShare, **values: object) -> None:
     own = ReratingShare.objects.filter(subscriber_id=share.subscriber_id, run_id=share.run_id)
-    own.update(**values)
+    own.update(problem="", **values)
 
 
 def _move(run: Rerating, before: str, after: str) -> None:

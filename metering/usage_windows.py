@@ -21,7 +21,7 @@ from psycopg.errors import QueryCanceled
 from metering import comparing
 from metering.comparing import CLASSES, Findings, Numbers, Span
 from metering.models import UsageCounter, UsageWindow, WindowEvent
-from metering.parsing import MAX_DIGITS, Malformed
+from metering.parsing import MAX_DIGITS, parse_object
 from subscriptions import advisory
 from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, Invalid, NotFound
@@ -82,18 +82,8 @@ _counter = msgspec.json.Decoder(Counter, strict=False)
 
 
 def parse(body: bytes) -> Counter:
-    """Raises Malformed for what is no JSON, Invalid for what breaks a rule."""
-    try:
-        body.decode()
-        counter = _counter.decode(body)
-    except msgspec.ValidationError as error:
-        if "out of range" in str(error) and "Number" in str(error):
-            raise Malformed(
-                f"the body holds a number that no JSON reader holds: {error}"
-            ) from error
-        raise Invalid(str(error)) from error
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        raise Malformed(f"the body is not JSON: {error}") from error
+    """Raises Malformed for what cannot be read, Invalid for what breaks a rule."""
+    counter = parse_object(body, _counter)
     if (counter.cached_input_tokens or 0) + (counter.cache_write_tokens or 0) > (
         counter.input_tokens
     ):

@@ -28,10 +28,15 @@ class Lock(IntEnum):
     DEFERRAL = 7011  # of an operator
     CHARGE_FILES = 7020  # of an operator: made one after another
     COSTS = 7021  # of an operator: days are priced and settled one after another
+    # Of an operator: held shared by bills from their look at the rates to the commit.
+    TAXES = 7031
 
 
-def take(lock: Lock, about: int = 0) -> None:
+def take(lock: Lock, about: int = 0, *, shared: bool = False) -> None:
     """Wait for a lock, and hold it until the transaction ends."""
     assert connection.in_atomic_block
+    kind = "_shared" if shared else ""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [lock.value, about & 0x7FFFFFFF])
+        cursor.execute(
+            f"SELECT pg_advisory_xact_lock{kind}(%s, %s)", [lock.value, about & 0x7FFFFFFF]
+        )

@@ -109,12 +109,19 @@ WHERE b.subscriber_id = t.subscriber_id AND b.id = t.id
 """
 
 
-def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = None) -> list[int]:
+def grant(
+    grants: Sequence[Grant],
+    *,
+    at: dt.datetime,
+    batch_id: int | None = None,
+    overtakes: bool = True,
+) -> list[int]:
     """Make these buckets, each once; answers their ids in the order given.
 
     Joins the caller's transaction. Each new bucket with units gets a journal row of kind GRANT,
     under `batch_id` where it belongs to other movements.
-    A bucket whose grant key exists is left as it is and its id answered.
+    A bucket whose grant key exists is left as it is and its id answered. `overtakes` is false where
+    nothing can be remembered of when the buckets are valid.
     """
     assert connection.in_atomic_block
     if not grants:
@@ -147,8 +154,8 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
             at=at,
             batch_id=batch_id,
         )
-        overtaking = [row for row in made if row[4] != Kind.UNCOVERED]
-        _overtake([(row[0], row[2]) for row in overtaking])
+        if overtakes:
+            _overtake([(row[0], row[2]) for row in made if row[4] != Kind.UNCOVERED])
         rest = [g for g in ordered if (g.subscriber_id, g.grant_key) not in ids]
         if rest:
             cursor.execute(
@@ -162,9 +169,8 @@ def grant(grants: Sequence[Grant], *, at: dt.datetime, batch_id: int | None = No
 def _overtake(keys: Sequence[tuple[int, int]]) -> None:
     """Void what is remembered of buckets that these (subscriber, bucket) now burn before."""
     if keys:
-        columns = [Int8s(column) for column in zip(*keys, strict=True)]
         with pgarrays.statements() as cursor:
-            cursor.execute(_OVERTAKE_SQL, columns)
+            cursor.execute(_OVERTAKE_SQL, pgarrays.columns(keys, Int8s, Int8s))
 
 
 def forget(subscriber_ids: Iterable[int]) -> None:
@@ -199,12 +205,9 @@ def _journal(
     """Write (subscriber, bucket, units) movements of one kind under one batch id."""
     if not entries:
         return
-    subscribers, buckets, units = (list(column) for column in zip(*entries, strict=True))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _ENTRIES_SQL,
-            [batch_id or next_batch_id(), int(kind), at, subscribers, buckets, units],
-        )
+    columns = pgarrays.columns(entries, Int8s, Int8s, Int8s)
+    with pgarrays.statements() as cursor:
+        cursor.execute(_ENTRIES_SQL, [batch_id or next_batch_id(), int(kind), at, *columns])
 
 
 def next_batch_id() -> int:
@@ -261,13 +264,13 @@ def roll_over(moves: Sequence[RollOver], *, at: dt.datetime) -> None:
         return
     partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
     ordered = sorted(moves, key=lambda m: (shard_of(m.subscriber_id), m.subscriber_id))
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _LEFTOVER_SQL,
             [
-                [m.subscriber_id for m in ordered],
-                [m.subscription_id for m in ordered],
-                [m.to_start for m in ordered],
+                Int8s(m.subscriber_id for m in ordered),
+                Int8s(m.subscription_id for m in ordered),
+                Instants(m.to_start for m in ordered),
             ],
         )
         taken = cursor.fetchall()
@@ -370,8 +373,8 @@ def _take(
     entries = [entry for entry in entries if entry[2]]
     if not entries:
         return
-    with connection.cursor() as cursor:
-        cursor.execute(_TAKE_SQL, [list(column) for column in zip(*entries, strict=True)])
+    with pgarrays.statements() as cursor:
+        cursor.execute(_TAKE_SQL, pgarrays.columns(entries, Int8s, Int8s, Int8s))
     _journal(kind, entries, at=at, batch_id=batch_id)
 
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 from django.db import transaction
 from djmoney.money import Money
 
-from subscriptions import clock
+from subscriptions import clock, taxes
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.models import (
     Booster,
@@ -61,6 +61,7 @@ class Component:
     name: str
     price: Money
     tax_rate: Decimal
+    tax_category: str = ""  # whose rate holds from its first day on
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ class PlanTerms:
     limits_fail_closed: bool = False
     outcomes: Mapping[str, str] = field(default_factory=lambda: dict(USUAL))
     tax_rate: Decimal = Decimal("0.06")
+    tax_category: str = ""
     components: tuple[Component, ...] = ()
     windows: tuple[Window, ...] = ()
     trial_days: int | None = None
@@ -150,6 +152,7 @@ def publish_plan(
         limits_fail_closed=terms.limits_fail_closed,
         outcomes=dict(terms.outcomes),
         tax_rate=terms.tax_rate,
+        tax_category=terms.tax_category,
         created_at=at,
     )
     PlanComponent.objects.bulk_create(
@@ -159,6 +162,7 @@ def publish_plan(
             name=component.name,
             price=component.price,
             tax_rate=component.tax_rate,
+            tax_category=component.tax_category,
         )
         for position, component in enumerate(terms.components)
     )
@@ -191,6 +195,8 @@ def _check_terms(operator: Operator, terms: PlanTerms) -> None:
         raise Invalid("on_exhaustion `blocks` needs overage.block with units and price")
     _check_tiers(terms)
     _check_others(operator, terms)
+    for category in {terms.tax_category, *(c.tax_category for c in terms.components)}:
+        taxes.check_category(operator, category)
     degrades = bool(terms.degrade_model) or terms.degrade_tokens_per_minute is not None
     if degrades and terms.on_exhaustion != Plan.OnExhaustion.DEGRADE:
         raise Invalid("degrade_to is for on_exhaustion `degrade`")
@@ -275,8 +281,9 @@ def terms_of(plan: Plan) -> PlanTerms:
         limits_fail_closed=plan.limits_fail_closed,
         outcomes=plan.outcomes,
         tax_rate=plan.tax_rate,
+        tax_category=plan.tax_category,
         components=tuple(
-            Component(name=c.name, price=c.price, tax_rate=c.tax_rate)
+            Component(name=c.name, price=c.price, tax_rate=c.tax_rate, tax_category=c.tax_category)
             for c in sorted(plan.components.all(), key=lambda c: c.position)
         ),
         windows=windows_of(plan),

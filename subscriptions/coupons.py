@@ -12,14 +12,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import NamedTuple
 
-from django.db import connection, transaction
+from django.db import transaction
 from django.db.models import F, Q
 from djmoney.money import Money
 
-from subscriptions import catalog, lifecycle
+from subscriptions import catalog, lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Coupon, Operator, Redemption, Subscription
+from subscriptions.pgarrays import Instants, Int8s
 
 
 class CouponPublished(Conflict):
@@ -218,8 +219,8 @@ ORDER BY d.subscriber_id, d.subscription_id, d.starts_at, r.at, r.coupon_id
 def applied_to(keys: Sequence[PeriodKey]) -> dict[PeriodKey, list[Applied]]:
     """The coupons that take off from each of these periods, the first redeemed first."""
     found: dict[PeriodKey, list[Applied]] = defaultdict(list)
-    with connection.cursor() as cursor:
-        cursor.execute(_APPLIED_SQL, [list(column) for column in zip(*keys, strict=True)])
+    with pgarrays.statements() as cursor:
+        cursor.execute(_APPLIED_SQL, pgarrays.columns(keys, Int8s, Int8s, Instants))
         for subscriber_id, subscription_id, starts_at, *applied in cursor.fetchall():
             found[subscriber_id, subscription_id, starts_at].append(Applied(*applied))
     return found

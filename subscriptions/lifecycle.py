@@ -26,6 +26,7 @@ from django.db.models import F, Q, QuerySet
 from subscriptions import buckets, catalog, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
+    Booster,
     Bucket,
     Ending,
     Operator,
@@ -36,7 +37,7 @@ from subscriptions.models import (
     Suspension,
     Upgrade,
 )
-from subscriptions.pgarrays import Instants, Int8s
+from subscriptions.pgarrays import Instants, Int8s, OptionalInstants
 from subscriptions.policies import policy_of
 from subscriptions.sharding import shard_of
 
@@ -98,12 +99,20 @@ def subscribe(
     if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
         raise Invalid("starts_at may lie at most 400 days back or ahead")
     plan = catalog.newest_plan(operator.pk, plan_code)
+    return subscribe_to(operator, subscriber_id, plan, at=at, starts_at=start)
+
+
+@transaction.atomic
+def subscribe_to(
+    operator: Operator, subscriber_id: int, plan: Plan, *, at: dt.datetime, starts_at: dt.datetime
+) -> Subscription:
+    """Sell one version of a plan, whatever the newest is. Raises PlanHeld, TrialUsed."""
     _lock_subscribers([subscriber_id])
-    start = _first_start(operator, plan, start)
+    start = first_start(operator, plan, starts_at)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
-    if plan.trial_days is not None and plan_code in trials_had([subscriber_id])[subscriber_id]:
-        raise TrialUsed(f"the subscriber has had the trial {plan_code}")
+    if plan.trial_days is not None and plan.code in trials_had([subscriber_id])[subscriber_id]:
+        raise TrialUsed(f"the subscriber has had the trial {plan.code}")
     [subscription_id] = _insert(operator, [(subscriber_id, plan, start)], at=at)
     return _get((subscriber_id, subscription_id))
 
@@ -119,7 +128,7 @@ def subscribe_many(
     """
     _insert(
         operator,
-        sorted((subscriber, plan, _first_start(operator, plan, at)) for subscriber, plan in sales),
+        sorted((subscriber, plan, first_start(operator, plan, at)) for subscriber, plan in sales),
         at=at,
     )
 
@@ -159,7 +168,8 @@ def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QueryS
     )
 
 
-def _first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.datetime:
+def first_start(operator: Operator, plan: Plan, starts_at: dt.datetime) -> dt.datetime:
+    """When a plan begins that is sold for `starts_at`."""
     zone = ZoneInfo(operator.time_zone)
     return periods.first_start(plan.cycle, plan.first_month, starts_at, zone)
 
@@ -346,6 +356,7 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
         subscription.reopenings += 1
     fields = ["plan", "next_plan", "paused_plan", "ends_at", "opened_until", "reopenings"]
     subscription.save(update_fields=fields)
+    buckets.forget([subscription.subscriber_id])
 
 
 # In the middle of a period -----------------------------------------------------------------------
@@ -668,6 +679,12 @@ def sell_booster(
     door makes it repeatable by `Idempotency-Key`. Raises UnknownBooster.
     """
     booster = catalog.newest_booster(operator.pk, booster_code)
+    return sell_one(booster, subscriber_id, sale=uuid.uuid4().hex, at=at)
+
+
+@transaction.atomic
+def sell_one(booster: Booster, subscriber_id: int, *, sale: str, at: dt.datetime) -> Bucket:
+    """Sell one booster of this version; `sale` names the sale, which is made once."""
     return _grant_one(
         buckets.Grant(
             subscriber_id=subscriber_id,
@@ -675,7 +692,7 @@ def sell_booster(
             units=booster.units,
             valid_from=at,
             valid_until=at + dt.timedelta(days=booster.valid_days),
-            grant_key=f"booster:{booster.pk}:{uuid.uuid4().hex}",
+            grant_key=f"booster:{booster.pk}:{sale}",
             note=booster.name,
         ),
         at=at,
@@ -844,8 +861,8 @@ def _bring_up(keys: Sequence[Key], *, at: dt.datetime, before: dt.datetime) -> N
     assert connection.in_atomic_block
     if not keys:
         return
-    columns = [list(column) for column in zip(*keys, strict=True)]
-    with connection.cursor() as cursor:
+    columns = pgarrays.columns(keys, Int8s, Int8s)
+    with pgarrays.statements() as cursor:
         cursor.execute(_LOCK_SQL, columns)
         cursor.execute(_HELD_SQL, columns)
         held = [_Held(*row) for row in cursor.fetchall()]
@@ -895,7 +912,7 @@ SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[], %s::timestamptz[]
 """
 _OPENED_SQL = """
 UPDATE subscriptions_subscription s SET opened_until = o.until, anchor_day = o.anchor_day
-FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::smallint[])
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[], %s::bigint[])
      AS o (subscriber_id, id, until, anchor_day)
 WHERE s.subscriber_id = o.subscriber_id AND s.id = o.id
 """
@@ -906,31 +923,32 @@ def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
     if not openings:
         return
     held = {(o.held.subscriber_id, o.held.id): o.held for o in openings}.values()
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(
             _STORE_SQL,
             [
-                [o.held.subscriber_id for o in openings],
-                [o.held.id for o in openings],
-                [o.held.operator_id for o in openings],
-                [o.starts_at for o in openings],
-                [o.ends_at for o in openings],
-                [o.plan.pk for o in openings],
-                [at if o.turned else None for o in openings],
+                Int8s(o.held.subscriber_id for o in openings),
+                Int8s(o.held.id for o in openings),
+                Int8s(o.held.operator_id for o in openings),
+                Instants(o.starts_at for o in openings),
+                Instants(o.ends_at for o in openings),
+                Int8s(o.plan.pk for o in openings),
+                OptionalInstants(at if o.turned else None for o in openings),
             ],
         )
         cursor.execute(
             _OPENED_SQL,
             [
-                [h.subscriber_id for h in held],
-                [h.id for h in held],
-                [h.opened_until for h in held],
-                [h.anchor_day for h in held],
+                Int8s(h.subscriber_id for h in held),
+                Int8s(h.id for h in held),
+                Instants(h.opened_until for h in held),
+                Int8s(h.anchor_day for h in held),
             ],
         )
-    buckets.grant([grant for o in openings for grant in _grants(o)], at=at)
-    # From its first instant on another card weighs, whatever bucket pays. What is remembered of a
-    # later period ends with the one before.
+    # What is remembered of a subscriber ends with the period that it is of: of a later one there is
+    # nothing. At a subscription's beginning all is forgotten, as another card weighs from then on,
+    # and so it is at a change.
+    buckets.grant([grant for o in openings for grant in _grants(o)], at=at, overtakes=False)
     new = {o.held.subscriber_id for o in openings if o.starts_at == o.held.starts_at}
     if new:
         buckets.forget(new)
@@ -972,12 +990,16 @@ _TO_TURN_SQL = """
 SELECT p.subscriber_id, p.subscription_id, old.starts_at, p.starts_at, p.ends_at, p.plan_id,
        old.plan_id
 FROM unnest(%s::bigint[], %s::bigint[]) AS k (subscriber_id, id)
-JOIN subscriptions_subscriptionperiod p
-  ON p.subscriber_id = k.subscriber_id AND p.subscription_id = k.id
+-- Looked up for each: planned freely, all periods that are to turn would be compared with all keys.
+CROSS JOIN LATERAL (
+    SELECT * FROM subscriptions_subscriptionperiod p
+    WHERE p.subscriber_id = k.subscriber_id AND p.subscription_id = k.id
+      AND p.turned_at IS NULL AND p.starts_at <= %s
+    OFFSET 0
+) p
 JOIN subscriptions_subscriptionperiod old
   ON old.subscriber_id = p.subscriber_id AND old.subscription_id = p.subscription_id
  AND old.ends_at = p.starts_at
-WHERE p.turned_at IS NULL AND p.starts_at <= %s
 ORDER BY p.subscriber_id, p.subscription_id, p.starts_at
 """
 _TURNED_SQL = """
@@ -997,7 +1019,7 @@ WHERE s.subscriber_id = t.subscriber_id AND s.id = t.id AND s.plan_id <> t.plan_
 
 def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> None:
     """Keep the first second of these (locked) subscriptions' periods that have begun by `at`."""
-    with connection.cursor() as cursor:
+    with pgarrays.statements() as cursor:
         cursor.execute(_TO_TURN_SQL, [*columns, at])
         rows = cursor.fetchall()
     if not rows:
@@ -1019,12 +1041,8 @@ def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> None:
         at=at,
     )
     running = {(row[0], row[1]): row[5] for row in rows}  # the last of each subscription wins
-    with connection.cursor() as cursor:
-        cursor.execute(
-            _TURNED_SQL,
-            [at, [row[0] for row in rows], [row[1] for row in rows], [row[3] for row in rows]],
-        )
-        cursor.execute(
-            _TAKES_OVER_SQL,
-            [[key[0] for key in running], [key[1] for key in running], list(running.values())],
-        )
+    with pgarrays.statements() as cursor:
+        periods_begun = ((row[0], row[1], row[3]) for row in rows)
+        cursor.execute(_TURNED_SQL, [at, *pgarrays.columns(periods_begun, Int8s, Int8s, Instants)])
+        taken_over = ((*key, plan_id) for key, plan_id in running.items())
+        cursor.execute(_TAKES_OVER_SQL, pgarrays.columns(taken_over, Int8s, Int8s, Int8s))

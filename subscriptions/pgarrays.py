@@ -8,7 +8,7 @@ import datetime as dt
 import select
 import struct
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import psycopg
@@ -33,6 +33,16 @@ class Texts(list[str]):
 
 class Instants(list[dt.datetime]):
     """A timestamptz[] without nulls."""
+
+
+class OptionalInstants(list[dt.datetime | None]):
+    """A timestamptz[], None for null."""
+
+
+def columns(rows: Iterable[Sequence[Any]], *kinds: type[list[Any]]) -> list[list[Any]]:
+    """Rows as one list a column, each of its kind; of no rows, empty lists."""
+    found = list(zip(*rows, strict=True)) or [()] * len(kinds)
+    return [kind(column) for kind, column in zip(kinds, found, strict=True)]
 
 
 def array_header(oid: int, count: int, *, nulls: bool = False) -> bytes:
@@ -81,11 +91,11 @@ def pack_int8s(values: Sequence[int], oid: int = 20) -> bytes:
     return array_header(oid, count) + struct.pack(f">{'iq' * count}", *flat)
 
 
-def pack_optional_int8s(values: Sequence[int | None]) -> bytes:
-    """A bigint[], None for null."""
+def pack_optional_int8s(values: Sequence[int | None], oid: int = 20) -> bytes:
+    """A bigint[], None for null, or an array of another type of eight bytes."""
     null = struct.pack(">i", -1)
     packed = (null if value is None else struct.pack(">iq", 8, value) for value in values)
-    return array_header(20, len(values), nulls=True) + b"".join(packed)
+    return array_header(oid, len(values), nulls=True) + b"".join(packed)
 
 
 def unpack_int8s(data: bytes) -> list[int]:
@@ -139,6 +149,15 @@ class _InstantsDumper(Dumper):
         return pack_int8s([micros_of(instant) for instant in obj], 1184)
 
 
+class _OptionalInstantsDumper(Dumper):
+    format = Format.BINARY
+    oid = 1185
+
+    def dump(self, obj: list[dt.datetime | None]) -> bytes:
+        values = [None if instant is None else micros_of(instant) for instant in obj]
+        return pack_optional_int8s(values, 1184)
+
+
 class _TextsDumper(Dumper):
     format = Format.BINARY
     oid = 1009  # _text
@@ -158,6 +177,7 @@ def cursor() -> Cursor:
         raw.adapters.register_dumper(Int8s, _Int8sDumper)
         raw.adapters.register_dumper(OptionalInt8s, _OptionalInt8sDumper)
         raw.adapters.register_dumper(Instants, _InstantsDumper)
+        raw.adapters.register_dumper(OptionalInstants, _OptionalInstantsDumper)
         raw.adapters.register_dumper(Texts, _TextsDumper)
         _taught.add(raw)
     return psycopg.Cursor(raw)
@@ -165,7 +185,10 @@ def cursor() -> Cursor:
 
 @contextlib.contextmanager
 def statements() -> Iterator[Cursor]:
-    """A `cursor` whose errors are Django's, as those of `connection.cursor()` are."""
+    """A `cursor` whose errors are Django's, as those of `connection.cursor()` are.
+
+    Its statements are planned for lists of ten elements, whatever their length.
+    """
     with connection.wrap_database_errors, cursor() as found:
         yield found
 

@@ -145,4 +145,7 @@ def _receive(pgconn: pq.abc.PGconn) -> list[pq.abc.PGresult]:
 
 def _raise_of(result: pq.abc.PGresult) -> None:
     if result.status == pq.ExecStatus.FATAL_ERROR:
-        raise errors.error_from_result(result)
+        error = errors.error_from_result(result)
+        if error.sqlstate is None:  # not the server's word: libpq lost it
+            raise psycopg.OperationalError(str(error))
+        raise error

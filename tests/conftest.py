@@ -52,6 +52,8 @@ KEPT = (
     *("billing_costentry", "billing_settlement", "billing_settlementline"),
     "billing_document",
     *("billing_payment", "billing_dunningevent"),
+    *("billing_order", "billing_orderstep", "billing_paymentintent"),
+    *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
 )
 
 

@@ -32,6 +32,9 @@ def running() -> Iterator[Platform]:
         with Platform(Path(folder) / "data", port=free_port()) as platform:
             yield platform
             manage(platform, "reconcile")
+            said = (platform.logs / "web.log").read_text(errors="replace")
+            _, _, fault = said.partition("unhandled error")
+            assert not fault, fault[:4000]
 
 
 def free_port() -> int:

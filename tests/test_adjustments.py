@@ -11,7 +11,7 @@ from rest_framework.test import APIClient
 from metering import rollups
 from metering.models import AdjustedRecord, Adjustment
 from subscriptions import lifecycle
-from subscriptions.models import BucketEntry, Operator, Subscriber
+from subscriptions.models import BucketEntry, Operator, Subscriber, Subscription
 from tests.asking import reserve
 from tests.factories import (
     NOW,
@@ -624,6 +624,32 @@ def test_blocks_are_bought_for_a_correction_as_for_usage(
     assert_books_agree()
 
 
+def test_a_block_bought_for_usage_that_is_void_by_now_stays_but_is_billed_only_if_needed(
+    operator: Operator, gateway: Gateway, api: APIClient
+) -> None:
+    subscriber = holder(
+        operator, 150, on_exhaustion="blocks", block_units=100 * T, block_price=yuan("1")
+    )
+    gateway.charge(record("r-1"))
+    gateway.charge(record("r-2", input_tokens=180))
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 170 * T)
+
+    void(api, "r-2")
+
+    # What was bought can still be used up before more is.
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 0)
+    gateway.charge(record("r-3", input_tokens=60))
+    [block] = buckets_of(subscriber, "overage")
+    assert (block.granted, block.used) == (200 * T, 50 * T)
+    post(api, "test-clock", {"now": local(2026, 7, 3, 12).isoformat()})
+    [invoice] = get(api, "subscribers/s-1/invoices")["items"]
+    [line] = [line for line in invoice["lines"] if line["kind"] == "block"]
+    assert (line["units"], line["gross"]["amount"]) == ("50.000", "1.00")
+    assert_books_agree()
+
+
 # The audit ---------------------------------------------------------------------------------------
 
 
@@ -690,4 +716,20 @@ def test_usage_told_twice_under_made_up_ids_can_be_taken_back(
     void(api, "tx-1", source="lago")
 
     assert spent(subscriber) == {}
+    assert_books_agree()
+
+
+@pytest.mark.parametrize("drawn", ["2026-06-10T04:00:00Z", "2026-06-10T03:00:00Z"])
+def test_a_void_and_the_end_of_its_subscription_at_one_instant_are_told_apart(
+    operator: Operator, gateway: Gateway, api: APIClient, drawn: str
+) -> None:
+    """The void was first: what it gave back is taken back by the end, and nothing lapses."""
+    subscriber = holder(operator)
+    gateway.charge(record(occurred_at=drawn))
+    assert moved(void(api)) == [("allowance", "-120.000", "0.000")]
+
+    subscription = Subscription.objects.get()
+    lifecycle.end_now(subscriber.pk, subscription.id, at=NOW, reason="moved away", refund=False)
+
+    assert spent(subscriber) == {"allowance": 1000}
     assert_books_agree()

@@ -181,6 +181,9 @@ WRITERS = {
     "billing/documents/letterheads.py": {"letterhead"},
     "billing/documents/store.py": {"document"},
     "billing/payments.py": {"payment"},
+    "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
+    "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/transfers.py": {"banktransfer"},
     "billing/dunning.py": {
         "dunningcase",
         "dunningcursor",

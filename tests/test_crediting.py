@@ -11,6 +11,7 @@ from rest_framework.test import APIClient
 
 from billing import invoicing, ledger
 from billing.models import Posting
+from subscriptions import catalog
 from subscriptions.models import Operator
 from tests.factories import (
     client_for,
@@ -20,6 +21,7 @@ from tests.factories import (
     make_plan,
     make_subscriber,
     subscribe,
+    yuan,
 )
 from tests.usage import Gateway, assert_books_agree, assert_problem, get, post, record
 
@@ -93,6 +95,31 @@ def test_credits_in_parts_are_spread_and_end_with_the_invoice(api: APIClient) ->
     last = credit(api)
     assert last["gross"]["amount"] == "-6.66"
     assert due(api) == ("paid", "0.00")
+    assert_books_agree()
+
+
+def test_many_small_credits_of_two_tax_rates_come_to_the_invoice_and_no_more(
+    operator: Operator,
+) -> None:
+    parts = [("tokens", "0.33", "0.06"), ("data", "0.67", "0.09")]
+    components = tuple(
+        catalog.Component(name=name, price=yuan(price), tax_rate=Decimal(rate))
+        for name, price, rate in parts
+    )
+    subscribe(
+        make_subscriber(operator), make_plan(operator, price=yuan("1"), components=components)
+    )
+    api = client_for(make_key(operator))
+    assert post(api, "test-clock", {"now": CLOSE.isoformat()}).status_code == 200
+    invoice = get(api, f"invoices/{NUMBER}")
+
+    notes = [credit(api, amount="0.07") for _ in range(14)]
+    assert_books_agree()
+    notes.append(credit(api))
+
+    for what in ("net", "tax", "gross"):
+        back = sum(Decimal(note[what]["amount"]) for note in notes)
+        assert back == -Decimal(invoice[what]["amount"])
     assert_books_agree()
 
 

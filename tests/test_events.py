@@ -656,6 +656,29 @@ def test_a_number_beyond_every_float_is_400(sender: Sender, subscriber: Subscrib
     assert not UsageRecord.objects.exists()
 
 
+@pytest.mark.parametrize("path", [BATCH, STRIPE_V2, AUTUMN])
+@pytest.mark.parametrize("number", [b"1e400", b"9" * 5000])
+def test_a_number_that_no_answer_could_show_is_400_before_anything_is_charged(
+    sender: Sender, subscriber: Subscriber, path: str, number: bytes
+) -> None:
+    body = good(path).replace(b"user-s-1", b'user-s-1", "unknown": ' + number + b', "more": "')
+
+    assert_problem(sender.send(path, body), 400, "malformed")
+    assert not UsageRecord.objects.exists()
+
+
+def test_an_event_beside_such_a_number_is_kept_by_its_names(
+    sender: Sender, subscriber: Subscriber
+) -> None:
+    body = json.dumps(sent.openmeter(data=None)).encode()
+
+    assert sender.send(EVENTS, body[:-1] + b', "unknown": 1e400}').status_code == 204
+
+    row = QuarantinedRecord.objects.get()
+    assert (row.record_id, row.subject) == ("chatcmpl-1", "user-s-1")
+    assert json.loads(row.payload)["source"] == "litellm-proxy"
+
+
 @pytest.mark.parametrize("path", DOORS)
 def test_a_wrong_gzip_is_400_and_a_right_one_is_unpacked(
     sender: Sender, subscriber: Subscriber, path: str

@@ -34,7 +34,7 @@ from tests.factories import (
     make_subscriber,
     subscribe,
 )
-from tests.usage import Gateway, assert_books_agree, post, record
+from tests.usage import Gateway, assert_books_agree, assert_problem, post, record
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -446,3 +446,40 @@ def test_totals_are_the_sums_of_lines_and_prices_follow(
         assert abs((quantity * price).quantize(Decimal("0.01"), ROUND_HALF_UP) - amount) <= max(
             Decimal("0.01"), abs(quantity) * fapiao_lines.PLACES
         )
+
+
+# Void invoices -----------------------------------------------------------------------------------
+
+
+def test_an_invoice_with_an_e_fapiao_is_void_only_when_that_is_taken_back(
+    operator: Operator, provider: FileProvider
+) -> None:
+    api = client_for(make_key(operator, name="staff"))
+    blue = ask(operator)
+    said = assert_problem(
+        post(api, f"invoices/{INVOICE}/void", {"reason": "x"}), 409, "fapiao_issued"
+    )
+    assert "wait until it is issued" in said["detail"]
+    issue(operator, provider, blue, BLUE)
+    said = assert_problem(
+        post(api, f"invoices/{INVOICE}/void", {"reason": "x"}), 409, "fapiao_issued"
+    )
+    assert BLUE in said["detail"]
+    assert "ask for a red one" in said["detail"]
+
+    issue(operator, provider, red(operator), RED)
+
+    answer = post(api, f"invoices/{INVOICE}/void", {"reason": "x"})
+    assert (answer.status_code, answer.json()["state"]) == (200, "void")
+    assert_books_agree()
+
+
+def test_an_e_fapiao_that_was_refused_keeps_no_invoice_from_being_void(
+    operator: Operator, provider: FileProvider
+) -> None:
+    ask(operator)
+    sending.sweep(operator, provider, at=CLOSE)
+    answer(provider, FIRST, {"refused": "no such buyer"})
+    assert sending.sweep(operator, provider, at=CLOSE).refused == 1
+
+    assert invoicing.void(operator, INVOICE, reason="x", at=CLOSE).state == "void"

@@ -66,6 +66,15 @@ def test_another_body_under_the_same_key_is_a_conflict(api: APIClient) -> None:
     assert Bucket.objects.count() == 1
 
 
+def test_another_spelling_of_an_amount_or_time_is_another_body(api: APIClient) -> None:
+    post(api, GIFT)
+
+    for said in ({"units": "5.000"}, {"units": 5}, {"valid_until": "2026-07-01T08:00:00+08:00"}):
+        answer = post(api, {**GIFT, **said})
+        assert (answer.status_code, answer.json()["cause"]) == (409, "idempotency_conflict")
+    assert Bucket.objects.count() == 1
+
+
 def test_another_key_is_another_request(api: APIClient) -> None:
     assert {post(api, GIFT, key).status_code for key in ("a", "b")} == {201}
     assert Bucket.objects.count() == 2

@@ -40,6 +40,7 @@ from tests.factories import (
     subscribe,
     yuan,
 )
+from tests.usage import Gateway, record, used
 
 pytestmark = pytest.mark.django_db
 
@@ -629,3 +630,24 @@ def withdrawn(bucket: Bucket) -> bool:
         bucket_id=bucket.id,
         kind=BucketEntry.Kind.WITHDRAWAL,
     ).exists()
+
+
+@pytest.mark.usefixtures("committed_days")
+def test_usage_ahead_of_a_cancelled_end_does_not_outlive_the_cancellation(
+    operator: Operator, subscriber: Subscriber, gateway: Gateway
+) -> None:
+    """What was remembered while nothing came after the end is forgotten with it."""
+    subscription = subscribe(subscriber, make_plan(operator))
+    eve, ahead = local(2026, 6, 30, 23, 58), local(2026, 7, 1, 0, 1)
+    set_clock(operator, eve)
+    run_due(operator, eve)
+    key = (subscriber.pk, subscription.id)
+    lifecycle.change(*key, cancel_at_period_end=True, at=eve)
+    for nr in range(2):
+        gateway.charge(record(f"r-{nr}", occurred_at=ahead, input_tokens=100, output_tokens=0))
+
+    lifecycle.change(*key, cancel_at_period_end=False, at=eve)
+    gateway.charge(record("r-2", occurred_at=ahead, input_tokens=50, output_tokens=0))
+
+    assert used(subscriber) == {"uncovered": 200.0, "allowance": 50.0}
+    assert_journal_agrees(subscriber)

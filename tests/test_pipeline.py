@@ -87,6 +87,23 @@ def test_a_connection_that_died_is_replaced() -> None:
         assert pipeline.run([(DIVIDE, [pack_int8(1)])]) == [[pack_int8(1)]]
 
 
+@pytest.mark.parametrize("prepared", [True, False])
+def test_a_connection_found_dead_is_a_database_that_is_away(prepared: bool) -> None:
+    """Not an error of ours: a gateway is told to send it again."""
+    with warm.connection():
+        pipeline.run([(DIVIDE, [pack_int8(1)])])
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_backend_pid()")
+            (pid,) = cursor.fetchone()
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+    with warm.connection():
+        statement = DIVIDE if prepared else Statement(f"test_new_{pid}", "SELECT $1::bigint")
+        with pytest.raises(psycopg.OperationalError):
+            pipeline.run([(statement, [pack_int8(1)])])
+        pgarrays.revive()
+
+
 def test_a_server_process_that_ends_in_the_middle_is_an_error_and_is_replaced() -> None:
     with warm.connection():
         with connection.cursor() as cursor:

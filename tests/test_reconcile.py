@@ -16,7 +16,7 @@ from django.db import connection
 from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, costs, due, dunning, invoicing, payments, settling
+from billing import closing, corrections, costs, due, dunning, finals, invoicing, payments, settling
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -126,6 +126,8 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
+    rules = corrections.Rules(approval_limit=Decimal(1000))
+    corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
     dear = {"*": ("2", "2", "2", "2", "2")}
@@ -208,6 +210,13 @@ def live() -> None:
     off = coupons.CouponTerms(name="Welcome", percent=Decimal(25), periods=1)
     coupons.publish(operator, "hello", off, at=carrier.now)
     coupons.redeem(operator, moved.subscriber_id, moved.id, "hello", at=carrier.now)
+    lifecycle.give(
+        moved.subscriber_id,
+        units=MILLION,
+        valid_until=carrier.now + DAY,
+        reason="moved",
+        at=carrier.now,
+    )
     lifecycle.upgrade(moved.subscriber_id, moved.id, "back", at=carrier.now)
     lifecycle.end_now(moved.subscriber_id, moved.id, at=carrier.now, reason="moved", refund=True)
 
@@ -273,11 +282,13 @@ def live() -> None:
     carrier.move(carrier.now + HOUR)
     operator.payment_term = DAY
     closing.close_due(operator, at=carrier.now)
+    assert finals.run(operator, at=carrier.now) == 0
     take_back(operator, "quiet", "part", given_up="rolling", at=carrier.now)
     settle_with_supplier(operator, at=carrier.now)
     ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
     owe(carrier)
+    buy(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -354,6 +365,18 @@ def owe(carrier: Carrier) -> None:
     rollups.fold_all(at=NOW)
     dunning.run(operator, at=carrier.now)
     closing.close_due(operator, at=carrier.now)
+
+
+def buy(carrier: Carrier) -> None:
+    """One fills a wallet by the bank, and buys a booster from it before any bill names it."""
+    api = client_for(make_key(carrier.operator))
+    fill = {"reference": "b-1", "amount": "20.00", "payer": "Zhang", "pays": {"wallet": "quiet"}}
+    assert api.post("/api/v1/transfers", fill, format="json").json()["state"] == "matched"
+    order = {"kind": "booster", "booster": "small"}
+    made = api.post("/api/v1/subscribers/quiet/orders", order, format="json").json()
+    path = f"/api/v1/orders/{made['number']}/pay"
+    paid = api.post(path, {"way": "wallet"}, format="json").json()
+    assert paid["state"] == "paid", paid
 
 
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
@@ -435,6 +458,11 @@ TABLES = (
     "billing_dunningcase",
     "billing_dunningevent",
     "subscriptions_suspension",
+    "billing_order",
+    "billing_orderstep",
+    "billing_wallet",
+    "billing_walletmovement",
+    "billing_banktransfer",
 )
 
 
@@ -538,6 +566,7 @@ COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
+ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -607,6 +636,8 @@ FOLLOWED = (
     + " AND ".join(f"o.{name} = {ROW}.{name}" for name in _RECORD_KEY)
     + ")"
 )
+OVER_CHARGED = """basis = basis || '{"over_charge": "1", "factor": "3"}'"""
+HUGE = """kind = 'adjustment', gross = 99999, basis = basis || '{"drawn": 1}'"""
 FAULTS: list[tuple[str, Fault]] = [
     ("batch_drawn", update(RECORD, "units = units + 1")),
     ("batch_drawn", update(ENTRY, "units = units + 1", "kind = 2")),
@@ -881,6 +912,11 @@ FAULTS: list[tuple[str, Fault]] = [
     ("credited", update(LINE, "gross = -99", "gross < 0")),
     ("credited", update(LINE, "tax_rate = 0.09", "gross < 0")),
     ("credited", update(LINE, """basis = '{"line": 9}'""", "gross < 0")),
+    ("credited_rate", update(LINE, "gross = -99", "basis ? 'credits'")),
+    ("nothing_waits", delete(LINE, "kind = 'gift' AND description = 'moved'")),
+    ("compensated", update(LINE, OVER_CHARGED, "gross < 0")),
+    ("approved", update(LINE, HUGE, "kind = 'fee'")),
+    ("tax_rates", update(LINE, "tax_rate = 0.09", "kind = 'fee'")),
     ("tax_posted", update(SIDE, "amount = amount + 1", on_account("vat:0.06"))),
     ("tax_posted", update(LINE, "tax_rate = 0.09", "gross > 1")),
     ("written_off", update(INVOICE, "state = 'open'", "state = 'uncollectible'")),
@@ -888,6 +924,17 @@ FAULTS: list[tuple[str, Fault]] = [
     ("written_off", update(SIDE, "amount = amount + 1", on_account("write_off"))),
     ("written_off", update(INVOICE, "paid = 0", "state = 'uncollectible'")),
     ("written_off", update(POSTING, "kind = 'payment'", "kind = 'recovery'")),
+    ("wallets", update("billing_wallet", "balance = balance + 1")),
+    ("wallets", delete(MOVEMENT)),
+    ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
+    ("order_steps", update(ORDER, "state = 'waiting'")),
+    ("order_steps", delete("billing_orderstep", "state = 'paid'")),
+    ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),
+    ("order_granted", update(ORDER, "amount = amount + 1", "kind = 'booster'")),
+    ("prepaid", update(SIDE, "amount = amount + 1", on_account("prepaid"))),
+    ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
+    ("transfers", update("billing_banktransfer", "amount = amount + 1")),
+    ("transfers", update("billing_banktransfer", "state = 'open'")),
     ("deferred_sold", update(DEFERRAL, "net = net + 0.01")),
     ("deferred_sold", update(DEFERRAL, "credited = credited + 0.01")),
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),

@@ -10,8 +10,9 @@ from django.core.management import CommandError, call_command
 from rest_framework.test import APIClient
 
 from metering import rerating, tasks
-from metering.models import Adjustment, Rerating
-from subscriptions.models import Operator, Subscriber
+from metering.models import Adjustment, Rerating, UsageRecord
+from subscriptions import registry
+from subscriptions.models import BucketEntry, Operator, Subscriber
 from tests.factories import (
     NOW,
     make_plan,
@@ -280,6 +281,66 @@ def test_a_card_published_while_a_preview_is_made_spoils_it(
 
     assert rerating.work(run_id, at=NOW).state == "refused"
     assert_problem(post(api, f"re-ratings/{run_id}/apply"), 409, "snapshot_changed")
+
+
+@pytest.mark.usefixtures("large", "many")
+def test_whose_preview_cannot_be_made_holds_up_nobody_and_is_named(
+    operator: Operator, api: APIClient
+) -> None:
+    broken = registry.find(operator, "s-1")
+    records = UsageRecord.objects.filter(subscriber_id=broken.pk)
+    [weight_id] = set(records.values_list("weight_id", flat=True))
+    records.update(weight_id=10**12)
+
+    path = f"re-ratings/{post(api, 're-ratings', ORDER | {'replaces': 'standard'}).json()['id']}"
+    ring()
+    ring()
+
+    shown = get(api, path)
+    assert (shown["state"], shown["subscribers_left"], shown["subscribers_failed"]) == (
+        "previewing",
+        1,
+        1,
+    )
+    rows = get(api, f"{path}/subscribers")["items"]
+    assert [(row["subscriber"], row["problem"]) for row in rows if row["problem"]] == [
+        ("s-1", "KeyError: 1000000000000")
+    ]
+    records.update(weight_id=weight_id)
+    ring()
+    shown = get(api, path)
+    assert (shown["state"], shown["subscribers_failed"]) == ("previewed", 0)
+
+
+@pytest.mark.usefixtures("large", "many")
+def test_whose_share_cannot_be_applied_holds_up_nobody_and_is_named(
+    operator: Operator, api: APIClient
+) -> None:
+    path = f"re-ratings/{post(api, 're-ratings', ORDER).json()['id']}"
+    ring()
+    broken = registry.find(operator, "s-1")
+    entries = BucketEntry.objects.filter(subscriber_id=broken.pk, units__gt=0)
+    lost = list(entries)
+    entries.delete()
+
+    post(api, f"{path}/apply")
+    ring()
+    with pytest.raises(CommandError, match="s-1: "):
+        command("apply", path.removeprefix("re-ratings/"))
+
+    shown = get(api, path)
+    assert (shown["state"], shown["subscribers_left"], shown["subscribers_failed"]) == (
+        "applying",
+        1,
+        1,
+    )
+    assert Adjustment.objects.count() == 4
+    BucketEntry.objects.bulk_create(lost)
+    ring()
+    shown = get(api, path)
+    assert (shown["state"], shown["subscribers_failed"]) == ("applied", 0)
+    assert Adjustment.objects.count() == 5
+    assert_books_agree()
 
 
 # The command -------------------------------------------------------------------------------------

@@ -249,6 +249,14 @@ def test_a_range_that_cannot_be_read_is_400(
     assert_problem(answer, 400, "bad_query")
 
 
+def test_a_time_beyond_every_calendar_is_called_so(api: APIClient, subscriber: Subscriber) -> None:
+    query = "by=day&from=0001-01-01T00:00:00Z&to=2026-06-02T00:00:00Z"
+
+    problem = assert_problem(api.get(f"/api/v1/subscribers/s-1/usage?{query}"), 400, "bad_query")
+
+    assert problem["detail"] == "from is too far away: give a year from 2 to 9997"
+
+
 # Usage reports -----------------------------------------------------------------------------------
 
 

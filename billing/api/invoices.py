@@ -19,10 +19,9 @@ from billing.models import Invoice, InvoiceLine
 from subscriptions import clock, registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Instant, Price, Text, money_to_wire, plain, to_wire_time
+from subscriptions.api.fields import Instant, Text, money_to_wire, plain, to_wire_time
 from subscriptions.api.idempotency import idempotent
 from subscriptions.api.schema import CURSOR, EXTERNAL_ID, IDEMPOTENCY_KEY, LIMIT, refusals
-from subscriptions.errors import Invalid
 from subscriptions.units import to_wire
 
 NUMBER = OpenApiParameter(
@@ -52,13 +51,16 @@ class LineBody(serializers.Serializer[Any]):
 
 
 class InvoiceBody(serializers.Serializer[Any]):
-    """An invoice of one period, or a credit note against `credits`; totals are sums of lines."""
+    """An invoice of one period, a `final` one of what came after the last, or a credit note against
+    `credits`; totals are sums of lines."""
 
     number = serializers.CharField(allow_null=True, help_text="null while it is a draft")
     kind = serializers.ChoiceField(choices=Invoice.Kind.values)
     credits = serializers.CharField(required=False, help_text="the number of the original")
     state = serializers.ChoiceField(choices=Invoice.State.values)
-    subscription = serializers.CharField()
+    subscription = serializers.CharField(
+        allow_null=True, help_text="null for a last bill of who never held a plan"
+    )
     period_start = Instant()
     period_end = Instant()
     issued_at = Instant(allow_null=True)
@@ -102,7 +104,7 @@ def _show(
         "number": invoice.number,
         "kind": invoice.kind,
         "state": invoice.state,
-        "subscription": str(invoice.subscription_id),
+        "subscription": None if invoice.subscription_id is None else str(invoice.subscription_id),
         "period_start": to_wire_time(invoice.period_start),
         "period_end": to_wire_time(invoice.period_end),
         "issued_at": to_wire_time(invoice.issued_at) if invoice.issued_at else None,
@@ -153,41 +155,6 @@ class Reason(serializers.Serializer[Any]):
     """Why it is taken back."""
 
     reason = Text(max_length=200)
-
-
-class CreditOrder(Reason):
-    """`amount` (tax included) where it is not all that is left of the invoice."""
-
-    amount = Price(required=False)
-
-
-class CreditDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="credit_invoice",
-        parameters=[NUMBER, IDEMPOTENCY_KEY],
-        request=CreditOrder,
-        responses={201: InvoiceBody, **refusals(404, 409, 413, 415, 422)},
-    )
-    @idempotent
-    def post(self, request: Request, number: str) -> Response:
-        """Issue a credit note; it first lowers what is due on the invoice."""
-        operator = operator_of(request)
-        order = CreditOrder(data=request.data, context={"operator": operator})
-        order.is_valid(raise_exception=True)
-        amount = order.validated_data.get("amount")
-        if amount is not None:
-            currency = invoicing.find(operator, number).currency
-            if amount.currency.code != currency:
-                raise Invalid(f"the invoice is in {currency}")
-        note = invoicing.credit(
-            operator,
-            number,
-            reason=order.validated_data["reason"],
-            amount=None if amount is None else amount.amount,
-            at=clock.now(operator),
-        )
-        [shown] = show([note])
-        return Response(shown, status=201)
 
 
 class VoidDoor(OperatorDoor):

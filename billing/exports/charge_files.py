@@ -50,7 +50,7 @@ FROM (
         FROM billing_invoice WHERE operator_id = %(operator)s AND kind = 'credit_note'
         GROUP BY 1, 2
     ) n ON n.subscriber_id = i.subscriber_id AND n.original_id = i.id
-    WHERE i.operator_id = %(operator)s AND i.kind = 'period' AND i.state = 'open'
+    WHERE i.operator_id = %(operator)s AND i.kind <> 'credit_note' AND i.state = 'open'
       AND i.currency = %(currency)s
     UNION ALL
     SELECT i.subscriber_id, i.id, 'credit', i.number, i.issued_at,

@@ -26,7 +26,7 @@ _LINES = """
 SELECT l.operator_id, CASE
            WHEN i.id IS NULL OR i.number IS NULL OR i.operator_id <> l.operator_id
              OR i.currency <> f.currency
-             OR l.kind = 'charge' AND i.kind <> 'period'
+             OR l.kind = 'charge' AND i.kind = 'credit_note'
              OR l.kind = 'credit' AND i.kind <> 'credit_note'
              OR l.kind <> 'reversal'
                 AND (sign(l.amount) <> sign(i.gross) OR abs(l.amount) > abs(i.gross))

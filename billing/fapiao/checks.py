@@ -5,12 +5,13 @@ from __future__ import annotations
 from metering.reconciliation import Check
 
 # Lines make the totals; a blue one is its invoice less the notes counted, reds take back no more.
+# Compensation is no part of either.
 _FAPIAO = """
 SELECT f.operator_id, CASE
            WHEN (f.net, f.tax) IS DISTINCT FROM (l.net, l.tax) OR i.operator_id <> f.operator_id
              OR i.number IS NULL
-             OR f.original_id IS NULL AND f.gross <> i.gross + coalesce(n.gross, 0)
-             OR f.credit_note_id IS NOT NULL AND f.gross IS DISTINCT FROM c.gross
+             OR f.original_id IS NULL AND f.gross <> i.gross - k.gross + coalesce(n.gross, 0)
+             OR f.credit_note_id IS NOT NULL AND f.gross IS DISTINCT FROM c.gross - k.noted
              OR f.original_id IS NULL AND f.gross + coalesce(r.gross, 0) < 0
              OR (f.state = 'red_issued') <> (f.original_id IS NULL AND f.number IS NOT NULL
                                              AND f.gross + coalesce(r.issued, 0) = 0)
@@ -29,6 +30,14 @@ CROSS JOIN LATERAL (
     WHERE n.subscriber_id = f.subscriber_id AND n.original_id = f.invoice_id
       AND f.counted @> to_jsonb(n.id)
 ) n
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(x.gross) FILTER (
+               WHERE x.invoice_id = f.invoice_id OR f.counted @> to_jsonb(x.invoice_id)), 0)
+               AS gross,
+           coalesce(sum(x.gross) FILTER (WHERE x.invoice_id = f.credit_note_id), 0) AS noted
+    FROM billing_invoiceline x
+    WHERE x.subscriber_id = f.subscriber_id AND x.kind = 'compensation'
+) k
 LEFT JOIN (
     SELECT original_id, sum(gross) FILTER (WHERE state <> 'failed') AS gross,
            sum(gross) FILTER (WHERE state = 'issued') AS issued

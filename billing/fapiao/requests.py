@@ -53,7 +53,7 @@ def request(
     unless told otherwise. Raises NotFound, Invalid, Conflict where there is one already.
     """
     invoice = _locked(operator, number)
-    if invoice.kind != Invoice.Kind.PERIOD or invoice.state == Invoice.State.VOID:
+    if invoice.kind == Invoice.Kind.CREDIT_NOTE or invoice.state == Invoice.State.VOID:
         raise Conflict("an e-fapiao is of an invoice that is owed or paid")
     if invoice.currency != "CNY":
         raise Invalid("an e-fapiao is in yuan")
@@ -212,6 +212,8 @@ def _charged(invoice: Invoice) -> list[Charged]:
     rows = InvoiceLine.objects.filter(
         subscriber_id=invoice.subscriber_id, invoice_id=invoice.id
     ).order_by("nr")
+    # Compensation is no price of anything supplied.
+    rows = rows.exclude(kind=InvoiceLine.Kind.COMPENSATION)
     return [Charged(r.nr, r.description, r.units, r.net, r.tax_rate, r.tax) for r in rows]
 
 
@@ -220,7 +222,7 @@ def _left(invoice: Invoice, notes: Sequence[Invoice]) -> list[Charged]:
     left = {line.nr: line for line in _charged(invoice)}
     credited = InvoiceLine.objects.filter(
         subscriber_id=invoice.subscriber_id, invoice_id__in=[note.id for note in notes]
-    )
+    ).exclude(kind=InvoiceLine.Kind.COMPENSATION)
     for row in credited:
         of = left[row.basis["line"]]
         left[of.nr] = of._replace(units=None, net=of.net + row.net, tax=of.tax + row.tax)

@@ -1,7 +1,8 @@
 """Tables of this room, one file per subject."""
 
 from billing.models.charge_files import ChargeFile, ChargeLine
-from billing.models.closes import CloseChunk
+from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
     CostDay,
@@ -25,13 +26,19 @@ from billing.models.dunning import (
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.transfers import BankTransfer
+from billing.models.wallets import Wallet, WalletMovement
 
 __all__ = [
     "Account",
+    "Approval",
+    "BankTransfer",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CorrectionPolicy",
     "CostCard",
     "CostDay",
     "CostEntry",
@@ -47,16 +54,22 @@ __all__ = [
     "Entry",
     "FapiaoItem",
     "FapiaoRequest",
+    "FinalSweep",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
     "InvoiceNumber",
     "Letterhead",
+    "Order",
+    "OrderStep",
     "Payment",
+    "PaymentIntent",
     "Posting",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "Wallet",
+    "WalletMovement",
 ]

@@ -58,3 +58,18 @@ class CloseChunk(models.Model):
 
     def __str__(self) -> str:
         return f"{self.state} {self.first_subscriber} to {self.last_subscriber}"
+
+
+class FinalSweep(models.Model):
+    """How far an operator's last bills are made: what changed before `until` of a subscriber with
+    no bill to come is on one. Written by billing/finals.py only."""
+
+    operator = models.OneToOneField(
+        Operator, models.PROTECT, primary_key=True, related_name="+", db_constraint=False
+    )
+    until = models.DateTimeField()
+
+    objects: models.Manager[FinalSweep]
+
+    def __str__(self) -> str:
+        return f"{self.until}"

@@ -12,6 +12,9 @@ from subscriptions.models import Operator, Plan, Subscriber
 class Invoice(models.Model):
     """A bill (TMF678 CustomerBill) for one period of a subscription, or a credit note against one.
 
+    A `final` one says what was sold and what changed after the last period of a subscriber who
+    gets no further bill; where it never held a plan, no subscription and plan are named.
+
     A draft has no number. From its issue on only `state` and `paid` change: triggers refuse all
     else, and an issue whose totals are not the sums of its lines. `original_id` is the invoice
     that a credit note corrects; its amounts are negative. What is due is gross - paid. Written by
@@ -20,6 +23,7 @@ class Invoice(models.Model):
 
     class Kind(models.TextChoices):
         PERIOD = "period"
+        FINAL = "final"
         CREDIT_NOTE = "credit_note"
 
     class State(models.TextChoices):
@@ -38,9 +42,15 @@ class Invoice(models.Model):
         Operator, models.PROTECT, related_name="+", db_constraint=False, db_index=False
     )
     kind = models.CharField(max_length=12, choices=Kind.choices, default=Kind.PERIOD)
-    subscription_id = models.BigIntegerField()
+    subscription_id = models.BigIntegerField(null=True, blank=True)
     plan = models.ForeignKey(
-        Plan, models.PROTECT, related_name="+", db_constraint=False, db_index=False
+        Plan,
+        models.PROTECT,
+        related_name="+",
+        null=True,
+        blank=True,
+        db_constraint=False,
+        db_index=False,
     )
     period_start = models.DateTimeField()
     period_end = models.DateTimeField()
@@ -64,6 +74,15 @@ class Invoice(models.Model):
                 fields=["subscriber_id", "subscription_id", "period_start"],
                 name="invoice_of_a_period_once",
                 condition=Q(kind="period"),
+            ),
+            models.UniqueConstraint(
+                fields=["subscriber_id", "period_start"],
+                name="invoice_final_once",
+                condition=Q(kind="final"),
+            ),
+            models.CheckConstraint(
+                name="invoice_of_a_period_names_its_plan",
+                condition=~Q(kind="period") | Q(subscription_id__isnull=False, plan__isnull=False),
             ),
             models.CheckConstraint(
                 name="invoice_gross_is_net_and_tax", condition=Q(gross=F("net") + F("tax"))
@@ -101,7 +120,7 @@ class Invoice(models.Model):
             ),
             models.CheckConstraint(
                 name="invoice_credit_note_names_its_original",
-                condition=Q(kind="period", original_id__isnull=True)
+                condition=Q(kind__in=["period", "final"], original_id__isnull=True)
                 | Q(kind="credit_note", original_id__isnull=False, gross__lte=0),
             ),
         ]
@@ -129,12 +148,13 @@ class InvoiceLine(models.Model):
         REFUND = "refund"
         ADJUSTMENT = "adjustment"
         LATE_FEE = "late_fee"
+        COMPENSATION = "compensation"
 
     pk = models.CompositePrimaryKey("subscriber_id", "invoice_id", "nr")
     subscriber_id = models.BigIntegerField()
     invoice_id = models.BigIntegerField()
     nr = models.PositiveSmallIntegerField()
-    kind = models.CharField(max_length=10, choices=Kind.choices)
+    kind = models.CharField(max_length=12, choices=Kind.choices)
     description = models.CharField(max_length=200)
     bucket_id = models.BigIntegerField(null=True, blank=True)
     units = units_field(null=True, blank=True)

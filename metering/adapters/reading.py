@@ -109,6 +109,18 @@ def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
     return msgspec.json.Decoder(kind, strict=False)
 
 
+def whole(raw: bytes) -> Any:
+    """An event with all its fields, for an answer that shows them. Raises Malformed.
+
+    To be read before the event is charged: a field that nobody looks at may hold a number that no
+    reader holds.
+    """
+    try:
+        return _anything.decode(raw)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Malformed(f"the event cannot be read: {error}") from error
+
+
 # What is kept of an event that cannot be charged -----------------------------------------------
 
 
@@ -131,8 +143,8 @@ def named_fields(raw: bytes, event: type[msgspec.Struct]) -> Any:
     So no prompt is kept, wherever a sender may have put it.
     """
     try:
-        value = _anything.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
+        value = parsing.read_any(raw)
+    except (ValueError, RecursionError):
         return None
     return _keep(value, _info(event))
 

@@ -19,7 +19,7 @@ from metering import parsing, repeats
 from metering.adapters import autumn, dispatch, lago, openmeter, otlp, polar, stripe
 from metering.adapters.dispatch import Letter
 from metering.adapters.items import Arrival, RandomlyNamed
-from metering.adapters.reading import Format, read
+from metering.adapters.reading import Format, read, whole
 from metering.api import schema
 from metering.api.doors import JSON, GatewayDoor, body_of, caller_of
 from metering.api.usage_records import answer, charge
@@ -106,6 +106,7 @@ def _answer_lago(caller: Caller, letter: Letter, arrival: Arrival) -> HttpRespon
     raws = letter.raws()
     if not raws:
         return _refuse_like_lago({"events": ["no_events"]}, Ingested())
+    said = [whole(raw) for raw in raws]
     parsed = read(letter.format, raws, arrival)
     ingested = _settle(caller, parsed, arrival)
     if ingested.duplicates:
@@ -116,8 +117,8 @@ def _answer_lago(caller: Caller, letter: Letter, arrival: Arrival) -> HttpRespon
         index: usage.occurred_at for index, usage in zip(parsed.indexes, parsed.usages, strict=True)
     }
     shown = [
-        _shown_by_lago(caller, raw, times.get(index, arrival.received_at), arrival.received_at)
-        for index, raw in enumerate(raws)
+        _shown_by_lago(caller, event, times.get(index, arrival.received_at), arrival.received_at)
+        for index, event in enumerate(said)
     ]
     return _answer({"event": shown[0]} if letter.single else {"events": shown}, ingested)
 
@@ -133,9 +134,8 @@ def _refuse_like_lago(details: dict[str, Any], ingested: Ingested) -> HttpRespon
 
 
 def _shown_by_lago(
-    caller: Caller, raw: bytes, at: dt.datetime, received_at: dt.datetime
+    caller: Caller, said: Any, at: dt.datetime, received_at: dt.datetime
 ) -> dict[str, Any]:
-    said = msgspec.json.decode(raw)
     event = said if isinstance(said, dict) else {}
     transaction_id = event.get("transaction_id")
     properties = event.get("properties")
@@ -199,10 +199,10 @@ def _answer_stripe(
     shown: Callable[[dt.datetime], Any],
 ) -> HttpResponse:
     """The event as Stripe shows it, with the identifier that it is now known by."""
+    event = whole(raw)
     arrival = _arrival(request, caller)
     parsed = read(stripe.FORMAT, [raw], arrival)
     ingested = _settle(caller, parsed, arrival)
-    event = msgspec.json.decode(raw)
     usage = parsed.usages[0] if parsed.usages else None
     body = {
         "object": object,
@@ -236,10 +236,10 @@ class AutumnTrack(GatewayDoor):
     def post(self, request: HttpRequest) -> HttpResponse:
         caller = caller_of(request)
         letter = _letter_of(request, autumn.FORMAT)
+        event = whole(letter.items[0])
         arrival = _arrival(request, caller)
         parsed = letter.read(arrival)
         ingested = _settle(caller, parsed, arrival)
-        event = msgspec.json.decode(letter.items[0])
         usage = parsed.usages[0] if parsed.usages else None
         body = {
             "customer_id": event.get("customer_id"),

@@ -56,8 +56,10 @@ def _instant(request: Request, name: str) -> dt.datetime:
         instant = parse_datetime(given.replace(" ", "+"))
     except ValueError:
         instant = None
-    if instant is None or instant.tzinfo is None or not FIRST <= instant < LAST:
+    if instant is None or instant.tzinfo is None:
         raise BadQuery(f"{name} is a time with its offset, such as 2026-06-01T00:00:00+08:00")
+    if not FIRST <= instant < LAST:
+        raise BadQuery(f"{name} is too far away: give a year from {FIRST.year} to {LAST.year - 1}")
     return instant.astimezone(dt.UTC)  # PostgreSQL knows offsets of less than 16 hours only
 
 

@@ -48,6 +48,9 @@ class ShareRow(serializers.Serializer[Any]):
     difference = serializers.CharField()
     batch = serializers.CharField(allow_null=True, help_text="null until something was moved")
     stale = serializers.BooleanField(help_text="other than it was previewed, and left as it is")
+    problem = serializers.CharField(
+        allow_null=True, help_text="why it could not be done yet; it is tried again"
+    )
 
 
 class SharePage(serializers.Serializer[Any]):
@@ -58,7 +61,8 @@ class SharePage(serializers.Serializer[Any]):
 class ReratingRow(serializers.Serializer[Any]):
     """What was ordered and how far it is; `subscribers_left` are still to be looked at or applied.
 
-    Sums are over the subscribers looked at until now.
+    `subscribers_failed` of these could not be until now. Sums are over the subscribers looked at
+    until now.
     """
 
     id = serializers.CharField()
@@ -73,6 +77,7 @@ class ReratingRow(serializers.Serializer[Any]):
     applied_at = Instant(allow_null=True)
     subscribers_total = serializers.IntegerField()
     subscribers_left = serializers.IntegerField()
+    subscribers_failed = serializers.IntegerField()
     subscribers_stale = serializers.IntegerField()
     gain = serializers.IntegerField()
     lose = serializers.IntegerField()
@@ -108,6 +113,7 @@ def _show_run(run: Rerating) -> dict[str, Any]:
         "applied_at": to_wire_time(run.applied_at) if run.applied_at else None,
         "subscribers_total": sums.subscribers,
         "subscribers_left": sums.left,
+        "subscribers_failed": sums.failed,
         "subscribers_stale": sums.stale,
         "gain": sums.gain,
         "lose": sums.lose,
@@ -137,6 +143,7 @@ def _show_shares(shares: Sequence[ReratingShare]) -> list[dict[str, Any]]:
             "difference": to_wire(share.units_after - share.units_before),
             "batch": str(share.batch_id) if share.batch_id else None,
             "stale": share.stale,
+            "problem": share.problem or None,
         }
         for share in shares
     ]

@@ -4,6 +4,11 @@ The answer is stored in the transaction of the effect, so that there are both or
 second request with the same key waits for the first and gets its answer, `Idempotency-Replayed`
 beside it. A refusal by a rule (409, 422) is an answer like any other; what could not be read, or
 names something that is not there (400, 401, 404 …), is none and may be sent again.
+
+The same body is the same JSON: a client that sends again sends what it sent. "5" and "5.000" units
+are two bodies, though one amount, as two spellings of an instant are: only each view knows which of
+its texts are amounts, and a 409 where nothing is at stake is safer than an answer to something
+else.
 """
 
 from __future__ import annotations

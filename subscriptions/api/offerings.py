@@ -128,10 +128,19 @@ class OutcomesBody(serializers.Serializer[Any]):
     blocked = _billing(Outcome.BLOCKED)
 
 
+def _category() -> Code:
+    return Code(
+        required=False,
+        allow_null=True,
+        help_text="whose rate on the last day of a period holds from the category's first day on",
+    )
+
+
 class ComponentBody(serializers.Serializer[Any]):
     name = Text(max_length=200)
     price = Price()
     tax_rate = TaxRate()
+    tax_category = _category()
 
 
 class TrialBody(serializers.Serializer[Any]):
@@ -165,6 +174,7 @@ class PlanBody(serializers.Serializer[Any]):
     degrade_to = DegradeBody(required=False, allow_null=True)
     outcomes = OutcomesBody(required=False, allow_null=True)
     tax_rate = TaxRate(default=Decimal("0.06"))
+    tax_category = _category()
     components = serializers.ListField(
         child=ComponentBody(), required=False, allow_null=True, max_length=20
     )
@@ -186,11 +196,13 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
     outcomes = said.pop("outcomes", None)
     trial = said.pop("trial", None) or {}
     pause_plan = said.pop("pause_plan", None) or ""
+    tax_category = said.pop("tax_category", None) or ""
     return catalog.PlanTerms(
         **said,
         trial_days=trial.get("days"),
         converts_to=trial.get("then", ""),
         pause_plan=pause_plan,
+        tax_category=tax_category,
         price_per_million=overage.get("price_per_million"),
         tier_mode=overage["tier_mode"] if overage.get("tiers") else "",
         tiers=tuple(
@@ -207,7 +219,10 @@ def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
         tokens_per_minute=rate_limit.get("tokens_per_minute"),
         limits_fail_closed=rate_limit.get("when_unavailable") == "closed",
         outcomes=dict(USUAL if outcomes is None else outcomes),
-        components=tuple(catalog.Component(**component) for component in components),
+        components=tuple(
+            catalog.Component(**part | {"tax_category": part.get("tax_category") or ""})
+            for part in components
+        ),
         windows=tuple(
             Window(window["per"], window["units"], window["kind"] == "sliding")
             for window in windows
@@ -241,6 +256,7 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             "pause_plan": plan.pause_plan or None,
             "suspends": plan.suspends,
             "tax_rate": plan.tax_rate,
+            "tax_category": plan.tax_category or None,
             "created_at": plan.created_at,
             "overage": {
                 "price_per_million": plan.price_per_million,
@@ -259,7 +275,13 @@ def show_plan(plan: Plan) -> dict[str, Any]:
             },
             "outcomes": {word: plan.outcomes.get(word, Billing.BILLED.value) for word in USUAL},
             "components": [
-                {"name": c.name, "price": c.price, "tax_rate": c.tax_rate} for c in components
+                {
+                    "name": c.name,
+                    "price": c.price,
+                    "tax_rate": c.tax_rate,
+                    "tax_category": c.tax_category or None,
+                }
+                for c in components
             ],
             "rate_limit": {
                 "requests_per_minute": plan.requests_per_minute,

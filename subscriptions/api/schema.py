@@ -38,7 +38,7 @@ _MEANING = {
     413: "Too many or too large.",
     415: "Another media type is needed.",
     422: "It was read, and breaks a rule; `errors` names the fields.",
-    429: "A limit that passes by itself; `Retry-After` says when.",
+    429: "A limit that passes by itself; `Retry-After` says when, where that is known.",
     503: "The database is away; nothing was done.",
 }
 _ALWAYS = (400, 401, 403, 503)

@@ -2,13 +2,15 @@
 
 from django.urls import path
 
-from subscriptions.api import coupons, offerings, operators, subscribers, subscriptions
+from subscriptions.api import coupons, offerings, operators, subscribers, subscriptions, taxes
 
 urlpatterns = [
     path("operator", operators.OperatorDoorItself.as_view()),
     path("plans", offerings.PlansDoor.as_view()),
     path("plans/<str:code>", offerings.PlanDoor.as_view()),
     path("boosters/<str:code>", offerings.BoosterDoor.as_view()),
+    path("tax-rates", taxes.TaxRatesDoor.as_view()),
+    path("tax-rates/<str:category>", taxes.TaxRateDoor.as_view()),
     path("coupons", coupons.CouponsDoor.as_view()),
     path("coupons/<str:code>", coupons.CouponDoor.as_view()),
     path("subscribers", subscribers.SubscribersDoor.as_view()),

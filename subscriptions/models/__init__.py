@@ -21,6 +21,7 @@ from subscriptions.models.subscribers import (
     SubscriptionPeriod,
     Suspension,
 )
+from subscriptions.models.taxes import TaxRate
 
 __all__ = [
     "ApiKey",
@@ -47,5 +48,6 @@ __all__ = [
     "Subscription",
     "SubscriptionPeriod",
     "Suspension",
+    "TaxRate",
     "Upgrade",
 ]

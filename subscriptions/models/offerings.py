@@ -161,6 +161,9 @@ class Plan(models.Model):  # type: ignore[django-manager-missing]  # of money mo
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(
         max_digits=5, decimal_places=4, default="0.06"
     )
+    # Where it is named, the rate is the one that the category has on the last day of a period;
+    # `tax_rate` is that of the days before its first.
+    tax_category = models.CharField(max_length=64, blank=True, default="")
     created_at = models.DateTimeField()
 
     objects: models.Manager[Plan]
@@ -211,6 +214,7 @@ class PlanComponent(models.Model):
     name = models.CharField(max_length=200)
     price = money_field()
     tax_rate: models.DecimalField[Any, Any] = models.DecimalField(max_digits=5, decimal_places=4)
+    tax_category = models.CharField(max_length=64, blank=True, default="")  # as of the plan
 
     objects: models.Manager[PlanComponent]
 

@@ -3,14 +3,14 @@ from __future__ import annotations
 import datetime as dt
 import time
 from argparse import ArgumentParser
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
 
 from django.core.management.base import BaseCommand, CommandError
 
 from metering import rerating
 from metering.adjusting import Why
-from metering.models import Rerating
+from metering.models import Rerating, ReratingShare
 from subscriptions import clock
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator, Subscriber
@@ -76,28 +76,38 @@ class Command(BaseCommand):
         while run.state == state:
             before = rerating.sums_of(run).left
             run = rerating.work(run.pk, at=clock.now(run.operator), more=_for_seconds(2))
-            left = rerating.sums_of(run).left
+            sums = rerating.sums_of(run)
             if run.state == state:
-                self.stderr.write(f"{run.state}: {left:,} subscribers left")
-                if left == before:
+                self.stderr.write(f"{run.state}: {sums.left:,} subscribers left")
+                if sums.left == sums.failed:
+                    self._name_failed(run)
+                if sums.left == before:
                     time.sleep(0.5)
         return run
+
+    def _name_failed(self, run: Rerating) -> NoReturn:
+        """Nothing but what cannot be done is left: it is for people to look at."""
+        failed = list(rerating.shares_of(run).exclude(problem="").order_by("subscriber_id")[:SHOWN])
+        names = _names(failed)
+        raise CommandError(
+            "\n".join(
+                [f"re-rating {run.pk} is {run.state} still; these subscribers could not be done:"]
+                + [f"  {names[share.subscriber_id]}: {share.problem}" for share in failed]
+            )
+        )
 
     def _show(self, run: Rerating) -> None:
         sums = rerating.sums_of(run)
         shares = rerating.largest_of(run, SHOWN)
-        names = dict(
-            Subscriber.objects.filter(pk__in=[share.subscriber_id for share in shares]).values_list(
-                "pk", "external_id"
-            )
-        )
+        names = _names(shares)
         self.stdout.write(
             f"re-rating {run.pk} of {run.operator.code}: {run.state}\n"
             f"  usage of {run.since.isoformat()} to {run.until.isoformat()} under {run.rate_card}"
             f"{f' in place of {run.replaces}' if run.replaces else ''}\n"
             f"  {sums.records:,} records of {sums.subscribers:,} subscribers change:"
             f" {to_wire(sums.units_before)} -> {to_wire(sums.units_after)} units;"
-            f" {sums.gain:,} gain, {sums.lose:,} lose, {sums.left:,} left, {sums.stale:,} stale"
+            f" {sums.gain:,} gain, {sums.lose:,} lose, {sums.left:,} left,"
+            f" {sums.failed:,} failed, {sums.stale:,} stale"
         )
         for share in shares:
             more = share.units_after - share.units_before
@@ -105,6 +115,11 @@ class Command(BaseCommand):
                 f"  {names[share.subscriber_id]:<32} {share.records:>10,} records"
                 f" {'+' if more > 0 else ''}{to_wire(more):>20}{' stale' if share.stale else ''}"
             )
+
+
+def _names(shares: Sequence[ReratingShare]) -> dict[int, str]:
+    rows = Subscriber.objects.filter(pk__in=[share.subscriber_id for share in shares])
+    return dict(rows.values_list("pk", "external_id"))
 
 
 def _for_seconds(seconds: float) -> Callable[[], bool]:

@@ -9,8 +9,8 @@ import billing.models.dunning
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0008_deferrals"),
-        ("subscriptions", "0017_trials_and_pauses"),
+        ("billing", "0011_corrections"),
+        ("subscriptions", "0018_tax_rates_by_date"),
     ]
 
     operations = [

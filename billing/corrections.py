@@ -1,0 +1,216 @@
+"""Corrections by an operator's policy: what waits for a second person, what is repaid double.
+
+**Approval.** A correction above the policy's limit is written down and waits: a credit note that
+somebody asked for, or the adjustment that a bill would have said. Nothing of it is posted before
+another person than who asked approves; a credit note is issued with the approval, an adjustment is
+on the next bill. What is rejected is not billed, unless it changes again.
+
+**Over-charge.** What the subscriber was charged through the operator's own fault is repaid
+`over_charge_factor` times. That is every adjustment that lowers what was billed as used: the usage
+was told wrongly, told for nobody or weighed by a wrong card, and gateways and cards are the
+operator's, which no subscriber can bring about. A credit note is one only where whoever asks for it
+says so (`over_charge`), for most are goodwill. What is paid beyond the over-charge itself is no
+price of anything: compensation, without tax, an expense.
+
+The only writer of CorrectionPolicy and Approval.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from django.db import transaction
+
+from billing import rating
+from billing.models import Approval, CorrectionPolicy, InvoiceLine
+from billing.rating import Line
+from subscriptions.errors import Conflict, Invalid, NotFound
+from subscriptions.models import Operator
+
+State, Kind = Approval.State, Approval.Kind
+ONCE = Decimal(1)
+# Who asks for what a bill would have said.
+CLOSE = "month close"
+
+
+class FourEyes(Conflict):
+    cause = "four_eyes"
+
+
+class Decided(Conflict):
+    cause = "decided"
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What an operator's policy says at an instant."""
+
+    approval_limit: Decimal | None = None
+    over_charge_factor: Decimal = ONCE
+
+    def compensation(self, over_charge: Decimal) -> Decimal:
+        """What is paid beyond an over-charge (>= 0) itself."""
+        return rating.to_fen(over_charge * (self.over_charge_factor - 1))
+
+    def waits(self, amount: Decimal) -> bool:
+        return self.approval_limit is not None and abs(amount) > self.approval_limit
+
+
+NO_RULES = Rules()
+
+
+def rules_of(operator_id: int, *, at: dt.datetime) -> Rules:
+    """The rules that hold at an instant."""
+    row = (
+        CorrectionPolicy.objects.filter(operator_id=operator_id, since__lte=at)
+        .order_by("-since", "-pk")
+        .first()
+    )
+    return NO_RULES if row is None else Rules(row.approval_limit, row.over_charge_factor)
+
+
+def set_rules(operator: Operator, rules: Rules, *, by: str, at: dt.datetime) -> Rules:
+    """Let these rules hold from `at` on. Raises Invalid."""
+    limit, factor = rules.approval_limit, rules.over_charge_factor
+    if limit is not None and not (0 <= limit < 10**14 and limit == rating.to_fen(limit)):
+        raise Invalid("approval_limit is an amount to the fen, or none")
+    if not (1 <= factor <= 10 and factor == rating.to_fen(factor)):
+        raise Invalid("over_charge_factor is 1 to 10, with two places at most")
+    if rules != rules_of(operator.pk, at=at):
+        CorrectionPolicy.objects.create(
+            operator=operator,
+            since=at,
+            approval_limit=rules.approval_limit,
+            over_charge_factor=rules.over_charge_factor,
+            made_by=by,
+        )
+    return rules
+
+
+# Compensation ------------------------------------------------------------------------------------
+
+
+def given_back(changes: Sequence[Line]) -> Decimal:
+    """What was charged too much by what these adjustments take back."""
+    return -sum((line.gross for line in changes if line.gross < 0), rating.ZERO)
+
+
+def compensation_lines(over: Decimal, rules: Rules) -> list[Line]:
+    """What is paid beyond an over-charge that a document gives back: one line."""
+    extra = rules.compensation(over)
+    if not extra:
+        return []
+    basis = {"over_charge": str(over), "factor": str(rules.over_charge_factor)}
+    none = rating.ZERO
+    kind = InvoiceLine.Kind.COMPENSATION
+    return [Line(kind, "Over-charge", None, -extra, none, none, -extra, basis)]
+
+
+# Adjustments -------------------------------------------------------------------------------------
+
+
+def allowed(
+    operator: Operator,
+    subscriber_id: int,
+    changes: Sequence[Line],
+    rules: Rules,
+    *,
+    currency: str,
+    at: dt.datetime,
+) -> list[Line]:
+    """Of adjustments that a bill is to say, those that it may: the others wait, or were rejected.
+
+    Joins the caller's transaction.
+    """
+    return [
+        line
+        for line in changes
+        if not rules.waits(amount := _amount(line, rules))
+        or _is_approved(operator, subscriber_id, line, amount, currency=currency, at=at)
+    ]
+
+
+def _amount(line: Line, rules: Rules) -> Decimal:
+    """What an adjustment is in all."""
+    return line.gross - rules.compensation(max(-line.gross, rating.ZERO))
+
+
+def _is_approved(
+    operator: Operator,
+    subscriber_id: int,
+    line: Line,
+    amount: Decimal,
+    *,
+    currency: str,
+    at: dt.datetime,
+) -> bool:
+    """Whether this very change is approved; if nobody was asked yet, it is asked now."""
+    drawn, billed = line.basis["drawn"], line.basis.get("billed", 0)
+    of_bucket = Approval.objects.filter(subscriber_id=subscriber_id, bucket_id=line.bucket_id)
+    last = of_bucket.exclude(state=State.SUPERSEDED).order_by("-pk").first()
+    if last is not None and last.drawn == drawn:
+        if (last.billed, last.gross, last.amount) == (billed, line.gross, amount):
+            return last.state == State.APPROVED
+        # The rest of one that is on a document in part.
+        if last.state == State.APPROVED and not line.units and abs(amount) <= abs(last.amount):
+            return True
+    of_bucket.filter(state=State.PENDING).update(state=State.SUPERSEDED, decided_at=at)
+    Approval.objects.create(
+        operator=operator,
+        kind=Kind.ADJUSTMENT,
+        subscriber_id=subscriber_id,
+        bucket_id=line.bucket_id,
+        drawn=drawn,
+        billed=billed,
+        currency=currency,
+        gross=line.gross,
+        amount=amount,
+        reason=f"{line.description}: {line.basis['from']} to {line.basis['until']}",
+        asked_by=CLOSE,
+        asked_at=at,
+    )
+    return False
+
+
+# Deciding ----------------------------------------------------------------------------------------
+
+
+def find(operator: Operator, approval_id: int) -> Approval:
+    """Raises NotFound."""
+    found = Approval.objects.filter(operator=operator, pk=approval_id).first()
+    if found is None:
+        raise NotFound("there is no such approval")
+    return found
+
+
+def reject(
+    operator: Operator, approval_id: int, *, by: str, reason: str, at: dt.datetime
+) -> Approval:
+    """Let a correction not be made. Again changes nothing. Raises NotFound, FourEyes, Decided."""
+    with transaction.atomic():
+        return decide(operator, approval_id, State.REJECTED, by=by, reason=reason, at=at)[0]
+
+
+def decide(
+    operator: Operator, approval_id: int, state: str, *, by: str, reason: str, at: dt.datetime
+) -> tuple[Approval, bool]:
+    """A pending approval, locked, with the decision not saved yet where it is a credit note that is
+    to be issued; and whether it is decided now. Raises NotFound, FourEyes, Decided, Invalid."""
+    find(operator, approval_id)
+    approval = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
+    if approval.state == state:
+        return approval, False
+    if approval.state != State.PENDING:
+        raise Decided(f"it is {approval.state} already")
+    if not by or not reason:
+        raise Invalid("a decision has a person and a reason")
+    if by == approval.asked_by:
+        raise FourEyes("whoever asked for it cannot decide it: another person, another key")
+    approval.state, approval.decided_by, approval.decided_at = state, by, at
+    approval.decision = reason
+    if approval.kind == Kind.ADJUSTMENT or state == State.REJECTED:
+        approval.save(update_fields=["state", "decided_by", "decided_at", "decision"])
+    return approval, True

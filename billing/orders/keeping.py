@@ -1,0 +1,352 @@
+"""Orders, their states and the attempts to pay them: the only writer of all three.
+
+Which state may follow which the database says (a trigger); here is who asks for it, and the lock
+under which it does. Locks in one order: the subscriber, orders, invoices, wallets, then buckets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import re
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from django.db import connection, transaction
+
+from billing import invoicing, rating
+from billing.models import Order, OrderStep, PaymentIntent
+from subscriptions import pgarrays
+from subscriptions.errors import Conflict, Invalid, NotFound
+from subscriptions.models import Booster, Operator, Plan, Subscriber
+from subscriptions.pgarrays import Int8s
+
+State = Order.State
+Tried = PaymentIntent.State
+# How long an order can be paid where nobody says.
+VALID = dt.timedelta(days=3)
+LONGEST = dt.timedelta(days=400)
+_SWEEP = 500
+
+
+class OrderExpired(Conflict):
+    cause = "order_expired"
+
+
+class OrderPaid(Conflict):
+    cause = "order_paid"
+
+
+class OrderClosed(Conflict):
+    cause = "order_closed"
+
+
+class KeyUsed(Conflict):
+    cause = "idempotency_conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An order to be."""
+
+    subscriber_id: int
+    kind: str
+    amount: Decimal
+    currency: str
+    expires_at: dt.datetime
+    key: str = ""  # none: it is an order of its own
+    plan: Plan | None = None
+    booster: Booster | None = None
+    invoice_id: int | None = None
+
+
+# Making and finding ------------------------------------------------------------------------------
+
+
+def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
+    """Keep an order; the same key again answers the order that it named.
+
+    Joins the caller's transaction. Raises Invalid for an amount or an expiry that makes no sense,
+    KeyUsed for the key of another order.
+    """
+    assert connection.in_atomic_block
+    if draft.amount <= 0 or draft.amount != rating.to_fen(draft.amount):
+        raise Invalid("an order is over more than nothing, with two decimals at most")
+    if not at < draft.expires_at <= at + LONGEST:
+        raise Invalid(f"an order expires after now, within {LONGEST.days} days")
+    lock_subscriber(draft.subscriber_id)
+    key = draft.key or uuid.uuid4().hex
+    known = Order.objects.filter(operator=operator, key=key).first()
+    if known is not None:
+        if (known.subscriber_id, known.kind, known.amount, known.currency) != (
+            draft.subscriber_id,
+            draft.kind,
+            draft.amount,
+            draft.currency,
+        ):
+            raise KeyUsed("this key names another order")
+        return known
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT nextval('billing_order_id')")
+        [(order_id,)] = cursor.fetchall()
+    order = Order.objects.create(
+        subscriber_id=draft.subscriber_id,
+        id=order_id,
+        operator=operator,
+        number=f"{invoicing.number_prefix(operator)}-O-{order_id:010}",
+        kind=draft.kind,
+        key=key,
+        currency=draft.currency,
+        amount=draft.amount,
+        created_at=at,
+        expires_at=draft.expires_at,
+        plan=draft.plan,
+        booster=draft.booster,
+        invoice_id=draft.invoice_id,
+    )
+    _note([order], at=at)
+    return order
+
+
+_NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
+
+
+def find(operator: Operator, number: str) -> Order:
+    """An order of an operator by its number. Raises NotFound, also for another operator's."""
+    found = None
+    if _NUMBER.fullmatch(number):
+        found = Order.objects.filter(operator=operator, number=number).first()
+    if found is None:
+        raise NotFound("there is no such order")
+    return found
+
+
+def locked(operator: Operator, number: str) -> Order:
+    """An order by its number, locked after its subscriber until the transaction ends.
+
+    Raises NotFound.
+    """
+    found = find(operator, number)
+    lock_subscriber(found.subscriber_id)
+    return Order.objects.select_for_update(no_key=True).get(
+        subscriber_id=found.subscriber_id, id=found.id
+    )
+
+
+def lock_subscriber(subscriber_id: int) -> None:
+    Subscriber.objects.select_for_update(no_key=True).get(pk=subscriber_id)
+
+
+def payable(order: Order, *, at: dt.datetime) -> None:
+    """Raises OrderPaid, OrderExpired (by the clock, swept or not) or OrderClosed."""
+    if order.state in Order.PAID:
+        raise OrderPaid("the order is paid already")
+    if order.state == State.EXPIRED or (order.state in Order.OPEN and order.expires_at <= at):
+        raise OrderExpired("the order has expired; make a new one")
+    if order.state not in Order.OPEN:
+        raise OrderClosed(f"the order is {order.state}; make a new one")
+
+
+# States ------------------------------------------------------------------------------------------
+
+
+def advance(order: Order, state: str, *, at: dt.datetime, reason: str = "", **facts: Any) -> None:
+    """Put a locked order into a state, with what is known since, and note the step.
+
+    A state that it is in already only takes the facts.
+    """
+    assert connection.in_atomic_block
+    step = state != order.state
+    order.state = state
+    order.steps += step
+    for name, value in facts.items():
+        setattr(order, name, value)
+    Order.objects.filter(subscriber_id=order.subscriber_id, id=order.id).update(
+        state=order.state, steps=order.steps, **facts
+    )
+    if step:
+        _note([order], at=at, reason=reason)
+
+
+def _note(orders: Iterable[Order], *, at: dt.datetime, reason: str = "") -> None:
+    OrderStep.objects.bulk_create(
+        OrderStep(
+            subscriber_id=order.subscriber_id,
+            order_id=order.id,
+            nr=order.steps,
+            state=order.state,
+            at=at,
+            reason=reason[:200],
+        )
+        for order in orders
+    )
+
+
+@transaction.atomic
+def cancel(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Order:
+    """Let an order be paid no more. Again changes nothing. Raises NotFound, OrderPaid,
+    OrderExpired."""
+    order = locked(operator, number)
+    if order.state != State.CANCELLED:
+        payable(order, at=at)
+        close([order], State.CANCELLED, at=at, reason=reason)
+    return order
+
+
+def close(orders: Sequence[Order], state: str, *, at: dt.datetime, reason: str = "") -> None:
+    """Cancel or expire locked orders that are open, and the attempts to pay them."""
+    assert connection.in_atomic_block
+    for order in orders:
+        end_attempts(order, at=at, reason=state)
+        advance(order, state, at=at, reason=reason)
+
+
+def expire_due(operator: Operator, *, at: dt.datetime) -> int:
+    """Expire one chunk of orders whose time is over at `at`; answers how many, so call it until
+    that is 0. Who is being paid at this moment is left to the next call."""
+    with transaction.atomic():
+        due = list(
+            Order.objects.filter(operator=operator, state__in=Order.OPEN, expires_at__lte=at)
+            .order_by("expires_at")
+            .select_for_update(no_key=True, skip_locked=True)[:_SWEEP]
+        )
+        close(due, State.EXPIRED, at=at)
+    return len(due)
+
+
+@transaction.atomic
+def expire_if_due(order: Order, *, at: dt.datetime) -> Order:
+    """The order as it is at `at`: for who looks at one before the sweep has."""
+    if order.state not in Order.OPEN or order.expires_at > at:
+        return order
+    lock_subscriber(order.subscriber_id)
+    held = Order.objects.select_for_update(no_key=True).get(
+        subscriber_id=order.subscriber_id, id=order.id
+    )
+    if held.state in Order.OPEN:
+        close([held], State.EXPIRED, at=at)
+    return held
+
+
+def steps_of(orders: Sequence[Order]) -> dict[int, list[OrderStep]]:
+    """The history of each order, by its id."""
+    found: dict[int, list[OrderStep]] = {order.id: [] for order in orders}
+    rows = OrderStep.objects.filter(
+        subscriber_id__in={order.subscriber_id for order in orders}, order_id__in=found
+    )
+    for row in rows.order_by("order_id", "nr"):
+        found[row.order_id].append(row)
+    return found
+
+
+# Attempts ----------------------------------------------------------------------------------------
+
+
+def attempt(order: Order, way: str, *, at: dt.datetime) -> PaymentIntent:
+    """Write down that a locked order is about to be paid in a way. One that waits for the payer in
+    the same way is handed out again."""
+    assert connection.in_atomic_block
+    rows = PaymentIntent.objects.filter(subscriber_id=order.subscriber_id, order_id=order.id)
+    waiting = rows.filter(way=way, state__in=[Tried.INTENDED, Tried.WAITING]).first()
+    if waiting is not None:
+        return waiting
+    nr = rows.count() + 1
+    return PaymentIntent.objects.create(
+        subscriber_id=order.subscriber_id,
+        order_id=order.id,
+        nr=nr,
+        operator_id=order.operator_id,
+        way=way,
+        key=f"{order.number}-{nr}",
+        currency=order.currency,
+        amount=order.amount,
+        created_at=at,
+    )
+
+
+def answered(
+    intent: PaymentIntent,
+    state: str,
+    *,
+    at: dt.datetime,
+    reference: str = "",
+    action: dict[str, Any] | None = None,
+    reason: str = "",
+) -> None:
+    """Write down what became of an attempt whose order is locked."""
+    assert connection.in_atomic_block
+    ended = state not in (Tried.INTENDED, Tried.WAITING)
+    intent.state = state
+    intent.reference = reference or intent.reference
+    intent.action = action if action is not None else intent.action
+    intent.reason = reason[:200]
+    intent.ended_at = at if ended else None
+    PaymentIntent.objects.filter(
+        subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr
+    ).update(
+        state=intent.state,
+        reference=intent.reference,
+        action=intent.action,
+        reason=intent.reason,
+        ended_at=intent.ended_at,
+    )
+
+
+def end_attempts(order: Order, *, at: dt.datetime, reason: str) -> None:
+    """Let nothing be waited for any more of a locked order."""
+    PaymentIntent.objects.filter(
+        subscriber_id=order.subscriber_id,
+        order_id=order.id,
+        state__in=[Tried.INTENDED, Tried.WAITING],
+    ).update(state=Tried.CANCELLED, ended_at=at, reason=reason[:200])
+
+
+def attempts_of(orders: Sequence[Order]) -> dict[int, list[PaymentIntent]]:
+    """The attempts to pay each order, by its id."""
+    found: dict[int, list[PaymentIntent]] = {order.id: [] for order in orders}
+    rows = PaymentIntent.objects.filter(
+        subscriber_id__in={order.subscriber_id for order in orders}, order_id__in=found
+    )
+    for row in rows.order_by("order_id", "nr"):
+        found[row.order_id].append(row)
+    return found
+
+
+# What waits for an invoice -----------------------------------------------------------------------
+
+
+_USED_SQL = """
+UPDATE billing_order o SET applied = o.amount, settled_at = %s
+FROM unnest(%s::bigint[], %s::bigint[]) AS u (subscriber_id, id)
+WHERE o.subscriber_id = u.subscriber_id AND o.id = u.id
+"""
+
+
+def used_up(orders: Sequence[Order], *, at: dt.datetime) -> None:
+    """Note of locked orders what an invoice took of them (`applied` is set); the rest, by the
+    caller's hand, went back to the subscriber."""
+    whole = [order for order in orders if order.applied == order.amount]
+    if whole:
+        with pgarrays.statements() as cursor:
+            keys = [(order.subscriber_id, order.id) for order in whole]
+            subscriber_ids, ids = zip(*keys, strict=True)
+            cursor.execute(_USED_SQL, [at, Int8s(subscriber_ids), Int8s(ids)])
+    for order in orders:
+        if order.applied < order.amount:
+            advance(
+                order,
+                State.PARTLY_REFUNDED if order.applied else State.REFUNDED,
+                at=at,
+                reason="what no invoice needed is in the wallet",
+                applied=order.applied,
+                refunded=order.amount - order.applied,
+                settled_at=at,
+            )
+
+
+def left_of(order: Order) -> Decimal:
+    """What of a paid order neither lowered an invoice nor went back."""
+    left: Decimal = order.amount - order.applied - order.refunded
+    return left

@@ -1,0 +1,155 @@
+"""Ways to pay and orders, brought together: who is called when, and what follows from the answer.
+
+An attempt is written down and committed, then its provider is called, then the answer is written
+down, under the order's lock each time: two who pay at once, or a payment and the expiry, find what
+the other has done. A provider that is `local` is asked inside the transaction instead.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from django.db import transaction
+
+from billing.models import Order, PaymentIntent
+from billing.orders import buying, keeping
+from billing.ways import wallet
+from billing.ways.known import BY_WAY
+from billing.ways.provider import Answer, Attempt, Fate, Provider, Unavailable
+from subscriptions.errors import Invalid
+from subscriptions.models import Operator
+
+Tried = PaymentIntent.State
+
+
+class UnknownWay(Invalid):
+    cause = "unknown_way"
+
+
+def pay(operator: Operator, number: str, way: str, *, at: dt.datetime) -> Order:
+    """Begin to pay an order in a way, or pay it, where the way needs nobody else.
+
+    An order that this way has paid is answered as it is. Raises NotFound, UnknownWay, what
+    `keeping.payable` raises, and what stands against what is bought.
+    """
+    provider = BY_WAY.get(way)
+    if provider is None:
+        raise UnknownWay(f"ways to pay are {', '.join(sorted(BY_WAY))}")
+    with transaction.atomic():
+        order = keeping.locked(operator, number)
+        if order.state in Order.PAID and order.way == way:
+            return order
+        keeping.payable(order, at=at)
+        if way == wallet.WAY and order.kind == Order.Kind.TOP_UP:
+            raise Invalid("a wallet is not filled from itself")
+        intent = keeping.attempt(order, way, at=at)
+        asked = asked_for(order, intent, at=at)
+        if provider.local:
+            _take(operator, order, intent, provider, asked, provider.create(asked), at=at)
+            return order
+    answer = provider.create(asked)
+    return take(operator, number, intent.nr, provider, answer, at=at)
+
+
+# An attempt whose answer is not there after so long has lost whoever asked.
+_LOST = dt.timedelta(minutes=1)
+
+
+def ask_again(operator: Operator, *, at: dt.datetime, limit: int = 100) -> int:
+    """Finish attempts that a crash left between being written down and being answered: each
+    provider is asked with the same key, so it makes no second one. Answers how many were finished.
+    """
+    lost = list(
+        PaymentIntent.objects.filter(
+            operator=operator, state=Tried.INTENDED, created_at__lte=at - _LOST
+        ).order_by("created_at")[:limit]
+    )
+    done = 0
+    for intent in lost:
+        order = Order.objects.get(subscriber_id=intent.subscriber_id, id=intent.order_id)
+        provider = BY_WAY[intent.way]
+        try:
+            answer = provider.create(asked_for(order, intent, at=at))
+        except Unavailable:
+            continue
+        take(operator, order.number, intent.nr, provider, answer, at=at)
+        done += 1
+    return done
+
+
+def asked_for(order: Order, intent: PaymentIntent, *, at: dt.datetime) -> Attempt:
+    """An attempt as its provider is asked for it."""
+    return Attempt(
+        operator_id=order.operator_id,
+        subscriber_id=order.subscriber_id,
+        key=intent.key,
+        order=order.number,
+        amount=intent.amount,
+        currency=intent.currency,
+        at=at,
+        reference=intent.reference,
+    )
+
+
+@transaction.atomic
+def take(
+    operator: Operator,
+    number: str,
+    nr: int,
+    provider: Provider,
+    answer: Answer,
+    *,
+    at: dt.datetime,
+) -> Order:
+    """Write down what a provider says of the `nr`th attempt, and what follows; once."""
+    order = keeping.locked(operator, number)
+    intent = PaymentIntent.objects.select_for_update(no_key=True).get(
+        subscriber_id=order.subscriber_id, order_id=order.id, nr=nr
+    )
+    if intent.ended_at is None:
+        asked = asked_for(order, intent, at=at)
+        _take(operator, order, intent, provider, asked, answer, at=at)
+    return order
+
+
+def _take(
+    operator: Operator,
+    order: Order,
+    intent: PaymentIntent,
+    provider: Provider,
+    asked: Attempt,
+    answer: Answer,
+    *,
+    at: dt.datetime,
+) -> None:
+    """Both are locked, and the attempt has not ended."""
+    said = {"reference": answer.reference, "action": answer.action, "reason": answer.reason}
+    if answer.fate == Fate.WAITING:
+        keeping.answered(intent, Tried.WAITING, at=at, **said)  # type: ignore[arg-type]
+        keeping.advance(order, Order.State.WAITING, at=at, reason=intent.way)
+    elif answer.fate == Fate.FAILED:
+        keeping.answered(intent, Tried.FAILED, at=at, **said)  # type: ignore[arg-type]
+        if order.state in Order.OPEN:
+            keeping.advance(order, Order.State.FAILED, at=at, reason=answer.reason)
+    else:
+        if answer.amount is not None and answer.amount != order.amount:
+            raise buying.AmountDiffers(f"the order is over {order.amount} {order.currency}")
+        buying.settle(operator, order, way=intent.way, source=provider.source(asked), at=at)
+        keeping.answered(intent, Tried.SUCCEEDED, at=at, **said)  # type: ignore[arg-type]
+        keeping.end_attempts(order, at=at, reason="paid")
+
+
+def matched(operator: Operator, number: str, way: str, *, at: dt.datetime, reference: str) -> Order:
+    """Mark an order paid by money that staff have in front of them, all of its amount.
+
+    Joins the caller's transaction. Raises what `keeping.payable` raises, and what stands against
+    what is bought.
+    """
+    provider = BY_WAY[way]
+    order = keeping.locked(operator, number)
+    keeping.payable(order, at=at)
+    intent = keeping.attempt(order, way, at=at)
+    answer = Answer(Fate.SUCCEEDED, reference=reference, action=intent.action)
+    asked = asked_for(order, intent, at=at)
+    _take(operator, order, intent, provider, asked, answer, at=at)
+    return order

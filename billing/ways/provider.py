@@ -1,0 +1,92 @@
+"""What a way to pay has to be able to do, and what it answers.
+
+An attempt is written down and committed before its provider is called, and what the provider
+answers is written down in another transaction: no call is made inside one. `key` is the attempt's
+own, so a call that is made twice, after a crash, is one at the provider too. A provider that is
+`local` calls nobody: it is asked in the transaction that grants, and whatever it moves is moved
+with that.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Protocol
+
+from billing.ledger import Side
+
+
+class Fate(StrEnum):
+    """What became of an attempt, or of a refund."""
+
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What a provider is asked for."""
+
+    operator_id: int
+    subscriber_id: int
+    key: str
+    order: str  # its number, for people
+    amount: Decimal
+    currency: str
+    at: dt.datetime
+    reference: str = ""  # the provider's own name for it, once there is one
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a provider says. `action` is what the payer is to do, as JSON can hold it; `amount` is
+    what was paid in fact, where the provider tells."""
+
+    fate: Fate
+    reference: str = ""
+    action: dict[str, Any] = field(default_factory=dict)
+    reason: str = ""
+    amount: Decimal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A verified notice: `id` is unique at its provider, `key` the attempt that it is about."""
+
+    id: str
+    key: str
+    answer: Answer
+
+
+class Unavailable(Exception):
+    """The provider did not answer: nobody knows what became of the call, so it is asked again."""
+
+
+class Unverified(Exception):
+    """A notice that is not the provider's, or is too old."""
+
+
+class Provider(Protocol):
+    """A way to pay. All but `verify` may raise Unavailable."""
+
+    way: str
+    local: bool
+
+    def source(self, attempt: Attempt) -> Side:
+        """The entry of the money that has come by it."""
+
+    def create(self, attempt: Attempt) -> Answer:
+        """Begin an attempt; with a key that it knows, what became of that one."""
+
+    def get(self, attempt: Attempt) -> Answer:
+        """What became of an attempt."""
+
+    def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
+        """Give back a part or all of an attempt that succeeded; again with the key: once."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
+        """A notice, checked on the raw bytes. Raises Unverified."""
