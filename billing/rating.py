@@ -185,8 +185,8 @@ def fee_lines(
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
         "price": str(tariff.price),
-        "from": _local(starts_at, zone),
-        "until": _local(ends_at, zone),
+        "from": periods.local(starts_at, zone),
+        "until": periods.local(ends_at, zone),
     }
     if (days, of) != (1, 1):
         basis |= {"days": days, "of_days": of}
@@ -227,7 +227,7 @@ def upgrade_lines(
         "old_plan": old.code,
         "old_version": old.version,
         "old_price": str(old.price),
-        "at": _local(at, zone),
+        "at": periods.local(at, zone),
         "days": days,
         "of_days": of,
     }
@@ -286,10 +286,6 @@ def _tax_basis(part: Part) -> dict[str, Any]:
     if part.tax_since is None:
         return {}
     return {"tax_category": part.tax_category, "tax_since": str(part.tax_since)}
-
-
-def _local(instant: dt.datetime, zone: ZoneInfo) -> str:
-    return instant.astimezone(zone).isoformat()
 
 
 # Usage beyond the allowance ----------------------------------------------------------------------
@@ -353,8 +349,8 @@ def overflow_line(drawn: Drawn, zone: ZoneInfo) -> Line | None:
     tariff = drawn.tariff
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
-        "from": _local(drawn.starts_at, zone),
-        "until": _local(drawn.ends_at, zone),
+        "from": periods.local(drawn.starts_at, zone),
+        "until": periods.local(drawn.ends_at, zone),
         "drawn": drawn.units,
         **_tax_basis(tariff.whole),
     }
