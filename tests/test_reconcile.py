@@ -16,7 +16,18 @@ from django.db import connection
 from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, corrections, costs, due, dunning, finals, invoicing, payments, settling
+from billing import (
+    approving,
+    closing,
+    corrections,
+    costs,
+    due,
+    dunning,
+    finals,
+    invoicing,
+    payments,
+    settling,
+)
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -126,7 +137,7 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
-    rules = corrections.Rules(approval_limit=Decimal(1000))
+    rules = corrections.Rules(approval_limit=Decimal(1))
     corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
@@ -321,6 +332,10 @@ def take_back(
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
     invoicing.write_off(operator, numbers[given_up], reason="a test", at=at)
     assert charge_files.make(operator, at=at)
+    asked = approving.credit(
+        operator, numbers["stop"], amount=Decimal(2), reason="a test", by="a test", at=at
+    )
+    approving.approve(operator, asked.pk, by="another", reason="a test", at=at)
 
 
 def settle_with_supplier(operator: Operator, *, at: dt.datetime) -> None:
