@@ -63,7 +63,8 @@ def closes() -> str:
 
 
 def bills() -> list[tuple[str, Decimal]]:
-    return list(Invoice.objects.order_by("number").values_list("number", "gross"))
+    rows = Invoice.objects.order_by("number").values_list("number", "gross")
+    return [(str(number), gross) for number, gross in rows]
 
 
 # Two closes, two beats ---------------------------------------------------------------------------
