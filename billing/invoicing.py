@@ -424,7 +424,10 @@ class Prices:
     def of(self, plan_id: int, until: dt.datetime) -> Tariff:
         """A plan version, taxed as of the last day of a span that ends at `until`. Raises
         RatingError."""
-        return tariff_of(plan_id).taxed(self.taxes, taxes.last_day(until, self.zone))
+        tariff = tariff_of(plan_id)
+        if not tariff.names_taxes:
+            return tariff
+        return tariff.taxed(self.taxes, taxes.last_day(until, self.zone))
 
 
 _COVERS = {

@@ -79,10 +79,13 @@ class Tariff:
     tax_category: str = ""
     tax_since: dt.date | None = None
 
+    @property
+    def names_taxes(self) -> bool:
+        """Whether its tax rates are a matter of the day."""
+        return bool(self.tax_category) or any(part.tax_category for part in self.parts)
+
     def taxed(self, taxes: Taxes, day: dt.date) -> Tariff:
         """At the rates of a day, where it names tax categories."""
-        if not (self.tax_category or any(part.tax_category for part in self.parts)):
-            return self
         whole = self.whole.taxed(taxes, day)
         return replace(
             self,

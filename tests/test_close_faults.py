@@ -62,9 +62,8 @@ def closes() -> str:
     return out.getvalue()
 
 
-def bills() -> list[tuple[str, Decimal]]:
-    rows = Invoice.objects.order_by("number").values_list("number", "gross")
-    return [(str(number), gross) for number, gross in rows]
+def bills() -> list[tuple[str | None, Decimal]]:
+    return list(Invoice.objects.order_by("number").values_list("number", "gross"))
 
 
 # Two closes, two beats ---------------------------------------------------------------------------
