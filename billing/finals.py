@@ -20,7 +20,7 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 
-from billing import closing, corrections, crediting, invoicing, rating
+from billing import closing, corrections, crediting, invoicing, prepaid, rating
 from billing.corrections import Rules
 from billing.invoicing import Draft, Due
 from billing.models import FinalSweep, Invoice, InvoiceLine
@@ -148,6 +148,7 @@ def issue_next(
     ended_by = closing.grace_over(operator, at=at)
     invoicing.post_drafts(operator, [draft], at=at, ended_by=ended_by)
     invoicing.issue(operator, [(subscriber_id, draft.id)], at=at)
+    prepaid.apply(operator, first_subscriber=subscriber_id, last_subscriber=subscriber_id, at=at)
     return Invoice.objects.get(subscriber_id=subscriber_id, id=draft.id)
 
 
