@@ -938,16 +938,21 @@ def _make_due(count: int, *, at: dt.datetime) -> int:
     )
     with connection.cursor() as cursor:
         # All else is closed as if by an earlier run, and ends: nothing looks at it here.
+        cursor.execute("CREATE TEMP TABLE chosen (subscriber_id bigint PRIMARY KEY)")
+        with cursor.copy("COPY chosen FROM STDIN") as copy:
+            for subscriber_id, _ in chosen:
+                copy.write_row([subscriber_id])
         cursor.execute(
-            "UPDATE subscriptions_subscription SET ends_at = opened_until"
-            " WHERE subscriber_id <> ALL(%s)",
-            [[subscriber_id for subscriber_id, _ in chosen]],
+            "UPDATE subscriptions_subscription s SET ends_at = opened_until"
+            " WHERE NOT EXISTS (SELECT FROM chosen c WHERE c.subscriber_id = s.subscriber_id)"
         )
         cursor.execute(
-            "UPDATE subscriptions_subscriptionperiod SET closed_at = %s"
-            " WHERE ends_at <= %s OR subscriber_id <> ALL(%s)",
-            [now, now, [subscriber_id for subscriber_id, _ in chosen]],
+            "UPDATE subscriptions_subscriptionperiod p SET closed_at = %s"
+            " WHERE ends_at <= %s"
+            " OR NOT EXISTS (SELECT FROM chosen c WHERE c.subscriber_id = p.subscriber_id)",
+            [now, now],
         )
+        cursor.execute("DROP TABLE chosen")
     for first in range(0, len(chosen), 5000):
         with transaction.atomic():
             buckets.grant(

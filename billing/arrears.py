@@ -15,6 +15,7 @@ from zoneinfo import ZoneInfo
 
 from billing import rating
 from billing.models import DunningCase, DunningEvent
+from subscriptions import periods
 
 DAY = dt.timedelta(days=1)
 State, Kind = DunningCase.State, DunningEvent.Kind
@@ -25,7 +26,7 @@ State, Kind = DunningCase.State, DunningEvent.Kind
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """A policy's rules."""
+    """A policy's rules. Reminder days below 0 are before the due date."""
 
     reminder_days: tuple[int, ...]
     late_fee_rate: Decimal
@@ -43,6 +44,7 @@ class Debt:
     invoice_id: int
     number: str
     due_at: dt.datetime
+    due_on: dt.date  # the operator's day
     terms: Terms
 
     def after(self, days: int) -> dt.datetime:
@@ -92,7 +94,7 @@ def look(case: Standing, debt: Debt | None, *, at: dt.datetime) -> list[Step]:
         # Its earlier reminders were those of the debt before it.
         case.reminded = max(0, (at - debt.due_at) // DAY)
     case.invoice_id, case.since = debt.invoice_id, debt.due_at
-    reason = f"{debt.number} was due on {debt.due_at.isoformat()}"
+    reason = f"{debt.number} was due on {debt.due_on}"
     return [*steps, Step(Kind.OVERDUE, since, debt.invoice_id, reason)]
 
 
@@ -111,6 +113,12 @@ def _settled(case: Standing, *, at: dt.datetime) -> list[Step]:
 
 def _held(case: Standing) -> bool:
     return case.state in (State.SUSPENDED, State.TERMINATED)
+
+
+def reminder_ahead(soon: Debt, days: int) -> Step:
+    """The reminder of an invoice so many days before it is due; it leads a case nowhere."""
+    reason = f"{soon.number} is due on {soon.due_on}"
+    return Step(Kind.REMINDER, soon.after(-days), soon.invoice_id, reason)
 
 
 def next_step(case: Standing, debt: Debt) -> Step | None:
@@ -240,8 +248,8 @@ def late_fee_line(late: Late, *, until: dt.datetime, zone: ZoneInfo) -> rating.L
     basis: dict[str, Any] = {
         "late": late.number,
         "late_id": late.invoice_id,
-        "due_at": late.due_at.astimezone(zone).isoformat(),
-        "until": until.astimezone(zone).isoformat(),
+        "due_at": periods.local(late.due_at, zone),
+        "until": periods.local(until, zone),
         "principal": str(late.principal),
         "spells": [[str(amount), days] for amount, days in now.spells],
         "rate": str(late.terms.late_fee_rate.normalize()),

@@ -20,13 +20,14 @@ from django.db.models import Count, F, Min, Q, Sum
 from billing import invoicing, prepaid
 from billing.models import CloseChunk
 from metering import rollups
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.models import Operator, SubscriptionPeriod
 
 CHUNK = 1000
 # A charge asks the clock before it asks for its locks. One that takes longer than this is billed
 # with the next period, as an adjustment. A standing clock waits for its charges when it is moved.
 STILL_CHARGING = dt.timedelta(minutes=10)
-_LOCK = 7010
 _REASON = 1000
 
 State = CloseChunk.State
@@ -77,8 +78,8 @@ def plan(operator: Operator, *, at: dt.datetime, size: int = CHUNK) -> int:
     One planner at a time, and nothing while earlier chunks wait: what became due since is found
     by the next one.
     """
+    advisory.take(Lock.CLOSE, operator.pk)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator.pk & 0x7FFFFFFF])
         if CloseChunk.objects.filter(operator=operator, state=State.WAITING).exists():
             return 0
         cursor.execute(

@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from django.db import transaction
+from django.db import connection, transaction
 
 from billing import rating
 from billing.models import Approval, CorrectionPolicy, InvoiceLine
@@ -123,14 +123,42 @@ def allowed(
 ) -> list[Line]:
     """Of adjustments that a bill is to say, those that it may: the others wait, or were rejected.
 
-    Joins the caller's transaction.
+    Somebody has to look, whatever the limit, where something is to be given back of an invoice that
+    is void or was credited by hand: it may have been given back already. Joins the caller's
+    transaction.
     """
-    return [
-        line
-        for line in changes
-        if not rules.waits(amount := _amount(line, rules))
-        or _is_approved(operator, subscriber_id, line, amount, currency=currency, at=at)
-    ]
+    said = []
+    for line in changes:
+        amount, why = _amount(line, rules), ""
+        if amount < 0 and _was_given_back(subscriber_id, line.bucket_id):
+            why = " (its invoice is void, or credited by hand)"
+        elif not rules.waits(amount):
+            said.append(line)
+            continue
+        reason = f"{line.description}: {line.basis['from']} to {line.basis['until']}{why}"
+        if _is_approved(operator, subscriber_id, line, amount, reason, currency=currency, at=at):
+            said.append(line)
+    return said
+
+
+_GIVEN_BACK_SQL = """
+SELECT FROM billing_invoiceline l
+JOIN billing_invoice i
+  ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id AND i.kind <> 'credit_note'
+WHERE l.subscriber_id = %s AND l.bucket_id = %s AND (i.state = 'void' OR EXISTS (
+    SELECT FROM billing_invoice n
+    JOIN billing_invoiceline x ON x.subscriber_id = n.subscriber_id AND x.invoice_id = n.id
+    WHERE n.subscriber_id = i.subscriber_id AND n.original_id = i.id AND x.bucket_id IS NULL
+      AND x.basis ->> 'line' = l.nr::text))
+LIMIT 1
+"""
+
+
+def _was_given_back(subscriber_id: int, bucket_id: int | None) -> bool:
+    """Whether what was charged for a bucket is owed no more, other than by adjustments."""
+    with connection.cursor() as cursor:
+        cursor.execute(_GIVEN_BACK_SQL, [subscriber_id, bucket_id])
+        return cursor.fetchone() is not None
 
 
 def _amount(line: Line, rules: Rules) -> Decimal:
@@ -143,6 +171,7 @@ def _is_approved(
     subscriber_id: int,
     line: Line,
     amount: Decimal,
+    reason: str,
     *,
     currency: str,
     at: dt.datetime,
@@ -154,8 +183,9 @@ def _is_approved(
     if last is not None and last.drawn == drawn:
         if (last.billed, last.gross, last.amount) == (billed, line.gross, amount):
             return last.state == State.APPROVED
-        # The rest of one that is on a document in part.
-        if last.state == State.APPROVED and not line.units and abs(amount) <= abs(last.amount):
+        # The rest of one that is on a credit note in part.
+        rest = last.state == State.APPROVED and last.billed == billed
+        if rest and last.amount < amount < 0:
             return True
     of_bucket.filter(state=State.PENDING).update(state=State.SUPERSEDED, decided_at=at)
     Approval.objects.create(
@@ -168,7 +198,7 @@ def _is_approved(
         currency=currency,
         gross=line.gross,
         amount=amount,
-        reason=f"{line.description}: {line.basis['from']} to {line.basis['until']}",
+        reason=reason[:200],
         asked_by=CLOSE,
         asked_at=at,
     )

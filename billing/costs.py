@@ -31,13 +31,12 @@ from billing.models import (
     SupplierGateway,
 )
 from metering.weighing import matches
-from subscriptions import periods
+from subscriptions import advisory, periods
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Gateway, Operator
 from subscriptions.outcomes import USUALLY_FREE
 
-# First key of the advisory lock: an operator's days are priced and settled one after another.
-_LOCK = 7021
 DAY = dt.timedelta(days=1)
 CLASSES = ("uncached_input", "cached_input", "cache_write", "output", "reasoning")
 _TOKENS = tuple(f"{name}_tokens" for name in CLASSES)
@@ -46,9 +45,7 @@ _SUMMED = ("requests", *_TOKENS, "units", "cost")
 
 def lock(operator_id: int) -> None:
     """Let nobody else price or settle this operator's days until the transaction ends."""
-    assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator_id & 0x7FFFFFFF])
+    advisory.take(Lock.COSTS, operator_id)
 
 
 # Suppliers and prices ----------------------------------------------------------------------------
@@ -222,11 +219,11 @@ def due(operator: Operator, *, at: dt.datetime) -> list[_Due]:
         first = cursor.fetchone()[0]
         if first is None:
             return []
-        day = max(first, at - RECORDS_KEPT + DAY).astimezone(zone).date() + DAY * (
+        day = periods.day_of(max(first, at - RECORDS_KEPT + DAY), zone) + DAY * (
             first < at - RECORDS_KEPT + DAY
         )
         days = []
-        while day < at.astimezone(zone).date():
+        while day < periods.day_of(at, zone):
             days.append(day)
             day += DAY
         cursor.execute(
@@ -370,7 +367,7 @@ def settle(entries: QuerySet[CostEntry], settlement: Settlement) -> None:
 
 
 def local_day(operator: Operator, at: dt.datetime) -> dt.date:
-    return at.astimezone(ZoneInfo(operator.time_zone)).date()
+    return periods.day_of(at, ZoneInfo(operator.time_zone))
 
 
 def month_after(month: dt.date) -> dt.date:

@@ -13,7 +13,7 @@ SELECT coalesce(i.operator_id, p.operator_id), CASE
                'subscriber', subscriber_id, 'invoice', invoice_id, 'paid', i.paid,
                'payments', p.amount, 'credits', c.amount) END AS wrong
 FROM (
-    SELECT *, id AS invoice_id FROM billing_invoice WHERE kind = 'period'
+    SELECT *, id AS invoice_id FROM billing_invoice WHERE kind <> 'credit_note'
 ) i
 FULL JOIN (
     SELECT subscriber_id, invoice_id, min(operator_id) AS operator_id, sum(amount) AS amount
@@ -48,8 +48,9 @@ FULL JOIN (
 ) e ON e.operator_id = p.operator_id AND e.posting_key = p.posting_key
 """
 
-# Of each late invoice all that bills said: rate x what was owed at the end of each whole day, by
-# the policy of its issue; but for what a credit note took back after the last bill.
+# Of each late invoice all that bills said: rate x what was owed at the end of each whole day until
+# it was given up, by the policy of its issue; but for what a credit note took back after the last
+# bill.
 _LATE_FEE = """
 SELECT coalesce(i.operator_id, s.operator_id), CASE
            WHEN l.billed <> l.accrued OR i.id IS NULL OR l.principal > i.gross
@@ -94,10 +95,13 @@ CROSS JOIN LATERAL (
         WHERE h.operator_id = i.operator_id
           AND (h.subscriber_id IS NULL OR h.subscriber_id = i.subscriber_id)
           AND h.starts_at <= d.ends AND (h.ends_at IS NULL OR d.ends < h.ends_at))
+      AND NOT EXISTS (
+        SELECT FROM billing_posting w
+        WHERE w.operator_id = i.operator_id AND w.key = 'write_off:' || i.id AND w.at <= d.ends)
 ) f
 """
 
-# A case is where its events led it, and is about an invoice that is owed.
+# A case is where its events led it, reminders nowhere, and is about an invoice that is owed.
 _DUNNING_CASE = """
 SELECT coalesce(c.operator_id, e.operator_id), CASE
            WHEN c.operator_id IS NULL OR c.events <> coalesce(e.many, 0)
@@ -114,10 +118,10 @@ FULL JOIN (
            max(nr) AS last_nr,
            (array_agg(kind ORDER BY nr DESC) FILTER (
                WHERE kind IN ('suspended', 'terminated', 'settled', 'restored')
-                  OR kind = 'overdue' AND nr = 1 OR kind = 'overdue' AND before = 'settled'))[1]
-               AS state
+                  OR kind = 'overdue' AND coalesce(before, 'settled') = 'settled'))[1] AS state
     FROM (
-        SELECT *, lag(kind) OVER (PARTITION BY subscriber_id, currency ORDER BY nr) AS before
+        SELECT *, lag(kind) OVER (PARTITION BY subscriber_id, currency, kind = 'reminder'
+                                  ORDER BY nr) AS before
         FROM billing_dunningevent
     ) steps
     GROUP BY 1, 2
@@ -148,20 +152,26 @@ LEFT JOIN subscriptions_subscriber p ON p.id = s.subscriber_id
 WHERE c.subscriber_id IS NOT NULL OR s.ends_at IS NULL
 """
 
-# An invoice is given up, and no other, where what was due on it is an expense.
+# What is given up of an invoice is what was due on it, less what has come in since: when that is
+# all, it is paid.
 _WRITTEN_OFF = """
 SELECT coalesce(i.operator_id, p.operator_id), CASE
-           WHEN i.id IS NULL OR (i.state = 'uncollectible') <> (p.id IS NOT NULL)
+           WHEN i.id IS NULL
+             OR i.state = 'uncollectible' AND coalesce(p.amount, 0) <= 0
              OR p.amount <> i.gross - i.paid
+             OR i.state <> CASE WHEN p.amount > 0 THEN 'uncollectible'
+                                WHEN p.amount <= 0 THEN 'paid' ELSE i.state END
            THEN jsonb_build_object(
                'subscriber', i.subscriber_id, 'invoice', coalesce(i.id, p.invoice_id),
-               'state', i.state, 'due', i.gross - i.paid, 'written_off', p.amount) END AS wrong
+               'state', i.state, 'due', i.gross - i.paid, 'given_up', p.amount) END AS wrong
 FROM billing_invoice i
 FULL JOIN (
-    SELECT p.id, p.operator_id, split_part(p.key, ':', 2)::bigint AS invoice_id,
-           (SELECT sum(e.amount) FROM billing_entry e WHERE e.posting_id = p.id AND e.amount > 0)
-               AS amount
-    FROM billing_posting p WHERE p.kind = 'write_off'
+    SELECT p.operator_id, split_part(p.key, ':', 2)::bigint AS invoice_id, sum(e.amount) AS amount
+    FROM billing_posting p
+    JOIN billing_entry e ON e.posting_id = p.id
+    JOIN billing_account a ON a.id = e.account_id AND a.code = 'write_off'
+    WHERE p.kind IN ('write_off', 'recovery')
+    GROUP BY 1, 2
 ) p ON p.invoice_id = i.id
 """
 
@@ -171,5 +181,5 @@ CHECKS = (
     Check("late_fee", "late fees = rate x days x what was owed, capped", _LATE_FEE),
     Check("dunning_case", "a debt is where its steps led it", _DUNNING_CASE),
     Check("suspended_for_debt", "who is suspended for debts owes", _SUSPENDED_FOR_DEBT),
-    Check("written_off", "what is given up = what was due and is an expense", _WRITTEN_OFF),
+    Check("written_off", "what is given up = what was due less what came in", _WRITTEN_OFF),
 )

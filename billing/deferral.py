@@ -24,7 +24,8 @@ from django.db import connection, transaction
 from billing import ledger, rating
 from billing.ledger import Side
 from billing.models import Deferral, DeferralSweep
-from subscriptions import pgarrays
+from subscriptions import advisory, pgarrays
+from subscriptions.advisory import Lock
 from subscriptions.models import Operator
 from subscriptions.pgarrays import Int8s, Texts
 
@@ -35,7 +36,6 @@ _NOTED_AT = dt.time(23, 50)
 CHUNK = 5000
 # An adjustment takes its batch's number and commits within this.
 _STILL_ADJUSTING = dt.timedelta(hours=1)
-_LOCK = 7011
 
 
 # Pure --------------------------------------------------------------------------------------------
@@ -250,9 +250,7 @@ def sweep(operator: Operator, *, at: dt.datetime, ended_by: dt.datetime) -> int:
     changed = 0
     for page in began.pages():
         with transaction.atomic():
-            with connection.cursor() as cursor:
-                lock = [_LOCK, operator.pk & 0x7FFFFFFF]
-                cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", lock)
+            advisory.take(Lock.DEFERRAL, operator.pk)
             changed += _look_at(operator, page, at=at, ended_by=ended_by)
     began.note_done()
     return changed

@@ -16,7 +16,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any
+from itertools import takewhile
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 from django.db.models import Count
@@ -29,8 +31,9 @@ from billing.models import (
     DunningEvent,
     DunningPolicy,
     DunningStop,
+    ReminderCursor,
 )
-from subscriptions import lifecycle
+from subscriptions import lifecycle, periods
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.models import Operator, Subscriber, Suspension
 
@@ -62,11 +65,11 @@ def set_policy(operator: Operator, *, at: dt.datetime, **terms: Any) -> DunningP
         and 0 <= said["late_fee_cap"] <= 1
         and 0 <= said["late_fee_tax_rate"] < 1
         and all(0 <= said[name] <= _DAYS for name in _COUNTED)
-        and all(1 <= day <= _DAYS for day in said["reminder_days"])
+        and all(-_DAYS <= day <= _DAYS and day for day in said["reminder_days"])
     ):
         raise Invalid(
             "a late fee is 0 to 0.003 a day and 0 to 1 of the debt in all, taxed below 1; days are"
-            f" 0 to {_DAYS}"
+            f" 0 to {_DAYS}, of a reminder also below 0, before the due date, but not 0"
         )
     policy, _ = DunningPolicy.objects.update_or_create(
         operator=operator, effective_from=at, defaults=said
@@ -164,6 +167,9 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     """
     if _stopped_for_all(operator.pk):
         return
+    for days in _days_ahead(operator.pk):
+        while _remind_ahead(operator, days, at=at):
+            pass
     failed: dict[int, Exception] = {}
     while (lines := _find(operator, at=at)) is not None:
         _serve(operator, lines, failed, at=at)
@@ -181,7 +187,7 @@ def _stopped_for_all(operator_id: int) -> bool:
 
 
 _NUMBERS_SQL = """
-SELECT n.year, n.nr, n.subscriber_id, i.currency, i.due_at,
+SELECT n.year, n.nr, n.subscriber_id, i.currency, i.id, i.issued_at, i.due_at,
        i.state = 'open' AND i.gross > i.paid AS owed
 FROM (
     SELECT year, nr, subscriber_id, invoice_id FROM billing_invoicenumber
@@ -200,23 +206,99 @@ def _find(operator: Operator, *, at: dt.datetime) -> list[int] | None:
     concerned, None where no further invoice is due."""
     DunningCursor.objects.bulk_create([DunningCursor(operator=operator)], ignore_conflicts=True)
     cursor_row = DunningCursor.objects.select_for_update().get(operator=operator)
-    with connection.cursor() as cursor:
-        cursor.execute(_NUMBERS_SQL, [operator.pk, cursor_row.year, cursor_row.nr, CHUNK])
-        rows = cursor.fetchall()
-    keys: set[Key] = set()
-    passed = None
-    for year, nr, subscriber_id, currency, due_at, owed in rows:
-        if due_at > at:
-            break
-        passed = (year, nr)
-        if owed:
-            keys.add((subscriber_id, currency))
-    if passed is None:
+    rows = _numbers_after(cursor_row, due_by=at)
+    if not rows:
         return None
-    cursor_row.year, cursor_row.nr = passed
-    cursor_row.save(update_fields=["year", "nr"])
+    keys: set[Key] = {row.key for row in rows if row.owed}
     debts = _debts(operator.pk, sorted({subscriber_id for subscriber_id, _ in keys}), at=at)
     return _advance(operator, {key for key in keys if debts.get(key)}, at=at)
+
+
+class _Numbered(NamedTuple):
+    year: int
+    nr: int
+    subscriber_id: int
+    currency: str
+    invoice_id: int
+    issued_at: dt.datetime
+    due_at: dt.datetime
+    owed: bool
+
+    @property
+    def key(self) -> Key:
+        return self.subscriber_id, self.currency
+
+
+def _numbers_after(
+    cursor_row: DunningCursor | ReminderCursor, *, due_by: dt.datetime
+) -> list[_Numbered]:
+    """The next numbers that are due by then; the cursor is left behind them."""
+    with connection.cursor() as cursor:
+        place = [cursor_row.operator_id, cursor_row.year, cursor_row.nr]
+        cursor.execute(_NUMBERS_SQL, [*place, CHUNK])
+        rows = [_Numbered(*row) for row in cursor.fetchall()]
+    passed = list(takewhile(lambda row: row.due_at <= due_by, rows))
+    if passed:
+        cursor_row.year, cursor_row.nr = passed[-1].year, passed[-1].nr
+        cursor_row.save(update_fields=["year", "nr"])
+    return passed
+
+
+def _days_ahead(operator_id: int) -> list[int]:
+    """How many days before a due date any of an operator's policies reminds, the most first."""
+    said = DunningPolicy.objects.filter(operator_id=operator_id).values_list(
+        "reminder_days", flat=True
+    )
+    return sorted({-day for days in said for day in days if day < 0}, reverse=True)
+
+
+@transaction.atomic
+def _remind_ahead(operator: Operator, days: int, *, at: dt.datetime) -> bool:
+    """Remind of the next invoices that are due in so many days; answers whether there may be more.
+
+    What is due by now is reminded of by its case. Whose dunning is stopped hears nothing, later
+    neither.
+    """
+    # What is due already was never to be looked at by a cursor that is new.
+    begun = DunningCursor.objects.filter(operator=operator).first()
+    place = {"year": begun.year, "nr": begun.nr} if begun else {"year": 0, "nr": 0}
+    fresh = ReminderCursor(operator=operator, days=days, **place)
+    ReminderCursor.objects.bulk_create([fresh], ignore_conflicts=True)
+    cursor_row = ReminderCursor.objects.select_for_update().get(operator=operator, days=days)
+    rows = _numbers_after(cursor_row, due_by=at + days * arrears.DAY)
+    terms = terms_by(operator.pk)
+    soon: dict[Key, set[int]] = defaultdict(set)
+    for row in rows:
+        if row.owed and row.due_at > at and -days in terms(row.issued_at).reminder_days:
+            soon[row.key].add(row.invoice_id)
+    if soon:
+        stopped = _stopped(operator.pk, sorted({subscriber_id for subscriber_id, _ in soon}))
+        told = {key: ids for key, ids in soon.items() if key[0] not in stopped}
+        _note_ahead(operator, told, days, at=at)
+    return len(rows) == CHUNK
+
+
+def _note_ahead(
+    operator: Operator, soon: dict[Key, set[int]], days: int, *, at: dt.datetime
+) -> None:
+    """Keep the reminders of these invoices, of those which nothing covers."""
+    unpaid = _unpaid(operator.pk, sorted({subscriber_id for subscriber_id, _ in soon}))
+    steps = {
+        key: [
+            arrears.reminder_ahead(debt, days)
+            for debt in unpaid.get(key, ())
+            if debt.invoice_id in ids
+        ]
+        for key, ids in soon.items()
+    }
+    changed, events = [], []
+    for case in _locked(operator, sorted(key for key, said in steps.items() if said)):
+        for step in steps.get((case.subscriber_id, case.currency), ()):
+            case.events += 1
+            events.append(_event(case, step, at=at))
+            changed.append(case)
+    DunningEvent.objects.bulk_create(events)
+    _save(list(dict.fromkeys(changed)))
 
 
 _QUEUE_SQL = """
@@ -377,11 +459,13 @@ def _event(case: DunningCase, step: Step, *, at: dt.datetime) -> DunningEvent:
     )
 
 
-# One that is not there yet begins as if all had been settled ever since.
+# One that is not there yet begins as if all had been settled ever since: it is never later than
+# what becomes overdue, and says that nothing ever was.
+NEVER = periods.FIRST
 _BEGIN_SQL = """
 INSERT INTO billing_dunningcase
     (subscriber_id, currency, operator_id, state, reminded, changed_at, events)
-SELECT k.subscriber_id, k.currency, %s, 'settled', 0, '2000-01-01 00:00:00+00', 0
+SELECT k.subscriber_id, k.currency, %s, 'settled', 0, %s, 0
 FROM unnest(%s::bigint[], %s::text[]) AS k (subscriber_id, currency)
 ORDER BY k.subscriber_id, k.currency
 ON CONFLICT DO NOTHING
@@ -404,7 +488,7 @@ def _locked(operator: Operator, keys: Sequence[Key]) -> list[DunningCase]:
     there are none."""
     subscriber_ids, currencies = [key[0] for key in keys], [key[1] for key in keys]
     with connection.cursor() as cursor:
-        cursor.execute(_BEGIN_SQL, [operator.pk, subscriber_ids, currencies])
+        cursor.execute(_BEGIN_SQL, [operator.pk, NEVER, subscriber_ids, currencies])
     return list(
         DunningCase.objects.filter(subscriber_id__in=subscriber_ids)
         .order_by("subscriber_id", "currency")
@@ -428,10 +512,8 @@ ORDER BY subscriber_id, currency, due_at, id
 """
 
 
-def _debts(
-    operator_id: int, subscriber_ids: Sequence[int], *, at: dt.datetime
-) -> dict[Key, Debt | None]:
-    """By subscriber and currency the oldest invoice that is overdue.
+def _unpaid(operator_id: int, subscriber_ids: Sequence[int]) -> dict[Key, list[Debt]]:
+    """By subscriber and currency the invoices that are owed, what is due first at the head.
 
     What the subscriber gets (a credit note on what was paid) covers its oldest debts first.
     """
@@ -445,18 +527,26 @@ def _debts(
             else:
                 owed[subscriber_id, currency].append(rest)
     terms = terms_by(operator_id)
-    oldest: dict[Key, Debt | None] = {}
+    zone = ZoneInfo(Operator.objects.values_list("time_zone", flat=True).get(pk=operator_id))
+    unpaid: dict[Key, list[Debt]] = defaultdict(list)
     for key, rows in owed.items():
-        oldest[key] = None
         for invoice_id, number, issued_at, due_at, amount in rows:
-            if due_at > at:
-                break
-            if covered[key] >= amount:
+            if not unpaid[key] and covered[key] >= amount:
                 covered[key] -= amount
                 continue
-            oldest[key] = Debt(invoice_id, number, due_at, terms(issued_at))
-            break
-    return oldest
+            due_on = periods.day_of(due_at, zone)
+            unpaid[key].append(Debt(invoice_id, number, due_at, due_on, terms(issued_at)))
+    return unpaid
+
+
+def _debts(
+    operator_id: int, subscriber_ids: Sequence[int], *, at: dt.datetime
+) -> dict[Key, Debt | None]:
+    """By subscriber and currency the oldest invoice that is overdue."""
+    unpaid = _unpaid(operator_id, subscriber_ids)
+    return {
+        key: debts[0] if debts and debts[0].due_at <= at else None for key, debts in unpaid.items()
+    }
 
 
 def _stopped(operator_id: int, subscriber_ids: Sequence[int]) -> set[int]:

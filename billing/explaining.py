@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from billing.models import Invoice, InvoiceLine
 from billing.wording import Voice
+from subscriptions import periods
 
 
 def explain(invoice: Invoice) -> Iterator[str]:
     """The lines of text that say what an invoice is made of, exactly and in English."""
     voice = Voice()
-    state = f"{invoice.state}, due {invoice.due_at:%Y-%m-%d}" if invoice.due_at else invoice.state
-    yield f"{invoice.number or 'Draft'} ({state})"
-    yield f"for {invoice.period_start.isoformat()} to {invoice.period_end.isoformat()}"
+    zone = ZoneInfo(invoice.operator.time_zone)
+    due = f", due {periods.day_of(invoice.due_at, zone)}" if invoice.due_at else ""
+    yield f"{invoice.number or 'Draft'} ({invoice.state}{due})"
+    start, end = (periods.local(at, zone) for at in (invoice.period_start, invoice.period_end))
+    yield f"for {start} to {end}"
     lines = InvoiceLine.objects.filter(
         subscriber_id=invoice.subscriber_id, invoice_id=invoice.id
     ).order_by("nr")

@@ -56,8 +56,15 @@ def run(operator: Operator, *, at: dt.datetime) -> int:
                 issued += 1
         except RatingError as error:
             log.warning("subscriber %s gets no last bill: %s", subscriber_id, error)
-    FinalSweep.objects.update_or_create(operator=operator, defaults={"until": until})
+    with connection.cursor() as cursor:
+        cursor.execute(_SWEPT_SQL, [operator.pk, until])
     return issued
+
+
+_SWEPT_SQL = """
+INSERT INTO billing_finalsweep AS w (operator_id, until) VALUES (%s, %s)
+ON CONFLICT (operator_id) DO UPDATE SET until = greatest(w.until, EXCLUDED.until)
+"""
 
 
 # Who gets no further bill: holds no period that is not billed, and opens none.
@@ -76,7 +83,12 @@ WHERE s.operator_id = %s AND s.id > %s AND {_NO_BILL_TO_COME}
   AND EXISTS (
       SELECT FROM subscriptions_bucket b
       WHERE b.subscriber_id = s.id AND b.kind IN ('overage', 'booster', 'gift')
-        AND b.valid_until > %s AND b.valid_from < %s)
+        AND b.valid_until > %s AND b.valid_from < %s
+        AND coalesce((
+            SELECT CASE b.kind WHEN 'overage' THEN sum(l.units) <> b.used ELSE false END
+            FROM billing_invoiceline l
+            WHERE l.subscriber_id = b.subscriber_id AND l.bucket_id = b.id
+            HAVING count(*) > 0), b.kind <> 'overage' OR b.used > 0))
 ORDER BY s.id
 LIMIT %s
 """  # noqa: S608 - of constants
@@ -214,7 +226,7 @@ def _credited(
         said = Line(
             InvoiceLine.Kind.ADJUSTMENT,
             line.description,
-            line.units,
+            line.units if back.gross == -line.gross else None,  # with the last of several
             -back.net,
             billed.tax_rate,
             -back.tax,

@@ -31,6 +31,7 @@ from subscriptions import buckets, coupons, expected, lifecycle, pgarrays, polic
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
+from subscriptions.periods import local
 from subscriptions.pgarrays import Instants, Int8s, Texts
 
 # How long before a period began its subscriber's buckets are looked through for what is not billed
@@ -344,7 +345,7 @@ def _refund_lines(ending: Ending, lines: Sequence[Line], zone: ZoneInfo) -> list
         lines,
         1 if whole else ending.unused,
         1 if whole else ending.granted,
-        {"ended_at": ending.at.astimezone(zone).isoformat(), "reason": ending.reason},
+        {"ended_at": local(ending.at, zone), "reason": ending.reason},
     )
 
 
@@ -369,7 +370,7 @@ def overflow_lines(one: Overflow, prices: Prices) -> list[Line]:
 
 def sale_line(sale: Sale, tariff: Tariff, zone: ZoneInfo) -> Line:
     """A booster or gift, taxed as the plan it is billed with."""
-    basis: dict[str, Any] = {"sold_at": sale.sold_at.astimezone(zone).isoformat()}
+    basis: dict[str, Any] = {"sold_at": local(sale.sold_at, zone)}
     name, price = sale.note or sale.kind, rating.ZERO
     if sale.kind == "booster":
         booster = _booster_of(int(sale.grant_key.split(":")[1]))
@@ -434,7 +435,10 @@ class Prices:
     def of(self, plan_id: int, until: dt.datetime) -> Tariff:
         """A plan version, taxed as of the last day of a span that ends at `until`. Raises
         RatingError."""
-        return tariff_of(plan_id).taxed(self.taxes, taxes.last_day(until, self.zone))
+        tariff = tariff_of(plan_id)
+        if not tariff.names_taxes:
+            return tariff
+        return tariff.taxed(self.taxes, taxes.last_day(until, self.zone))
 
 
 _COVERS = {
@@ -876,8 +880,8 @@ def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) 
     The expense is the whole amount due, tax included: the supply was made and its VAT is payable
     whether or not the subscriber pays (China gives no relief for a bad debt; where a tax office
     does, that is a posting of the accountants' own). What was sold in advance stays deferred and
-    is earned as it burns. The claim stays: what comes in later is a recovery, not a payment of
-    this invoice. Again changes nothing. Raises NotFound, NotDue.
+    is earned as it burns. The claim stays: what comes in later takes so much of the expense back
+    (billing/payments.py). Again changes nothing. Raises NotFound, NotDue.
     """
     invoice = locked(operator, number)
     if invoice.state == Invoice.State.UNCOLLECTIBLE:

@@ -14,7 +14,7 @@ from billing.arrears import Late
 from billing.models import DunningCase, Payment
 
 # Of every late invoice: what was asked for but for late fees, less what credit notes took back of
-# it; and the late fee that bills have said so far.
+# it; the late fee that bills have said so far; and when it was given up, for then it costs no more.
 _LATE_SQL = """
 SELECT i.subscriber_id, i.id, i.number, i.currency, i.issued_at, i.due_at,
        CASE WHEN i.state = 'void' THEN 0 ELSE (
@@ -26,7 +26,9 @@ SELECT i.subscriber_id, i.id, i.number, i.currency, i.issued_at, i.due_at,
        (SELECT coalesce(sum(l.gross), 0) FROM billing_invoiceline l
         WHERE l.subscriber_id = i.subscriber_id AND l.kind = 'late_fee'
           AND (l.basis ->> 'late_id')::bigint = i.id) AS billed,
-       CASE WHEN i.state = 'open' THEN i.gross - i.paid ELSE 0 END AS due
+       CASE WHEN i.state = 'open' THEN i.gross - i.paid ELSE 0 END AS due,
+       (SELECT p.at FROM billing_posting p
+        WHERE p.operator_id = i.operator_id AND p.key = 'write_off:' || i.id) AS given_up_at
 FROM billing_invoice i
 WHERE i.subscriber_id = ANY(%s::bigint[]) AND i.operator_id = %s AND i.number IS NOT NULL
   AND (i.kind <> 'credit_note' AND i.due_at < %s OR i.state = 'open' AND i.gross < i.paid)
@@ -39,14 +41,14 @@ def late_invoices(
 ) -> dict[int, list[Late]]:
     """By subscriber the invoices that were due before `until`, the oldest first.
 
-    Only who has a case was ever late: all others cost one look at an index. What a subscriber
-    gets covers its oldest debts, as if it had been paid in time.
+    Only who has a case that ever changed was late: all others cost one look at an index. What a
+    subscriber gets covers its oldest debts, as if it had been paid in time.
     """
     had = sorted(
         set(
-            DunningCase.objects.filter(subscriber_id__in=subscriber_ids).values_list(
-                "subscriber_id", flat=True
-            )
+            DunningCase.objects.filter(
+                subscriber_id__in=subscriber_ids, changed_at__gt=dunning.NEVER
+            ).values_list("subscriber_id", flat=True)
         )
     )
     if not had:
@@ -63,8 +65,11 @@ def late_invoices(
     gets: dict[tuple[int, str], Decimal] = defaultdict(Decimal)
     for row in rows:
         gets[row[0], row[3]] += max(-row[8], rating.ZERO)
+        if row[9] is not None:
+            payments[row[0], row[1]].append((row[9], row[6]))
     late: dict[int, list[Late]] = defaultdict(list)
-    for subscriber_id, id_, number, currency, issued_at, due_at, principal, billed, due in rows:
+    for row in rows:
+        subscriber_id, id_, number, currency, issued_at, due_at, principal, billed, due, _ = row
         covered = min(gets[subscriber_id, currency], max(due, rating.ZERO))
         gets[subscriber_id, currency] -= covered
         late[subscriber_id].append(

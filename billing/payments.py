@@ -114,9 +114,11 @@ def record(
     was suspended for what it owed is restored in the same transaction, where nothing else holds it.
 
     `source` is the entry of the money that pays, where it is not cash of its way. The same key
-    again answers the payment that it named. More than is due is refused: there is
-    nowhere to keep it yet, and somebody must look whose it is. Raises NotFound, NothingDue (paid,
-    void, a credit note), TooMuch, KeyUsed (for another payment), Invalid.
+    again answers the payment that it named. More than is due is refused: there is nowhere to keep
+    it yet, and somebody must look whose it is. What comes in for an invoice that was written off
+    is a payment too: so far it is no expense any more, and when all of it has come the invoice is
+    paid. Raises NotFound, NothingDue (paid, void, a credit note), TooMuch, KeyUsed (for another
+    payment), Invalid.
     """
     if not 0 < len(key) <= 128:
         raise Invalid("a payment has a key of 1 to 128 characters")
@@ -131,7 +133,8 @@ def record(
             raise KeyUsed("this key names another payment")
         return known
     due = invoicing.amount_due(invoice)
-    if invoice.state != Invoice.State.OPEN or due <= 0:
+    given_up = invoice.state == Invoice.State.UNCOLLECTIBLE
+    if not (given_up or invoice.state == Invoice.State.OPEN) or due <= 0:
         raise NothingDue("nothing is due on this invoice")
     if amount > due:
         raise TooMuch(f"of this invoice {due} {invoice.currency} is due")
@@ -148,6 +151,8 @@ def record(
     earlier = Payment.objects.filter(
         subscriber_id=invoice.subscriber_id, invoice_id=invoice.id
     ).count()
+    if given_up:
+        _recover(operator, invoice, earlier + 1, amount, at=at)
     payment = Payment.objects.create(
         subscriber_id=invoice.subscriber_id,
         invoice_id=invoice.id,
@@ -162,3 +167,18 @@ def record(
     invoicing.settle(invoice, amount)
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return payment
+
+
+def _recover(
+    operator: Operator, invoice: Invoice, nr: int, amount: Decimal, *, at: dt.datetime
+) -> None:
+    """Take back so much of a write-off: it is owed again, for the payment to settle."""
+    sides = (
+        Side(ledger.RECEIVABLE, amount, invoice.subscriber_id),
+        Side(ledger.WRITE_OFF, -amount, invoice.subscriber_id),
+    )
+    draft = ledger.Draft(
+        f"recovery:{invoice.id}:{nr}", "recovery", at, invoice.currency, sides, str(invoice)
+    )
+    posted = ledger.post(operator.pk, draft)
+    assert posted

@@ -79,10 +79,13 @@ class Tariff:
     tax_category: str = ""
     tax_since: dt.date | None = None
 
+    @property
+    def names_taxes(self) -> bool:
+        """Whether its tax rates are a matter of the day."""
+        return bool(self.tax_category) or any(part.tax_category for part in self.parts)
+
     def taxed(self, taxes: Taxes, day: dt.date) -> Tariff:
         """At the rates of a day, where it names tax categories."""
-        if not (self.tax_category or any(part.tax_category for part in self.parts)):
-            return self
         whole = self.whole.taxed(taxes, day)
         return replace(
             self,
@@ -182,8 +185,8 @@ def fee_lines(
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
         "price": str(tariff.price),
-        "from": _local(starts_at, zone),
-        "until": _local(ends_at, zone),
+        "from": periods.local(starts_at, zone),
+        "until": periods.local(ends_at, zone),
     }
     if (days, of) != (1, 1):
         basis |= {"days": days, "of_days": of}
@@ -233,7 +236,7 @@ def upgrade_lines(
         "old_plan": old.code,
         "old_version": old.version,
         "old_price": str(old.price),
-        "at": _local(at, zone),
+        "at": periods.local(at, zone),
         "days": days,
         "of_days": of,
     }
@@ -292,10 +295,6 @@ def _tax_basis(part: Part) -> dict[str, Any]:
     if part.tax_since is None:
         return {}
     return {"tax_category": part.tax_category, "tax_since": str(part.tax_since)}
-
-
-def _local(instant: dt.datetime, zone: ZoneInfo) -> str:
-    return instant.astimezone(zone).isoformat()
 
 
 # Usage beyond the allowance ----------------------------------------------------------------------
@@ -359,8 +358,8 @@ def overflow_line(drawn: Drawn, zone: ZoneInfo) -> Line | None:
     tariff = drawn.tariff
     basis: dict[str, Any] = {
         **_plan_basis(tariff),
-        "from": _local(drawn.starts_at, zone),
-        "until": _local(drawn.ends_at, zone),
+        "from": periods.local(drawn.starts_at, zone),
+        "until": periods.local(drawn.ends_at, zone),
         "drawn": drawn.units,
         **_tax_basis(tariff.whole),
     }

@@ -17,10 +17,10 @@ from django.db.models import Min
 from metering import usage_windows
 from metering.models import Adjustment, UsageBatch
 from subscriptions import periods
+from subscriptions.advisory import Lock
 from subscriptions.errors import Invalid
 
 FOLD_AT_ONCE = 200
-_LOCK = 7003
 
 _ADD_SQL = """
 INSERT INTO metering_usagehour AS h
@@ -62,7 +62,7 @@ def fold(*, at: dt.datetime, limit: int = FOLD_AT_ONCE) -> int:
     transaction that marks it.
     """
     with transaction.atomic(), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [_LOCK])
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, 0)", [Lock.FOLDING.value])
         if not cursor.fetchone()[0]:
             return 0
         waiting = list(

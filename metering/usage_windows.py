@@ -22,6 +22,8 @@ from metering import comparing
 from metering.comparing import CLASSES, Findings, Numbers, Span
 from metering.models import UsageCounter, UsageWindow, WindowEvent
 from metering.parsing import MAX_DIGITS, parse_object
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Gateway
 
@@ -36,7 +38,6 @@ MAX_SEQUENCES = 1000
 MAX_REASON = 200
 # How long a gateway waits for the comparison; what takes longer is done in the background.
 PATIENCE_SECONDS = 20
-_LOCK = 7006
 _State, _Kind = UsageWindow.State, WindowEvent.Kind
 
 Total = Annotated[int, msgspec.Meta(ge=0, le=MAX_TOTAL)]
@@ -237,7 +238,7 @@ def compare(
         with transaction.atomic(), connection.cursor() as cursor:
             if seconds is not None:
                 cursor.execute("SELECT set_config('statement_timeout', %s, true)", [f"{seconds}s"])
-            cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, window_id & 0x7FFFFFFF])
+            advisory.take(Lock.USAGE_WINDOW, window_id)
             rows = UsageWindow.objects.filter(pk=window_id, revision__gt=0)
             window = (rows.filter(_DUE) if only_due else rows).first()
             if window is None:

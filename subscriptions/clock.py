@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import datetime as dt
 
-from django.db import connection, transaction
+from django.db import transaction
 
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict
 from subscriptions.models import Operator, Subscriber
-
-# First key of the two-key advisory locks, one number per purpose.
-_LOCK = 7001
 
 
 def wall() -> dt.datetime:
@@ -31,15 +30,15 @@ def lock_exclusive(operator_id: int) -> None:
     """Wait until no charge of this operator is under way, and let none begin before the commit.
 
     For what a charge takes as given from its start to its commit: the clock and the rate cards.
-    Charges hold the same lock shared. Operator ids beyond 2^31 would share locks, harmlessly.
+    Charges hold the same lock shared.
     """
-    assert connection.in_atomic_block
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator_id & 0x7FFFFFFF])
+    advisory.take(Lock.CLOCK, operator_id)
 
 
 # A column of a SELECT, with the operator's id as its parameter.
-LOCK_SHARED_SQL = f"pg_advisory_xact_lock_shared({_LOCK}, (%b::bigint & 2147483647)::int)"
+LOCK_SHARED_SQL = (
+    f"pg_advisory_xact_lock_shared({Lock.CLOCK.value}, (%b::bigint & 2147483647)::int)"
+)
 
 
 @transaction.atomic(durable=True)

@@ -15,7 +15,9 @@ from dataclasses import dataclass
 from django.db import OperationalError, connection, transaction
 from psycopg.errors import LockNotAvailable
 
-_LOCK = 7002
+from subscriptions import advisory
+from subscriptions.advisory import Lock
+
 DAY = dt.timedelta(days=1)
 
 
@@ -109,7 +111,7 @@ def _make(table: DayTable, day: dt.date) -> None:
     with transaction.atomic(), connection.cursor() as cursor:
         if _exists(name):
             return
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
+        advisory.take(Lock.PARTITIONS)
         if _exists(name):  # another process was first
             return
         cursor.execute(
@@ -159,7 +161,7 @@ def drop_before(table: DayTable, day: dt.date) -> list[dt.date]:
         try:
             with transaction.atomic(), connection.cursor() as cursor:
                 cursor.execute("SET LOCAL lock_timeout = '500ms'")
-                cursor.execute("SELECT pg_advisory_xact_lock(%s, 0)", [_LOCK])
+                advisory.take(Lock.PARTITIONS)
                 cursor.execute(f"DROP TABLE IF EXISTS {name_of(table, old)}")
         except OperationalError as error:
             if not isinstance(error.__cause__, LockNotAvailable):

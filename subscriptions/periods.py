@@ -51,7 +51,7 @@ def end_of(cycle: str, starts_at: dt.datetime, anchor: int, zone: ZoneInfo) -> d
     `calendar_month`: the first of the next month. `subscription_day`: the anchor day of the next
     month, or that month's last day where it is shorter (31 January, 28 February, 31 March).
     """
-    today = starts_at.astimezone(zone).date()
+    today = day_of(starts_at, zone)
     year, month = (today.year + 1, 1) if today.month == 12 else (today.year, today.month + 1)
     if cycle == "calendar_month":
         day = 1
@@ -75,15 +75,14 @@ def days_of_month(starts_at: dt.datetime, zone: ZoneInfo) -> tuple[int, int]:
 
     A part day counts as a day: at noon on 30 April it is (1, 30).
     """
-    today = starts_at.astimezone(zone).date()
+    today = day_of(starts_at, zone)
     days = calendar.monthrange(today.year, today.month)[1]
     return days - today.day + 1, days
 
 
 def days_left(at: dt.datetime, ends_at: dt.datetime, zone: ZoneInfo) -> int:
     """Local days from `at` to `ends_at`, which is later; a part day counts as a day."""
-    last = (ends_at - _MICROSECOND).astimezone(zone).date()
-    return (last - at.astimezone(zone).date()).days + 1
+    return (day_of(ends_at - _MICROSECOND, zone) - day_of(at, zone)).days + 1
 
 
 def prorate(thousandths: int, days: int, of: int) -> int:
@@ -96,6 +95,16 @@ def prorate(thousandths: int, days: int, of: int) -> int:
 
 
 # Instants for reports ----------------------------------------------------------------------------
+
+
+def day_of(instant: dt.datetime, zone: ZoneInfo) -> dt.date:
+    """The local day that an instant lies in: what people are told."""
+    return instant.astimezone(zone).date()
+
+
+def local(instant: dt.datetime, zone: ZoneInfo) -> str:
+    """An instant in words, exactly, with the zone's offset."""
+    return instant.astimezone(zone).isoformat()
 
 
 def hour_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
@@ -113,17 +122,17 @@ def hour_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
 
 def day_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
     """The first instant of the local day."""
-    return midnight(instant.astimezone(zone).date(), zone)
+    return midnight(day_of(instant, zone), zone)
 
 
 def month_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
     """The first instant of the local month."""
-    return midnight(instant.astimezone(zone).date().replace(day=1), zone)
+    return midnight(day_of(instant, zone).replace(day=1), zone)
 
 
 def week_start(instant: dt.datetime, zone: ZoneInfo) -> dt.datetime:
     """The first instant of the local week, a Monday's."""
-    today = instant.astimezone(zone).date()
+    today = day_of(instant, zone)
     return midnight(today - dt.timedelta(days=today.weekday()), zone)
 
 
@@ -142,7 +151,7 @@ def window(
     if per == "5h":
         start = anchor + (at - anchor) // _FIVE_HOURS * _FIVE_HOURS
         return start, start + _FIVE_HOURS
-    today = at.astimezone(zone).date()
+    today = day_of(at, zone)
     if per == "day":
         return midnight(today, zone), midnight(today + dt.timedelta(days=1), zone)
     if per == "week":

@@ -7,14 +7,14 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from django.db import connection, transaction
+from django.db import transaction
 
-from subscriptions import buckets, catalog, lifecycle
+from subscriptions import advisory, buckets, catalog, lifecycle
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Operator, Plan, Subject, Subscriber
 
 BATCH = 1000
-_LOCK = 7003  # first key of the advisory lock
 
 CREATED, UPDATED, UNCHANGED, REJECTED = "created", "updated", "unchanged", "rejected"
 
@@ -64,9 +64,8 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
     batch named the subscriber before).
     """
     assert len(drafts) <= BATCH
-    with connection.cursor() as cursor:
-        # One upsert of an operator at a time: who holds a subject is read, then written.
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator.pk & 0x7FFFFFFF])
+    # One upsert of an operator at a time: who holds a subject is read, then written.
+    advisory.take(Lock.SUBSCRIBERS, operator.pk)
     known = {
         subscriber.external_id: subscriber
         for subscriber in Subscriber.objects.filter(

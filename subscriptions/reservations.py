@@ -22,6 +22,7 @@ from django.db import transaction
 from psycopg.types.numeric import Int8
 
 from subscriptions import buckets, pgarrays
+from subscriptions.advisory import Lock
 from subscriptions.buckets import PREPAID, Demand, Kind, Period, Source
 from subscriptions.errors import NotFound
 from subscriptions.models import Reservation
@@ -29,8 +30,6 @@ from subscriptions.pgarrays import Cursor, Int8s, Texts
 from subscriptions.sharding import shard_of
 
 State = Reservation.State
-# First key of the advisory lock of who may buy packs: there may be no bucket yet to lock.
-_LOCK = 7005
 # As long as usage may be sent for: a commit is known again, however late it comes.
 KEPT = dt.timedelta(days=35)
 
@@ -387,7 +386,7 @@ def lock_buyers(cursor: Cursor, subscriber_ids: Sequence[int]) -> None:
     cursor.execute(
         "SELECT pg_advisory_xact_lock(%b, (g.id & 2147483647)::int)"
         " FROM unnest(%b::bigint[]) AS g (id)",
-        [_LOCK, Int8s(subscriber_ids)],
+        [Lock.PACKS.value, Int8s(subscriber_ids)],
     )
 
 

@@ -18,11 +18,10 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.models import Operator, Plan, PlanComponent, SubscriptionPeriod, TaxRate
-
-# First key of the advisory lock: bills hold it shared from their look at the rates to the commit.
-_LOCK = 7031
 
 
 class TaxAlreadyBilled(Conflict):
@@ -61,7 +60,7 @@ def last_day(until: dt.datetime, zone: ZoneInfo) -> dt.date:
 def of_operator(operator_id: int) -> Taxes:
     """The rates as they are, and stay until the caller's transaction ends."""
     assert connection.in_atomic_block
-    _lock(operator_id, shared=True)
+    advisory.take(Lock.TAXES, operator_id, shared=True)
     newest: dict[str, dict[dt.date, Decimal]] = defaultdict(dict)
     for row in TaxRate.objects.filter(operator_id=operator_id).order_by("pk"):
         newest[row.category][row.effective_from] = row.rate
@@ -82,7 +81,7 @@ def publish(
     Raises TaxAlreadyBilled where plans name the category and a period that ended on that day or
     later is billed: what is billed keeps its tax.
     """
-    _lock(operator.pk, shared=False)
+    advisory.take(Lock.TAXES, operator.pk)
     rows = TaxRate.objects.filter(operator=operator, category=category)
     same_day = rows.filter(effective_from=effective_from).order_by("-pk").first()
     if same_day is not None and same_day.rate == rate:
@@ -120,11 +119,3 @@ def _is_named(operator_id: int, category: str) -> bool:
             plan__operator_id=operator_id, tax_category=category
         ).exists()
     )
-
-
-def _lock(operator_id: int, *, shared: bool) -> None:
-    kind = "_shared" if shared else ""
-    with connection.cursor() as cursor:
-        cursor.execute(
-            f"SELECT pg_advisory_xact_lock{kind}(%s, %s)", [_LOCK, operator_id & 0x7FFFFFFF]
-        )

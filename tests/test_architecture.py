@@ -20,6 +20,7 @@ from metering.adjusted import ADJUSTED
 from metering.models import UsageBatch
 from metering.records import RECORDS
 from subscriptions import lifecycle, partitions
+from subscriptions.advisory import Lock
 from subscriptions.models import Bucket, Operator, Subscription
 from tests.factories import (
     NOW,
@@ -190,6 +191,7 @@ WRITERS = {
         "dunningevent",
         "dunningpolicy",
         "dunningstop",
+        "remindercursor",
     },
 }
 MODELS = {
@@ -314,6 +316,32 @@ def test_only_doors_ask_the_clock() -> None:
     for path, text in sources(*ROOMS):
         if re.search(r"\bclock\.(?:now|wall)\(", text):
             assert DOORS.search(path), path
+
+
+# --- advisory locks -----------------------------------------------------------------------------
+
+ADVISORY = re.compile(r"pg_(?:try_)?advisory_\w+\(([^,)]+)[,)]")
+# The number is a parameter, or is written into the statement.
+FROM_LOCK = re.compile(r"%[sb]|\{Lock\.[A-Z_]+\.value\}")
+
+
+def test_every_advisory_lock_has_a_number_of_its_own() -> None:
+    numbers = [lock.value for lock in Lock.__members__.values()]
+    assert len(numbers) == len(set(numbers))
+    # A number that is not used is no lock: nobody holds it for what it says.
+    told = "".join(text for _, text in sources(*ROOMS))
+    assert [lock.name for lock in Lock if f"Lock.{lock.name}" not in told] == []
+
+
+def test_an_advisory_lock_is_named_by_its_purpose() -> None:
+    for path, text in sources(*ROOMS, "config"):
+        for first_key in ADVISORY.findall(text):
+            assert FROM_LOCK.fullmatch(first_key), (path, first_key)
+            assert path == "subscriptions/advisory.py" or "Lock." in text, path
+        assert not re.search(r"^_?\w*LOCK\w* = \d", text, re.MULTILINE), path
+    for migration in ROOT.glob("*/migrations/*.py"):
+        for first_key in ADVISORY.findall(migration.read_text()):
+            assert first_key == str(Lock.CLOCK.value), migration
 
 
 # --- retention ----------------------------------------------------------------------------------

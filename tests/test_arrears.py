@@ -27,7 +27,8 @@ US = dt.timedelta(microseconds=1)
 
 
 def debt(due_at: dt.datetime = DUE, nr: int = 1, terms: Terms = TERMS) -> Debt:
-    return Debt(nr, f"CT-2026-{nr:08}", due_at, terms)
+    due_on = due_at.astimezone(SHANGHAI).date()
+    return Debt(nr, f"CT-2026-{nr:08}", due_at, due_on, terms)
 
 
 def fresh() -> Standing:

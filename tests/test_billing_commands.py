@@ -60,8 +60,8 @@ def printed(*command: str) -> str:
 
 def test_a_subscriber_can_follow_how_a_bill_came_about(operator: Operator) -> None:
     assert printed("explain", "CT-2026-00000001").splitlines() == [
-        "CT-2026-00000001 (open, due 2026-07-17)",
-        "for 2026-06-21T04:00:00+00:00 to 2026-06-30T16:00:00+00:00",
+        "CT-2026-00000001 (open, due 2026-07-18)",
+        "for 2026-06-21T12:00:00+08:00 to 2026-07-01T00:00:00+08:00",
         "",
         "1. fee: Light",
         "   plan light version 1, 2026-06-21T12:00:00+08:00 to 2026-07-01T00:00:00+08:00",

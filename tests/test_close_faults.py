@@ -62,7 +62,7 @@ def closes() -> str:
     return out.getvalue()
 
 
-def bills() -> list[tuple[str, Decimal]]:
+def bills() -> list[tuple[str | None, Decimal]]:
     return list(Invoice.objects.order_by("number").values_list("number", "gross"))
 
 

@@ -263,6 +263,22 @@ def test_a_last_bill_waits_for_its_approval_too(
     assert_books_agree()
 
 
+def test_what_a_void_invoice_charged_is_not_given_back_unseen(
+    operator: Operator, api: APIClient, boss: APIClient
+) -> None:
+    assert post(api, f"invoices/{NUMBER}/void", {"reason": "x"}).status_code == 200
+    void(api)
+    move(api, NEXT)
+
+    [asked] = pending(boss)
+    assert "its invoice is void" in asked["reason"]
+    assert lines(invoices(api)[1]) == [("fee", None, "9.90")]
+    assert decide(boss, "reject", asked["id"]).status_code == 200
+    move(api, LAST)
+    assert (pending(boss), len(invoices(api)[2]["lines"])) == ([], 1)
+    assert_books_agree()
+
+
 # Repaid double -----------------------------------------------------------------------------------
 
 

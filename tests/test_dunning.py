@@ -76,11 +76,13 @@ def pay(number: str, at: dt.datetime, amount: str = "9.90", key: str | None = No
     payments.record(operator, number, amount=Decimal(amount), key=key or number, way="bank", at=at)
 
 
-def steps(subscriber: str = "s-1") -> list[tuple[str, float]]:
-    """(kind, days from the first invoice's due date) of each step."""
+def steps(subscriber: str = "s-1", *, ahead: bool = False) -> list[tuple[str, float]]:
+    """(kind, days from the first invoice's due date) of each step; of a debt, or also `ahead`."""
     events = DunningEvent.objects.filter(
         subscriber_id=Subscriber.objects.get(external_id=subscriber).pk
     )
+    if not ahead:
+        events = events.exclude(reason__contains=" is due on ")
     return [(event.kind, (event.at - DUE) / DAY) for event in events.order_by("nr")]
 
 
@@ -105,6 +107,84 @@ def late_fees(api: APIClient) -> list[str]:
     ]
 
 
+# Before it is due ---------------------------------------------------------------------------------
+
+
+def test_who_is_to_pay_soon_is_reminded_once(operator: Operator, api: APIClient) -> None:
+    move(api, DUE - 3 * DAY - US)
+    assert DunningCase.objects.count() == 0
+    for _ in range(2):
+        move(api, DUE - 3 * DAY)
+
+    assert steps(ahead=True) == [("reminder", -3)]
+    assert DunningEvent.objects.get().reason == f"{FIRST} is due on 2026-07-18"
+    assert state() == "settled"
+    assert asked(operator) == "allow"
+    pay(FIRST, DUE - DAY)
+    move(api, DUE + 16 * DAY)
+    assert steps(ahead=True) == [("reminder", -3)]
+    assert late_fees(api) == []
+    assert_books_agree()
+
+
+def test_reminders_before_the_due_date_go_by_the_policy_of_the_issue(operator: Operator) -> None:
+    api = client_for(make_key(operator))
+    printed("dunning", "--set", "reminder_days=-7,-1,2")
+    move(api, CLOSE + DAY)
+    printed("dunning", "--set", "reminder_days=-5")
+    for day in (-7, -5, -1, 2):
+        move(api, DUE + day * DAY)
+    assert steps(ahead=True) == [
+        ("reminder", -7),
+        ("reminder", -1),
+        ("overdue", 0),
+        ("reminder", 2),
+    ]
+
+    july_due = local(2026, 8, 3) + 15 * DAY
+    move(api, july_due - 4 * DAY)
+
+    # Nobody had looked on its day.
+    [event] = DunningEvent.objects.filter(at__gt=DUE + 2 * DAY)
+    assert (event.kind, event.at) == ("reminder", july_due - 5 * DAY)
+    assert event.invoice_id == Invoice.objects.get(number=SECOND).id
+    assert event.done_at == july_due - 4 * DAY
+    assert_books_agree()
+
+
+def test_nobody_is_reminded_of_what_is_paid_covered_stopped_or_due_by_now(
+    operator: Operator, api: APIClient
+) -> None:
+    plan = Subscription.objects.get().plan
+    names = ("paid", "covered", "stopped", "late")
+    for name in names:
+        subscribe(make_subscriber(operator, name), plan, starts_at=CLOSE)
+    august = local(2026, 8, 3)
+    jump(api, august)
+    numbers = dict(Invoice.objects.values_list("subscriber__external_id", "number"))
+    for name in ("paid", "covered"):
+        pay(str(numbers[name]), august)
+    body = {"reason": "x"}
+    assert post(api, f"invoices/{numbers['covered']}/credit", body).status_code == 201
+    printed("dunning", "stopped", "--stop", "a dispute")
+    # July's are due on 18 August, which nobody sees; August's on 18 September.
+    jump(api, local(2026, 9, 3))
+    jump(api, local(2026, 9, 15))
+
+    told = {
+        name: DunningEvent.objects.filter(
+            subscriber_id=Subscriber.objects.get(external_id=name).pk, kind="reminder"
+        )
+        for name in names
+    }
+    assert [event.at for event in told["paid"]] == [local(2026, 9, 15)]
+    assert not told["covered"]
+    assert not told["stopped"]
+    of_july = told["late"].filter(invoice_id=Invoice.objects.get(number=numbers["late"]).id)
+    assert min(event.at for event in of_july) == august + 16 * DAY
+    assert_books_agree()
+
+
 # The way down ------------------------------------------------------------------------------------
 
 
@@ -112,7 +192,7 @@ def test_who_does_not_pay_is_reminded_suspended_and_at_last_terminated(
     operator: Operator, api: APIClient
 ) -> None:
     move(api, DUE - US)
-    assert DunningCase.objects.count() == 0
+    assert steps() == []
     move(api, DUE + 30 * DAY - US)
     assert steps() == [("overdue", 0), *(("reminder", day) for day in (1, 7, 15, 25))]
     assert asked(operator) == "allow"
@@ -395,6 +475,7 @@ def test_an_invoice_goes_by_the_policy_of_its_issue(operator: Operator, api: API
         {"late_fee_rate": Decimal("-0.001")},
         {"suspend_after_days": -1},
         {"reminder_days": [0]},
+        {"reminder_days": [-4000]},
     ],
 )
 def test_no_policy_asks_for_more_than_the_law_allows(
@@ -416,9 +497,13 @@ def test_a_command_shows_states_and_each_step(operator: Operator, api: APIClient
     assert "  suspended: 1" in shown
     assert "  suspend_after_days 30" in shown
     own = printed("dunning", "s-1").splitlines()
-    assert own[0] == f"s-1 CNY suspended since {DUE.isoformat()}"
+    assert own[0] == "s-1 CNY suspended since 2026-07-18T00:00:00+08:00"
+    assert own[1] == (
+        "  2026-07-18T00:00:00+08:00 overdue (done 2026-08-03T00:00:00+08:00):"
+        f" {FIRST} was due on 2026-07-18"
+    )
     assert own[-1] == (
-        f"  {(DUE + 30 * DAY).isoformat()} suspended (done {(DUE + 31 * DAY).isoformat()}):"
+        "  2026-08-17T00:00:00+08:00 suspended (done 2026-08-18T00:00:00+08:00):"
         f" {FIRST} is 30 days overdue"
     )
     for wrong in (["--set", "x=1"], ["--set", "late_fee_rate=x"], ["s-9"]):
@@ -470,7 +555,7 @@ def test_few_statements_remind_many(operator: Operator, django_assert_max_num_qu
         subscribe(make_subscriber(operator, f"t-{nr}"), plan)
     move(client_for(make_key(operator)), CLOSE)
 
-    with django_assert_max_num_queries(40):
+    with django_assert_max_num_queries(50):
         dunning.run(operator, at=DUE + 20 * DAY)
 
     assert DunningEvent.objects.count() == 31 * 4

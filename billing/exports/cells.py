@@ -15,6 +15,8 @@ from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 
+from subscriptions import periods
+
 # A cell that begins so is run as a formula by spreadsheets; the apostrophe that prevents it is
 # itself among them, so that what was put in front can be taken away again.
 _RUN = ("=", "+", "-", "@", "\t", "\r", "\n", "'")
@@ -33,7 +35,7 @@ def original(cell: str) -> str:
 
 def date(instant: dt.datetime | None, zone: ZoneInfo) -> str:
     """The local date; of an end, the first day that is not in it any more."""
-    return "" if instant is None else instant.astimezone(zone).date().isoformat()
+    return "" if instant is None else periods.day_of(instant, zone).isoformat()
 
 
 def time(instant: dt.datetime | None, zone: ZoneInfo) -> str:

@@ -6,7 +6,7 @@ leaves; its bytes follow from them, so that a file that got lost is made again a
     header   format, operator, sequence, currency, from, until, made at
     charge   nr, invoice, -, phone number, subscriber, period from, until, issued, due, amount
     credit   nr, credit note, invoice it corrects, … amount < 0
-    reversal nr, invoice that was made void after its charge had left, … amount < 0
+    reversal nr, invoice that was made void or given up after its charge had left, … amount < 0
     trailer  lines, sum of charges, sum of credits, total, SHA-256 of every byte before this line
 """
 
@@ -22,17 +22,19 @@ from django.db import connection, transaction
 
 from billing.exports import cells
 from billing.models import ChargeFile
+from subscriptions import advisory
+from subscriptions.advisory import Lock
 from subscriptions.errors import Invalid, NotFound
 from subscriptions.models import Operator
 
 FORMAT = "1"
 FIELDS = 11  # of every line
 
-_LOCK = 7020  # first key of the advisory lock: one operator's files are made one after another
-
 # One statement, hence one snapshot: what is due on an invoice and how many notes had lowered it go
 # together. A note that came after its invoice's charge is given back whole, whatever it has
 # settled since; any other lowered what was charged already, and is said with what is left of it.
+# Of what was written off that is taken back which has not come in by now: whoever collects for us
+# is to stop, and what he has collected nonetheless is a payment.
 _LINES_SQL = """
 INSERT INTO billing_chargeline (subscriber_id, invoice_id, kind, operator_id, sequence, nr,
                                 msisdn, external_id, amount, notes)
@@ -61,11 +63,12 @@ FROM (
       ON l.subscriber_id = i.subscriber_id AND l.invoice_id = i.original_id AND l.kind = 'charge'
     WHERE i.currency = %(currency)s AND (i.place > l.notes OR i.state = 'open')
     UNION ALL
-    SELECT l.subscriber_id, l.invoice_id, 'reversal', i.number, NULL, -l.amount, 0
+    SELECT l.subscriber_id, l.invoice_id, 'reversal', i.number, NULL,
+           CASE i.state WHEN 'void' THEN -l.amount ELSE i.paid - i.gross END, 0
     FROM billing_chargeline l
     JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id
-    WHERE l.operator_id = %(operator)s AND l.kind = 'charge' AND i.state = 'void'
-      AND i.currency = %(currency)s
+    WHERE l.operator_id = %(operator)s AND l.kind = 'charge'
+      AND i.state IN ('void', 'uncollectible') AND i.currency = %(currency)s
 ) c
 JOIN subscriptions_subscriber s ON s.id = c.subscriber_id
 WHERE c.amount <> 0
@@ -98,8 +101,8 @@ def make(
     """
     if since is not None and until is not None and since >= until:
         raise Invalid("from must be before until")
+    advisory.take(Lock.CHARGE_FILES, operator.pk)
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_advisory_xact_lock(%s, %s)", [_LOCK, operator.pk & 0x7FFFFFFF])
         before = ChargeFile.objects.filter(operator=operator).order_by("-sequence").first()
         file = ChargeFile(
             operator=operator,

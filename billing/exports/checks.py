@@ -30,7 +30,11 @@ SELECT l.operator_id, CASE
              OR l.kind = 'credit' AND i.kind <> 'credit_note'
              OR l.kind <> 'reversal'
                 AND (sign(l.amount) <> sign(i.gross) OR abs(l.amount) > abs(i.gross))
-             OR l.kind = 'reversal' AND (i.state <> 'void' OR l.amount IS DISTINCT FROM -c.amount)
+             OR l.kind = 'reversal' AND CASE
+                    WHEN i.state = 'void' THEN l.amount IS DISTINCT FROM -c.amount
+                    ELSE c.amount IS NULL OR w.given_up IS NULL OR -l.amount > c.amount
+                      OR -l.amount NOT BETWEEN w.given_up - w.back_by_then
+                                           AND w.given_up - w.back_before END
            THEN jsonb_build_object(
                'sequence', l.sequence, 'nr', l.nr, 'kind', l.kind, 'number', i.number,
                'amount', l.amount, 'gross', i.gross) END AS wrong
@@ -39,6 +43,19 @@ LEFT JOIN billing_chargefile f ON f.operator_id = l.operator_id AND f.sequence =
 LEFT JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id
 LEFT JOIN billing_chargeline c
   ON c.subscriber_id = l.subscriber_id AND c.invoice_id = l.invoice_id AND c.kind = 'charge'
+LEFT JOIN LATERAL (
+    SELECT sum(e.amount) FILTER (WHERE p.kind = 'write_off') AS given_up,
+           coalesce(-sum(e.amount) FILTER (WHERE p.kind = 'recovery' AND p.at <= f.made_at), 0)
+               AS back_by_then,
+           coalesce(-sum(e.amount) FILTER (WHERE p.kind = 'recovery' AND p.at < f.made_at), 0)
+               AS back_before
+    FROM billing_posting p
+    JOIN billing_entry e ON e.posting_id = p.id
+    JOIN billing_account a ON a.id = e.account_id AND a.code = 'write_off'
+    WHERE l.kind = 'reversal' AND p.operator_id = l.operator_id
+      AND (p.key = 'write_off:' || l.invoice_id
+           OR p.key LIKE 'recovery:' || l.invoice_id || ':%%')
+) w ON true
 """
 
 CHECKS = (

@@ -21,6 +21,7 @@ from billing.models.dunning import (
     DunningEvent,
     DunningPolicy,
     DunningStop,
+    ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
@@ -64,6 +65,7 @@ __all__ = [
     "Payment",
     "PaymentIntent",
     "Posting",
+    "ReminderCursor",
     "Settlement",
     "SettlementLine",
     "Supplier",

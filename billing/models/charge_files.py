@@ -61,7 +61,8 @@ class ChargeFile(models.Model):
 class ChargeLine(models.Model):
     """What a file says of one invoice or credit note; its key lets each be said once.
 
-    A `reversal` takes back the charge of an invoice that was made void after its file had left.
+    A `reversal` takes back the charge of an invoice that was made void after its file had left, or
+    what was then written off of it.
     `notes` is how many credit notes had lowered what was due when the charge was written: those
     that came later are credits of their own. Never changed or deleted (triggers refuse it).
     """

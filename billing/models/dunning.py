@@ -13,21 +13,22 @@ from subscriptions.models import Operator, Subscriber
 
 
 def reminder_days() -> list[int]:
-    """The days after a due date on which a reminder is due, unless a policy names others."""
-    return [1, 7, 15, 25]
+    """The days from a due date on which a reminder is due, unless a policy names others."""
+    return [-3, 1, 7, 15, 25]
 
 
 class DunningPolicy(models.Model):
     """What an operator does about invoices issued from `effective_from` on. Never changed.
 
     All days are counted from an invoice's due date, in 24 hours; `terminate_after_days` from the
-    suspension. For an operator without a row nothing is done about debts; these are the defaults
-    of its first. Written by billing/dunning.py only.
+    suspension. A reminder of a day below 0 is one before the due date. For an operator without a
+    row nothing is done about debts; these are the defaults of its first. Written by
+    billing/dunning.py only.
     """
 
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="+")
     effective_from = models.DateTimeField()
-    reminder_days = ArrayField(models.PositiveSmallIntegerField(), default=reminder_days)
+    reminder_days = ArrayField(models.SmallIntegerField(), default=reminder_days)
     # A share of what is owed, a day; the law's limit is 3 in a thousand.
     late_fee_rate = models.DecimalField(max_digits=6, decimal_places=5, default=Decimal("0.003"))
     # The most that an invoice's late fee may come to, as a share of what was owed.
@@ -44,6 +45,11 @@ class DunningPolicy(models.Model):
         constraints = [
             models.UniqueConstraint(
                 fields=["operator", "effective_from"], name="dunning_policy_once"
+            ),
+            # The step `overdue` is of that day.
+            models.CheckConstraint(
+                name="dunning_no_reminder_on_the_due_date",
+                condition=~Q(reminder_days__contains=[0]),
             ),
             models.CheckConstraint(
                 name="dunning_late_fee_within_the_law",
@@ -223,3 +229,27 @@ class DunningCursor(models.Model):
 
     def __str__(self) -> str:
         return f"{self.year}-{self.nr}"
+
+
+class ReminderCursor(models.Model):
+    """The last invoice number whose reminder of `days` before its due date has been looked at.
+
+    As DunningCursor, for each day before a due date that a policy names. Written by
+    billing/dunning.py only.
+    """
+
+    pk = models.CompositePrimaryKey("operator_id", "days")
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="+", db_index=False)
+    days = models.PositiveSmallIntegerField()
+    year = models.PositiveSmallIntegerField()
+    nr = models.PositiveBigIntegerField()
+
+    objects: models.Manager[ReminderCursor]
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(name="reminder_ahead_of_its_date", condition=Q(days__gte=1)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.days} days before: {self.year}-{self.nr}"

@@ -24,12 +24,12 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from subscriptions import clock
+from subscriptions.advisory import Lock
 from subscriptions.api import problems
 from subscriptions.api.doors import operator_of
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.models import IdempotentRequest
 
-_LOCK = 7004
 _KEPT_REFUSALS = (409, 422)
 
 Handler = Callable[..., Response]
@@ -108,5 +108,6 @@ def _lock(operator_id: int, key: str) -> None:
     """One request of a key at a time; keys whose hashes meet wait for each other, harmlessly."""
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))", [_LOCK, f"{operator_id} {key}"]
+            "SELECT pg_advisory_xact_lock(%s, hashtext(%s))",
+            [Lock.IDEMPOTENCY_KEY.value, f"{operator_id} {key}"],
         )

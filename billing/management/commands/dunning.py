@@ -3,6 +3,7 @@ from __future__ import annotations
 from argparse import ArgumentParser
 from decimal import Decimal, InvalidOperation
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.core.management.base import BaseCommand, CommandError
 
@@ -10,7 +11,7 @@ from billing import dunning
 from billing.arrears import Terms
 from billing.management.reports import operator_named
 from billing.models import DunningCase, DunningEvent
-from subscriptions import clock, registry
+from subscriptions import clock, periods, registry
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator, Subscriber
 
@@ -33,7 +34,8 @@ class Command(BaseCommand):
             nargs="*",
             metavar="NAME=VALUE",
             help="the rules of invoices issued from now on, as late_fee_rate=0.002"
-            " reminder_days=1,7,20; without any the usual ones. Until then no debt is pressed",
+            " reminder_days=-3,1,7,20 (below 0: before the due date); without any the usual ones."
+            " Until then no debt is pressed",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -71,21 +73,24 @@ class Command(BaseCommand):
             self.stdout.write(f"  {state}: {seen.states.get(state, 0):,}")
         for stop in seen.stops:
             whose = stop.subscriber.external_id if stop.subscriber else "all"
-            self.stdout.write(
-                f"  stopped for {whose} since {stop.starts_at.isoformat()}: {stop.reason}"
-            )
+            since = periods.local(stop.starts_at, ZoneInfo(operator.time_zone))
+            self.stdout.write(f"  stopped for {whose} since {since}: {stop.reason}")
 
     def _show_one(self, subscriber: Subscriber) -> None:
+        zone = ZoneInfo(subscriber.operator.time_zone)
         for case in DunningCase.objects.filter(subscriber_id=subscriber.pk, events__gt=0):
-            since = f" since {case.since.isoformat()}" if case.since else ""
+            since = f" since {periods.local(case.since, zone)}" if case.since else ""
             self.stdout.write(f"{subscriber.external_id} {case.currency} {case.state}{since}")
         events = DunningEvent.objects.filter(subscriber_id=subscriber.pk)
         for event in events.order_by("currency", "nr"):
-            late = f" (done {event.done_at.isoformat()})" if event.done_at != event.at else ""
-            self.stdout.write(f"  {event.at.isoformat()} {event.kind}{late}: {event.reason}")
+            done = periods.local(event.done_at, zone)
+            late = f" (done {done})" if event.done_at != event.at else ""
+            at = periods.local(event.at, zone)
+            self.stdout.write(f"  {at} {event.kind}{late}: {event.reason}")
         for stop in dunning.overview(subscriber.operator).stops:
             if stop.subscriber_id in (None, subscriber.pk):
-                self.stdout.write(f"  stopped since {stop.starts_at.isoformat()}: {stop.reason}")
+                since = periods.local(stop.starts_at, zone)
+                self.stdout.write(f"  stopped since {since}: {stop.reason}")
 
 
 def _terms(said: list[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from billing import costs
 from billing.exports import cells
 from billing.management.commands._exporting import ExportCommand, span_of
 from billing.management.reports import operator_named
-from subscriptions import clock
+from subscriptions import clock, periods
 
 COLUMNS = ("requests", "tokens", "unpriced_tokens", "revenue", "cost", "margin", "percent")
 
@@ -38,8 +38,8 @@ class Command(ExportCommand):
         rows = costs.margin(
             operator,
             options["by"],
-            since=since.astimezone(zone).date(),
-            until=until.astimezone(zone).date(),
+            since=periods.day_of(since, zone),
+            until=periods.day_of(until, zone),
         )
 
         def table() -> Iterator[tuple[Any, ...]]:

@@ -10,7 +10,7 @@ from billing import costs, settling
 from billing.exports import cells
 from billing.management.commands._exporting import ExportCommand, midnight_of
 from billing.management.reports import operator_named
-from subscriptions import clock
+from subscriptions import clock, periods
 from subscriptions.errors import DomainError
 
 
@@ -32,7 +32,7 @@ class Command(ExportCommand):
         operator = operator_named(options["operator"])
         starts = midnight_of(operator, options["month"], "month")
         assert starts is not None
-        month = starts.astimezone(ZoneInfo(operator.time_zone)).date()
+        month = periods.day_of(starts, ZoneInfo(operator.time_zone))
         if month.day != 1:
             raise CommandError("--month is a month, as in 2026-07", returncode=2)
         at = clock.now(operator)

@@ -1,0 +1,42 @@
+"""The advisory locks of all rooms, in one place, so that no two purposes share a number.
+
+Each is a two-key lock of PostgreSQL: the number here, and what it is about (an operator, mostly).
+Ids beyond 2^31 share a second key, harmlessly: they wait for each other.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum, unique
+
+from django.db import connection
+
+
+@unique
+class Lock(IntEnum):
+    """What a lock is for: the first of its keys."""
+
+    # Held shared by charges, and alone by what they take for granted; also in the functions of the
+    # database that charge, hence never to be changed.
+    CLOCK = 7001
+    PARTITIONS = 7002  # of all tables
+    FOLDING = 7003  # of all operators' batches into the hourly totals
+    IDEMPOTENCY_KEY = 7004  # of an operator's key, by its hash
+    PACKS = 7005  # that a subscriber may buy: there may be no bucket yet to lock
+    USAGE_WINDOW = 7006
+    SUBSCRIBERS = 7007  # of an operator: who holds a subject is read, then written
+    CLOSE = 7010  # of an operator: planned by one at a time
+    DEFERRAL = 7011  # of an operator
+    CHARGE_FILES = 7020  # of an operator: made one after another
+    COSTS = 7021  # of an operator: days are priced and settled one after another
+    # Of an operator: held shared by bills from their look at the rates to the commit.
+    TAXES = 7031
+
+
+def take(lock: Lock, about: int = 0, *, shared: bool = False) -> None:
+    """Wait for a lock, and hold it until the transaction ends."""
+    assert connection.in_atomic_block
+    kind = "_shared" if shared else ""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"SELECT pg_advisory_xact_lock{kind}(%s, %s)", [lock.value, about & 0x7FFFFFFF]
+        )
