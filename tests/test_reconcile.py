@@ -18,6 +18,7 @@ from rest_framework.test import APIClient
 
 from billing import (
     approving,
+    before_period,
     closing,
     corrections,
     costs,
@@ -27,11 +28,13 @@ from billing import (
     invoicing,
     payments,
     settling,
+    transfers,
 )
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
-from billing.models import Invoice
+from billing.models import Invoice, Order
+from billing.orders import paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
 from metering.adjusted import ADJUSTED
@@ -39,7 +42,7 @@ from metering.models import AdjustedRecord, UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, coupons, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, registry, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -300,6 +303,7 @@ def live() -> None:
     adjust(carrier)
     owe(carrier)
     buy(carrier)
+    pay_before(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -398,6 +402,20 @@ def buy(carrier: Carrier) -> None:
     assert paid["state"] == "paid", paid
 
 
+def pay_before(carrier: Carrier) -> None:
+    """One pays the period that runs from a wallet; another has not paid."""
+    operator, at = carrier.operator, carrier.now
+    plan = make_plan(operator, "before", collect="before_period")
+    for name in ("ahead", "unpaid"):
+        subscribe(make_subscriber(operator, name), plan)
+    before_period.sweep(operator, at=at)
+    fill = transfers.tell(operator, transfers.Told("b-2", Decimal("9.90"), "CNY", at), at=at)
+    ahead = registry.find(operator, "ahead")
+    transfers.match(operator, fill.pk, transfers.Pays(wallet=ahead.pk), at=at)
+    order = Order.objects.get(subscriber_id=ahead.pk)
+    assert paying.pay(operator, order.number, "wallet", at=at).state == "paid"
+
+
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
     payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
@@ -482,6 +500,7 @@ TABLES = (
     "billing_wallet",
     "billing_walletmovement",
     "billing_banktransfer",
+    "subscriptions_expectedperiod",
 )
 
 
@@ -951,6 +970,15 @@ FAULTS: list[tuple[str, Fault]] = [
     ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),
     ("order_granted", update(ORDER, "amount = amount + 1", "kind = 'booster'")),
     ("prepaid", update(SIDE, "amount = amount + 1", on_account("prepaid"))),
+    (
+        "order_granted",
+        update("subscriptions_expectedperiod", "plan_id = -1", "paid_at IS NOT NULL"),
+    ),
+    (
+        "unpaid_empty",
+        update("subscriptions_expectedperiod", "paid_at = NULL", "paid_at IS NOT NULL"),
+    ),
+    ("unpaid_empty", update("subscriptions_expectedperiod", "plan_id = -1")),
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
