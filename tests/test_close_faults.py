@@ -62,7 +62,8 @@ def closes() -> str:
     return out.getvalue()
 
 
-def bills() -> list[tuple[str, Decimal]]:
+def bills() -> list[tuple[str | None, Decimal]]:
+    """Number and gross of every invoice, in the order of their numbers."""
     return list(Invoice.objects.order_by("number").values_list("number", "gross"))
 
 
