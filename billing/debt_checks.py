@@ -25,7 +25,8 @@ LEFT JOIN (
 ) c USING (subscriber_id, invoice_id)
 """
 
-# A payment is posted once, over its amount, as cash of the way it came.
+# A payment is posted once, over its amount: as cash of the way it came, or from the account that
+# is its way (a wallet, what was paid in advance).
 _PAYMENT_POSTED = """
 SELECT coalesce(p.operator_id, e.operator_id), CASE
            WHEN p.amount IS DISTINCT FROM e.amount OR p.at <> e.at OR p.way <> e.way
@@ -36,8 +37,9 @@ SELECT coalesce(p.operator_id, e.operator_id), CASE
 FROM (SELECT *, 'payment:' || key AS posting_key FROM billing_payment) p
 FULL JOIN (
     SELECT q.operator_id, q.key AS posting_key, q.at, q.currency,
-           sum(e.amount) FILTER (WHERE a.code LIKE 'cash:%%') AS amount,
-           min(split_part(a.code, ':', 2)) FILTER (WHERE a.code LIKE 'cash:%%') AS way
+           sum(e.amount) FILTER (WHERE e.amount > 0) AS amount,
+           min(split_part(a.code, ':', CASE WHEN a.code LIKE 'cash:%%' THEN 2 ELSE 1 END))
+               FILTER (WHERE e.amount > 0) AS way
     FROM billing_posting q
     JOIN billing_entry e ON e.posting_id = q.id
     JOIN billing_account a ON a.id = e.account_id
@@ -165,7 +167,7 @@ FULL JOIN (
 
 CHECKS = (
     Check("paid", "what is paid of an invoice = its payments and credits", _PAID),
-    Check("payment_posted", "payments = cash posted for them", _PAYMENT_POSTED),
+    Check("payment_posted", "payments = money posted for them", _PAYMENT_POSTED),
     Check("late_fee", "late fees = rate x days x what was owed, capped", _LATE_FEE),
     Check("dunning_case", "a debt is where its steps led it", _DUNNING_CASE),
     Check("suspended_for_debt", "who is suspended for debts owes", _SUSPENDED_FOR_DEBT),

@@ -288,6 +288,7 @@ def live() -> None:
     ask_for_fapiao(operator, "quiet", at=carrier.now)
     adjust(carrier)
     owe(carrier)
+    buy(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -361,6 +362,18 @@ def owe(carrier: Carrier) -> None:
     rollups.fold_all(at=NOW)
     dunning.run(operator, at=carrier.now)
     closing.close_due(operator, at=carrier.now)
+
+
+def buy(carrier: Carrier) -> None:
+    """One fills a wallet by the bank, and buys a booster from it before any bill names it."""
+    api = client_for(make_key(carrier.operator))
+    fill = {"reference": "b-1", "amount": "20.00", "payer": "Zhang", "pays": {"wallet": "quiet"}}
+    assert api.post("/api/v1/transfers", fill, format="json").json()["state"] == "matched"
+    order = {"kind": "booster", "booster": "small"}
+    made = api.post("/api/v1/subscribers/quiet/orders", order, format="json").json()
+    path = f"/api/v1/orders/{made['number']}/pay"
+    paid = api.post(path, {"way": "wallet"}, format="json").json()
+    assert paid["state"] == "paid", paid
 
 
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
@@ -442,6 +455,11 @@ TABLES = (
     "billing_dunningcase",
     "billing_dunningevent",
     "subscriptions_suspension",
+    "billing_order",
+    "billing_orderstep",
+    "billing_wallet",
+    "billing_walletmovement",
+    "billing_banktransfer",
 )
 
 
@@ -545,6 +563,7 @@ COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
+ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -900,6 +919,17 @@ FAULTS: list[tuple[str, Fault]] = [
     ("written_off", update(INVOICE, "state = 'open'", "state = 'uncollectible'")),
     ("written_off", update(INVOICE, "state = 'uncollectible'", "state = 'open' AND gross > 1")),
     ("written_off", update(SIDE, "amount = amount + 1", on_account("write_off"))),
+    ("wallets", update("billing_wallet", "balance = balance + 1")),
+    ("wallets", delete(MOVEMENT)),
+    ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
+    ("order_steps", update(ORDER, "state = 'waiting'")),
+    ("order_steps", delete("billing_orderstep", "state = 'paid'")),
+    ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),
+    ("order_granted", update(ORDER, "amount = amount + 1", "kind = 'booster'")),
+    ("prepaid", update(SIDE, "amount = amount + 1", on_account("prepaid"))),
+    ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
+    ("transfers", update("billing_banktransfer", "amount = amount + 1")),
+    ("transfers", update("billing_banktransfer", "state = 'open'")),
     ("deferred_sold", update(DEFERRAL, "net = net + 0.01")),
     ("deferred_sold", update(DEFERRAL, "credited = credited + 0.01")),
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),
