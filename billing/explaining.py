@@ -104,6 +104,11 @@ def _fee(basis: dict[str, Any], voice: Voice) -> Iterator[str]:
     elif voice.exact:
         yield f"{price} for the whole period"
     yield from _component(basis, voice)
+    if "unpaid" in basis:
+        yield voice.say(
+            "it was to be paid before, and was not: no bucket opened, nothing is owed",
+            "本期应预先支付而未支付：套餐未开通，不收取费用",
+        )
 
 
 def _component(basis: dict[str, Any], voice: Voice) -> Iterator[str]:

@@ -27,7 +27,7 @@ from billing.latefees import late_invoices
 from billing.ledger import Side
 from billing.models import FapiaoRequest, Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, coupons, lifecycle, pgarrays, policies, taxes
+from subscriptions import buckets, coupons, expected, lifecycle, pgarrays, policies, taxes
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
@@ -112,6 +112,7 @@ def bill(
     overflow, sales = unbilled(due)
     keys = [period[:3] for period in due]
     changes, discounts = lifecycle.changes_of(keys), coupons.applied_to(keys)
+    unpaid = expected.unpaid_of(p[:3] for p in due if _is_paid_before(p.plan_id))
     by_subscriber: dict[int, list[Due]] = defaultdict(list)
     for period in due:
         by_subscriber[period.subscriber_id].append(period)
@@ -124,6 +125,7 @@ def bill(
                 sales[subscriber_id],
                 changes,
                 discounts,
+                unpaid,
                 prices,
                 adjust,
             )
@@ -273,6 +275,7 @@ def _rate(
     sales: Sequence[Sale],
     changes: lifecycle.Changes,
     discounts: Mapping[PeriodKey, Sequence[coupons.Applied]],
+    unpaid: Collection[PeriodKey],
     prices: Prices,
     adjust: Callable[[int, list[Line]], list[Line]],
 ) -> list[Draft]:
@@ -287,6 +290,8 @@ def _rate(
     for nr, due in enumerate(sorted(periods, key=lambda period: period.starts_at)):
         tariff = prices.of(due.plan_id, due.ends_at)
         lines = list(rating.fee_lines(tariff, due.starts_at, due.ends_at, zone))
+        if due[:3] in unpaid:
+            lines = rating.not_owed(lines)
         for upgrade in changes.upgrades.get(due[:3], ()):
             lines += rating.upgrade_lines(
                 tariff_of(upgrade.old_plan_id),
@@ -412,6 +417,12 @@ def tariff_of(plan_id: int) -> Tariff:
         ),
         tax_category=plan.tax_category,
     )
+
+
+@lru_cache(maxsize=10_000)
+def _is_paid_before(plan_id: int) -> bool:
+    """Whether periods of a plan version open only when they are paid."""
+    return Plan.objects.filter(pk=plan_id, collect=Plan.Collect.BEFORE_PERIOD).exists()
 
 
 @dataclass(frozen=True, slots=True)

@@ -206,6 +206,15 @@ def fee_lines(
     )
 
 
+def not_owed(lines: Sequence[Line]) -> list[Line]:
+    """The fee of a period that was to be paid before and was not: no bucket opened, nothing is
+    owed, and the bill says so."""
+    return [
+        line(one.kind, one.description, ZERO, one.tax_rate, {**one.basis, "unpaid": True})
+        for one in lines
+    ]
+
+
 def upgrade_lines(
     old: Tariff,
     new: Tariff,

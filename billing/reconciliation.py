@@ -80,9 +80,11 @@ LEFT JOIN subscriptions_booster o
   ON b.kind = 'booster' AND o.id::text = split_part(b.grant_key, ':', 2)
 """
 
-# The fee of a whole period is the plan's price; of a part of a month, its days.
+# The fee of a whole period is the plan's price; of a part of a month, its days; of one that was to
+# be paid before and was not, nothing.
 _FEE_PRICE = """
 SELECT i.operator_id, CASE WHEN coalesce(l.fee, -1) <> CASE
+               WHEN e.plan_id IS NOT NULL AND e.paid_at IS NULL THEN 0
                WHEN p.cycle = 'calendar_month' AND p.first_month = 'by_day' THEN round(
                    p.price * (d.days - extract(day FROM d.start) + 1) / d.days, 2)
                ELSE p.price END
@@ -92,6 +94,9 @@ SELECT i.operator_id, CASE WHEN coalesce(l.fee, -1) <> CASE
 FROM billing_invoice i
 JOIN subscriptions_operator o ON o.id = i.operator_id
 LEFT JOIN subscriptions_plan p ON p.id = i.plan_id
+LEFT JOIN subscriptions_expectedperiod e
+  ON e.subscriber_id = i.subscriber_id AND e.subscription_id = i.subscription_id
+ AND e.starts_at = i.period_start
 LEFT JOIN (
     SELECT subscriber_id, invoice_id, sum(gross) AS fee FROM billing_invoiceline
     WHERE kind = 'fee' GROUP BY 1, 2

@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import closing, costs, due, dunning, finals
+from billing import before_period, closing, costs, due, dunning, finals
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -100,6 +100,13 @@ def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+
+
+@shared_task
+def order_periods() -> None:
+    """Ask for periods that are paid before; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        before_period.sweep(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -205,6 +205,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expires": 15.0},
     },
+    "order-periods": {
+        "task": "billing.tasks.order_periods",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "finish-payments": {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,

@@ -787,7 +787,8 @@ LEFT JOIN subscriptions_subscription u
        ON u.subscriber_id = b.subscriber_id AND u.id = b.subscription_id
 """
 
-# Among the period's buckets, taken back or not, is the one its plan promises.
+# Among the period's buckets, taken back or not, is the one its plan promises; where it is to be
+# paid before, from then on.
 _PERIOD_ALLOWANCE = """
 SELECT s.operator_id, CASE WHEN NOT p.kept THEN jsonb_build_object(
            'subscriber', p.subscriber_id, 'subscription', p.subscription_id,
@@ -801,16 +802,44 @@ FROM (
                ELSE b.granted = l.allowance END), false) AS kept
     FROM subscriptions_subscriptionperiod p
     JOIN subscriptions_plan l ON l.id = p.plan_id
+    LEFT JOIN subscriptions_expectedperiod e
+           ON e.subscriber_id = p.subscriber_id AND e.subscription_id = p.subscription_id
+          AND e.starts_at = p.starts_at
     LEFT JOIN subscriptions_bucket b
            ON b.subscriber_id = p.subscriber_id AND b.subscription_id = p.subscription_id
-          AND b.valid_from = p.starts_at AND b.kind = 'allowance'
+          AND b.valid_from = greatest(p.starts_at, e.paid_at) AND b.kind = 'allowance'
     LEFT JOIN subscriptions_ending n
            ON n.subscriber_id = p.subscriber_id AND n.subscription_id = p.subscription_id
           AND n.period_start = p.starts_at
-    WHERE l.allowance > 0
+    WHERE l.allowance > 0 AND (e.plan_id IS NULL OR e.paid_at IS NOT NULL)
     GROUP BY 1, 2, 3, 4, 5, l.first_month
 ) p
 JOIN subscriptions_subscriber s ON s.id = p.subscriber_id
+"""
+
+# A period that is to be paid before has nothing of its plan until it is.
+_UNPAID_EMPTY = """
+SELECT e.operator_id, CASE
+           WHEN e.paid_at IS NULL AND b.id IS NOT NULL OR e.plan_id <> p.plan_id
+             OR p.starts_at IS NOT NULL AND e.paid_at >= greatest(p.ends_at, n.period_end)
+           THEN jsonb_build_object(
+               'subscriber', e.subscriber_id, 'subscription', e.subscription_id,
+               'starts_at', e.starts_at, 'paid_at', e.paid_at, 'plan', e.plan_id,
+               'plan_of_period', p.plan_id, 'bucket', b.id) END AS wrong
+FROM subscriptions_expectedperiod e
+LEFT JOIN subscriptions_subscriptionperiod p
+       ON p.subscriber_id = e.subscriber_id AND p.subscription_id = e.subscription_id
+      AND p.starts_at = e.starts_at
+LEFT JOIN subscriptions_ending n
+       ON n.subscriber_id = e.subscriber_id AND n.subscription_id = e.subscription_id
+      AND n.period_start = e.starts_at
+LEFT JOIN LATERAL (
+    SELECT b.id FROM subscriptions_bucket b
+    WHERE b.subscriber_id = e.subscriber_id AND b.subscription_id = e.subscription_id
+      AND b.kind = 'allowance' AND b.valid_from >= p.starts_at AND b.valid_from < p.ends_at
+      AND b.grant_key LIKE 'allowance:%%' AND b.granted > b.used
+    LIMIT 1
+) b ON true
 """
 
 _PERIODS_FOLLOW = """
@@ -984,6 +1013,7 @@ CHECKS = (
     Check("rollover_pairs", "what leaves an allowance enters a rollover", _ROLLOVER_PAIRS),
     Check("one_bucket_a_period", "a period has one bucket of a kind", _ONE_BUCKET_A_PERIOD),
     Check("period_allowance", "a period has its plan's allowance", _PERIOD_ALLOWANCE),
+    Check("unpaid_empty", "what is to be paid before opens when it is paid", _UNPAID_EMPTY),
     Check("periods_follow", "periods neither overlap nor leave a gap", _PERIODS_FOLLOW),
     Check("upgrade_granted", "an upgrade granted its days' share", _UPGRADE_GRANTED),
     Check("ending_withdrawn", "what an ending calls unused was withdrawn", _ENDING_WITHDRAWN),

@@ -15,7 +15,7 @@ from __future__ import annotations
 import datetime as dt
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from zoneinfo import ZoneInfo
@@ -23,12 +23,13 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, periods, pgarrays
+from subscriptions import buckets, catalog, expected, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Booster,
     Bucket,
     Ending,
+    ExpectedPeriod,
     Operator,
     Plan,
     Subscriber,
@@ -67,6 +68,14 @@ class NotBegun(Conflict):
 
 class TrialUsed(Conflict):
     cause = "trial_used"
+
+
+class PeriodUnpaid(Conflict):
+    cause = "period_unpaid"
+
+
+class PeriodGone(Conflict):
+    cause = "period_gone"
 
 
 class NotPausable(Conflict):
@@ -354,6 +363,9 @@ def _take_back(subscription: Subscription, *, at: dt.datetime) -> None:
         ahead.delete()
         subscription.opened_until = first.starts_at
         subscription.reopenings += 1
+    expected.look_again(
+        subscription.subscriber_id, subscription.id, since=subscription.opened_until
+    )
     fields = ["plan", "next_plan", "paused_plan", "ends_at", "opened_until", "reopenings"]
     subscription.save(update_fields=fields)
     buckets.forget([subscription.subscriber_id])
@@ -375,7 +387,7 @@ def upgrade(
     with any change of plan.
 
     The plan held already changes nothing. Raises NotFound, UnknownPlan, SubscriptionEnded,
-    NotBegun, NotAnUpgrade for a plan that costs or brings less.
+    NotBegun, NotAnUpgrade for a plan that costs or brings less, PeriodUnpaid.
     """
     subscription = _hold((subscriber_id, subscription_id), at=at)
     if subscription.paused_plan is not None:
@@ -401,6 +413,15 @@ def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Su
             f"{new.code} costs or brings less than {old.code}; change to it at the next period"
         )
     period = _period_at(subscription, at)
+    if ExpectedPeriod.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        starts_at=period.starts_at,
+        paid_at__isnull=True,
+    ).exists():
+        raise PeriodUnpaid(
+            "the period that runs is not paid; pay it first, or change from the next"
+        )
     zone = ZoneInfo(subscription.operator.time_zone)
     days = min(periods.days_left(at, period.ends_at, zone), Upgrade.DAYS)
     units = periods.prorate(new.allowance - old.allowance, days, Upgrade.DAYS)
@@ -482,6 +503,7 @@ def end_now(
     period = _period_at(subscription, at)
     subscription.ends_at, subscription.next_plan = at, None
     _take_back(subscription, at=at)
+    expected.look_again(subscriber_id, subscription_id, since=period.starts_at)
     held = list(
         Bucket.objects.filter(
             subscriber_id=subscriber_id,
@@ -635,6 +657,126 @@ def terminate(subscriber_id: int, *, reason: str, at: dt.datetime) -> int:
     for subscription_id in held:
         end_now(subscriber_id, subscription_id, at=at, reason=reason, refund=False)
     return len(held)
+
+
+# Paying before the period ------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Prospect:
+    """What a period is, or will be: the plan version whose price it has, and its end."""
+
+    plan_id: int
+    ends_at: dt.datetime
+
+
+def has_plans_paid_before(operator_id: int) -> bool:
+    """Whether an operator sells plans that are paid before the period."""
+    return Plan.objects.filter(operator_id=operator_id, collect=Plan.Collect.BEFORE_PERIOD).exists()
+
+
+# The next period of each, before it is opened; who is being changed is found by the next look.
+_AHEAD_SQL = """
+SELECT s.subscriber_id, s.id, s.opened_until, s.operator_id, p.id
+FROM subscriptions_subscription s
+JOIN subscriptions_plan p
+  ON p.id = CASE WHEN s.opened_until > s.starts_at THEN coalesce(s.next_plan_id, s.plan_id)
+                 ELSE s.plan_id END
+ AND p.collect = 'before_period' AND p.price > 0
+WHERE s.operator_id = %s AND s.opened_until > %s AND s.opened_until <= %s
+  AND (s.ends_at IS NULL OR s.ends_at > s.opened_until)
+  AND NOT EXISTS (
+      SELECT FROM subscriptions_expectedperiod e
+      WHERE e.subscriber_id = s.subscriber_id AND e.subscription_id = s.id
+        AND e.starts_at = s.opened_until AND e.plan_id = p.id)
+ORDER BY s.subscriber_id, s.id
+LIMIT %s
+FOR NO KEY UPDATE OF s SKIP LOCKED
+"""
+
+
+@transaction.atomic
+def expect_ahead(operator_id: int, *, at: dt.datetime, until: dt.datetime, limit: int) -> int:
+    """Expect periods that begin by `until` to be paid, a chunk of them; answers how many."""
+    with connection.cursor() as cursor:
+        cursor.execute(_AHEAD_SQL, [operator_id, at, until, limit])
+        rows = [expected.Expected(*row) for row in cursor.fetchall()]
+    expected.expect(rows)
+    return len(rows)
+
+
+def lock_period(key: PeriodKey) -> None:
+    """Lock a subscription, and what is expected of one of its periods, after their subscriber."""
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK_SQL, [[key[0]], [key[1]]])
+    expected.locked(key)
+
+
+def prospect(key: PeriodKey, *, at: dt.datetime) -> Prospect | None:
+    """What a period that is to be paid before is by now; None: it does not come, or costs nothing
+    before. Locks its subscription, in the caller's transaction."""
+    subscriber_id, subscription_id, starts_at = key
+    with connection.cursor() as cursor:
+        cursor.execute(_LOCK_SQL, [[subscriber_id], [subscription_id]])
+        cursor.execute(_HELD_SQL, [[subscriber_id], [subscription_id]])
+        rows = cursor.fetchall()
+    if not rows:
+        return None
+    held = _Held(*rows[0])
+    if starts_at < held.opened_until:
+        period = SubscriptionPeriod.objects.filter(
+            subscriber_id=subscriber_id, subscription_id=subscription_id, starts_at=starts_at
+        ).first()
+        found = None if period is None else (period.plan, period.ends_at)
+    elif starts_at == held.opened_until:
+        ids = {held.plan_id, held.next_plan_id, held.last_plan_id} - {None}
+        plans = Plan.objects.in_bulk(ids)
+        opening = next(_openings(held, plans, before=starts_at + _MICROSECOND), None)
+        found = None if opening is None else (opening.plan, opening.ends_at)
+    else:
+        return None
+    if found is None or not expected.collects_before(found[0]):
+        return None
+    return Prospect(found[0].pk, found[1])
+
+
+@transaction.atomic
+def pay_period(key: PeriodKey, plan_id: int, *, at: dt.datetime) -> None:
+    """Note that a period is paid by the price of a plan version, and grant its allowance: from its
+    first second on, or from `at` where that is later, until its end.
+
+    Raises PeriodGone where it does not come, is over or billed, has another plan by now, or is
+    paid already.
+    """
+    subscriber_id, subscription_id, starts_at = key
+    _lock_subscribers([subscriber_id])
+    _bring_up([key[:2]], at=at, before=at + _MICROSECOND)
+    to_come = prospect(key, at=at)
+    if to_come is None or to_come.plan_id != plan_id or to_come.ends_at <= at:
+        raise PeriodGone("the period does not come, is over, or has another plan by now")
+    if expected.locked(key) is None:
+        operator_id = Subscriber.objects.values_list("operator_id", flat=True).get(pk=subscriber_id)
+        expected.expect([expected.Expected(*key, operator_id, plan_id)])
+    row = expected.locked(key)
+    assert row is not None
+    if row.paid_at is not None or row.plan_id != plan_id:
+        raise PeriodGone("the period is paid already, or has another plan by now")
+    expected.paid(key, at=at)
+    period = SubscriptionPeriod.objects.filter(
+        subscriber_id=subscriber_id, subscription_id=subscription_id, starts_at=starts_at
+    ).first()
+    if period is None:
+        return
+    if period.closed_at is not None:
+        raise PeriodGone("the period is billed already")
+    with connection.cursor() as cursor:
+        cursor.execute(_HELD_SQL, [[subscriber_id], [subscription_id]])
+        [held] = [_Held(*found) for found in cursor.fetchall()]
+    opening = _Opening(held, starts_at, period.ends_at, period.plan, turned=True)
+    allowances = [
+        grant for grant in _grants(opening, {key: at}) if grant.kind == Bucket.Kind.ALLOWANCE
+    ]
+    buckets.grant(allowances, at=at)
 
 
 # Suspending --------------------------------------------------------------------------------------
@@ -945,33 +1087,52 @@ def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
                 Int8s(h.anchor_day for h in held),
             ],
         )
+    before = [
+        expected.Expected(
+            o.held.subscriber_id, o.held.id, o.starts_at, o.held.operator_id, o.plan.pk
+        )
+        for o in openings
+        if expected.collects_before(o.plan)
+    ]
+    paid = expected.expect(before)
     # What is remembered of a subscriber ends with the period that it is of: of a later one there is
     # nothing. At a subscription's beginning all is forgotten, as another card weighs from then on,
     # and so it is at a change.
-    buckets.grant([grant for o in openings for grant in _grants(o)], at=at, overtakes=False)
+    grants = [grant for o in openings for grant in _grants(o, paid)]
+    buckets.grant(grants, at=at, overtakes=False)
     new = {o.held.subscriber_id for o in openings if o.starts_at == o.held.starts_at}
     if new:
         buckets.forget(new)
 
 
-def _grants(opening: _Opening) -> Iterator[buckets.Grant]:
-    """The buckets a period brings. A plan with blocks buys its own when usage asks for them."""
+def _grants(
+    opening: _Opening, paid: Mapping[PeriodKey, dt.datetime | None]
+) -> Iterator[buckets.Grant]:
+    """The buckets a period brings. A plan with blocks buys its own when usage asks for them.
+
+    One that is to be `paid` brings its allowance then, and not before its first second.
+    """
     held, plan = opening.held, opening.plan
+    since: dt.datetime | None = opening.starts_at
+    period = (held.subscriber_id, held.id, opening.starts_at)
+    if period in paid:
+        paid_at = paid[period]
+        since = None if paid_at is None else max(opening.starts_at, paid_at)
     key = f"{held.id}:{opening.starts_at.astimezone(dt.UTC).isoformat()}"
     again = f":{held.reopenings}" if held.reopenings else ""
     units = _allowance(plan, opening.starts_at, ZoneInfo(held.time_zone))
-    wanted: list[tuple[str, int | None, str]] = []
-    if units:
-        wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}"))
+    wanted: list[tuple[str, int | None, str, dt.datetime]] = []
+    if units and since is not None:
+        wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}", since))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
         cap = policy_of(plan.pk).overage_units
-        wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}"))
-    for kind, units_or_no_limit, grant_key in wanted:
+        wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}", opening.starts_at))
+    for kind, units_or_no_limit, grant_key, valid_from in wanted:
         yield buckets.Grant(
             subscriber_id=held.subscriber_id,
             kind=kind,
             units=units_or_no_limit,
-            valid_from=opening.starts_at,
+            valid_from=valid_from,
             valid_until=opening.ends_at,
             grant_key=grant_key,
             subscription_id=held.id,

@@ -142,6 +142,7 @@ WRITERS = {
     "subscriptions/lifecycle.py": {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
     },
+    "subscriptions/expected.py": {"expectedperiod"},
     "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {

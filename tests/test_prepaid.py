@@ -205,3 +205,15 @@ def test_what_is_not_sold_is_not_ordered(
     api: APIClient, said: dict[str, str], status: int, cause: str
 ) -> None:
     assert_problem(post(api, "subscribers/s-1/orders", said), status, cause)
+
+
+def test_a_booster_paid_by_who_holds_no_plan_is_on_a_last_bill_with_nothing_due(
+    operator: Operator, api: APIClient
+) -> None:
+    bought(api, kind="booster", booster="pack")
+
+    move(api, CLOSE)
+
+    assert amounts(api) == ("paid", "5.00", "0.00")
+    assert prepaid(operator) == "0.00"
+    assert_books_agree()

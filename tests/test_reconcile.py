@@ -16,11 +16,25 @@ from django.db import connection
 from django.db.models import F
 from rest_framework.test import APIClient
 
-from billing import closing, corrections, costs, due, dunning, finals, invoicing, payments, settling
+from billing import (
+    approving,
+    before_period,
+    closing,
+    corrections,
+    costs,
+    due,
+    dunning,
+    finals,
+    invoicing,
+    payments,
+    settling,
+    transfers,
+)
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
-from billing.models import Invoice
+from billing.models import Invoice, Order
+from billing.orders import paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from metering import rollups
 from metering.adjusted import ADJUSTED
@@ -28,7 +42,7 @@ from metering.models import AdjustedRecord, UsageRecord
 from metering.reconciliation import CHECKS as USAGE_CHECKS
 from metering.reconciliation import EXAMPLES
 from metering.records import RECORDS
-from subscriptions import catalog, coupons, lifecycle, partitions, reservations
+from subscriptions import catalog, coupons, lifecycle, partitions, registry, reservations
 from subscriptions.models import Bucket, Operator, Subscriber
 from tests.asking import asked
 from tests.conftest import KEPT
@@ -126,7 +140,7 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
-    rules = corrections.Rules(approval_limit=Decimal(1000))
+    rules = corrections.Rules(approval_limit=Decimal(2), over_charge_factor=Decimal(2))
     corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
@@ -289,6 +303,7 @@ def live() -> None:
     adjust(carrier)
     owe(carrier)
     buy(carrier)
+    pay_before(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -308,8 +323,8 @@ def live() -> None:
 def take_back(
     operator: Operator, credited: str, voided: str, *, given_up: str, at: dt.datetime
 ) -> None:
-    """Credit a part of one subscriber's invoice, make another's void, write a third's off: all of
-    them after their charges have left."""
+    """Credit a part of one subscriber's invoice, double and as two persons said, make another's
+    void, write a third's off: all of them after their charges have left."""
     numbers = {
         external_id: str(number)
         for external_id, number in Invoice.objects.filter(operator=operator).values_list(
@@ -317,8 +332,16 @@ def take_back(
         )
     }
     assert charge_files.make(operator, at=at)
-    part = Decimal("1.23")
-    invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
+    asked = approving.credit(
+        operator,
+        numbers[credited],
+        amount=Decimal("1.23"),
+        over_charge=True,
+        reason="a test",
+        by="one",
+        at=at,
+    )
+    approving.approve(operator, asked.pk, by="another", reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
     invoicing.write_off(operator, numbers[given_up], reason="a test", at=at)
     assert charge_files.make(operator, at=at)
@@ -377,6 +400,20 @@ def buy(carrier: Carrier) -> None:
     path = f"/api/v1/orders/{made['number']}/pay"
     paid = api.post(path, {"way": "wallet"}, format="json").json()
     assert paid["state"] == "paid", paid
+
+
+def pay_before(carrier: Carrier) -> None:
+    """One pays the period that runs from a wallet; another has not paid."""
+    operator, at = carrier.operator, carrier.now
+    plan = make_plan(operator, "before", collect="before_period")
+    for name in ("ahead", "unpaid"):
+        subscribe(make_subscriber(operator, name), plan)
+    before_period.sweep(operator, at=at)
+    fill = transfers.tell(operator, transfers.Told("b-2", Decimal("9.90"), "CNY", at), at=at)
+    ahead = registry.find(operator, "ahead")
+    transfers.match(operator, fill.pk, transfers.Pays(wallet=ahead.pk), at=at)
+    order = Order.objects.get(subscriber_id=ahead.pk)
+    assert paying.pay(operator, order.number, "wallet", at=at).state == "paid"
 
 
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
@@ -463,6 +500,7 @@ TABLES = (
     "billing_wallet",
     "billing_walletmovement",
     "billing_banktransfer",
+    "subscriptions_expectedperiod",
 )
 
 
@@ -932,6 +970,15 @@ FAULTS: list[tuple[str, Fault]] = [
     ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),
     ("order_granted", update(ORDER, "amount = amount + 1", "kind = 'booster'")),
     ("prepaid", update(SIDE, "amount = amount + 1", on_account("prepaid"))),
+    (
+        "order_granted",
+        update("subscriptions_expectedperiod", "plan_id = -1", "paid_at IS NOT NULL"),
+    ),
+    (
+        "unpaid_empty",
+        update("subscriptions_expectedperiod", "paid_at = NULL", "paid_at IS NOT NULL"),
+    ),
+    ("unpaid_empty", update("subscriptions_expectedperiod", "plan_id = -1")),
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
@@ -955,7 +1002,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
     ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
     ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
-    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE, "amount = amount - 1000", "kind = 'reversal'")),
     ("charge_lines", update(POSTING, "kind = 'payment'", "kind = 'write_off'")),
     ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
     ("charge_lines", delete(INVOICE, "state = 'void'")),

@@ -84,7 +84,7 @@ class OrderPage(serializers.Serializer[Any]):
 class NewOrder(serializers.Serializer[Any]):
     """What is ordered; each kind names its own."""
 
-    kind = serializers.ChoiceField(choices=Order.Kind.values)
+    kind = serializers.ChoiceField(choices=["top_up", "invoice", "plan", "booster"])
     amount = Price(required=False, help_text="of a top-up")
     invoice = Text(required=False, max_length=32, help_text="its number")
     plan = Code(required=False, help_text="begins when it is paid")

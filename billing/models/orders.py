@@ -24,6 +24,7 @@ class Order(models.Model):
         BOOSTER = "booster"
         TOP_UP = "top_up"
         INVOICE = "invoice"
+        PERIOD = "period"  # of a plan that is paid before; made by itself
 
     class State(models.TextChoices):
         CREATED = "created"
@@ -39,9 +40,6 @@ class Order(models.Model):
     # What can still be paid, and what was.
     OPEN = (State.CREATED, State.WAITING, State.FAILED)
     PAID = (State.PAID, State.REFUNDING, State.REFUNDED, State.PARTLY_REFUNDED)
-    # What an invoice will name, so that its money waits for that invoice.
-    IN_ADVANCE = (Kind.PLAN, Kind.BOOSTER)
-
     pk = models.CompositePrimaryKey("subscriber_id", "id")
     subscriber = models.ForeignKey(
         Subscriber, models.PROTECT, related_name="orders", db_constraint=False, db_index=False
@@ -97,6 +95,11 @@ class Order(models.Model):
         constraints = [
             models.UniqueConstraint(fields=["operator", "number"], name="order_number_once"),
             models.UniqueConstraint(fields=["operator", "key"], name="order_once"),
+            models.UniqueConstraint(
+                fields=["subscriber_id", "subscription_id", "period_start"],
+                name="order_pays_a_period_once",
+                condition=Q(kind="period") & ~Q(state__in=["expired", "cancelled", "refunded"]),
+            ),
             models.CheckConstraint(name="order_of_something", condition=Q(amount__gt=0)),
             models.CheckConstraint(
                 name="order_paid_before_it_expires",
@@ -145,6 +148,13 @@ class Order(models.Model):
                     plan__isnull=True,
                     booster__isnull=True,
                     invoice_id__isnull=False,
+                )
+                | Q(
+                    kind="period",
+                    plan__isnull=False,
+                    booster__isnull=True,
+                    subscription_id__isnull=False,
+                    period_start__isnull=False,
                 ),
             ),
         ]

@@ -13,9 +13,9 @@ from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
 from billing.orders.keeping import Draft
-from subscriptions import catalog, lifecycle
+from subscriptions import catalog, expected, lifecycle
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Operator
+from subscriptions.models import Operator, Plan
 
 Kind = Order.Kind
 # More is a mistake of somebody who types.
@@ -144,6 +144,41 @@ def order_booster(
     return keeping.create(operator, draft, at=at)
 
 
+def order_period(
+    operator: Operator,
+    key: expected.Key,
+    plan_id: int,
+    *,
+    at: dt.datetime,
+    expires_at: dt.datetime,
+) -> Order | None:
+    """Order a period of a plan that is paid before; None where that costs nothing, and it is open.
+
+    Joins the caller's transaction, which holds the period and sees to it that there is one.
+    """
+    subscriber_id, subscription_id, starts_at = key
+    price = fee_of(operator, plan_id, starts_at)
+    if not price:
+        lifecycle.pay_period(key, plan_id, at=at)
+        return None
+    before = Order.objects.filter(
+        subscriber_id=subscriber_id, subscription_id=subscription_id, period_start=starts_at
+    ).count()
+    plan = Plan.objects.get(pk=plan_id)
+    draft = Draft(
+        subscriber_id,
+        Kind.PERIOD,
+        price,
+        plan.price.currency.code,
+        expires_at,
+        f"period:{subscription_id}:{starts_at.astimezone(dt.UTC).isoformat()}:{before + 1}",
+        plan=plan,
+        subscription_id=subscription_id,
+        period_start=starts_at,
+    )
+    return keeping.create(operator, draft, at=at)
+
+
 def fee_of(operator: Operator, plan_id: int, starts_at: dt.datetime) -> Decimal:
     """The fee of the period of a plan version that begins at `starts_at`."""
     tariff = invoicing.tariff_of(plan_id)
@@ -215,8 +250,22 @@ def _begin_plan(
 ) -> dict[str, object]:
     assert order.plan is not None
     sold = lifecycle.subscribe_to(operator, order.subscriber_id, order.plan, at=at, starts_at=at)
+    if expected.collects_before(order.plan):
+        key = (order.subscriber_id, sold.id, sold.starts_at)
+        lifecycle.pay_period(key, order.plan.pk, at=at)
     _keep_for_invoice(operator, order, source, at=at)
     return {"subscription_id": sold.id, "period_start": sold.starts_at}
+
+
+def _open_period(
+    operator: Operator, order: Order, way: str, source: Side, at: dt.datetime
+) -> dict[str, object]:
+    key, plan_id = keeping.period_of(order), order.plan_id
+    assert key is not None
+    assert plan_id is not None
+    lifecycle.pay_period(key, plan_id, at=at)
+    _keep_for_invoice(operator, order, source, at=at)
+    return {}
 
 
 def _sell_booster(
@@ -238,6 +287,7 @@ def _keep_for_invoice(operator: Operator, order: Order, source: Side, *, at: dt.
 
 _GRANTS = {
     Kind.PLAN: _begin_plan,
+    Kind.PERIOD: _open_period,
     Kind.BOOSTER: _sell_booster,
     Kind.TOP_UP: _fill_wallet,
     Kind.INVOICE: _pay_invoice,

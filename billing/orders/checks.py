@@ -72,6 +72,13 @@ CROSS JOIN LATERAL (
             SELECT o.amount FROM subscriptions_subscription s
             WHERE s.subscriber_id = o.subscriber_id AND s.id = o.subscription_id
               AND s.starts_at = o.period_start)
+        WHEN 'period' THEN (
+            SELECT o.amount WHERE o.state = 'refunded' OR EXISTS (
+                SELECT FROM subscriptions_expectedperiod e
+                WHERE e.subscriber_id = o.subscriber_id AND e.subscription_id = o.subscription_id
+                  AND e.starts_at = o.period_start
+                  AND (e.asked_at IS NULL
+                       OR e.paid_at >= o.paid_at AND e.plan_id = o.plan_id)))
         WHEN 'booster' THEN (
             SELECT o.amount FROM subscriptions_bucket b
             WHERE b.subscriber_id = o.subscriber_id AND b.id = o.bucket_id

@@ -1,7 +1,8 @@
 """Orders, their states and the attempts to pay them: the only writer of all three.
 
 Which state may follow which the database says (a trigger); here is who asks for it, and the lock
-under which it does. Locks in one order: the subscriber, orders, invoices, wallets, then buckets.
+under which it does. Locks in one order: the subscriber, the period that is
+paid before, orders, invoices, wallets, then buckets.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from django.db import connection, transaction
 
 from billing import invoicing, rating
 from billing.models import Order, OrderStep, PaymentIntent
-from subscriptions import pgarrays
+from subscriptions import lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Operator, Plan, Subscriber
 from subscriptions.pgarrays import Int8s
@@ -43,6 +44,10 @@ class OrderClosed(Conflict):
     cause = "order_closed"
 
 
+class OrderOfPeriod(Conflict):
+    cause = "order_of_period"
+
+
 class KeyUsed(Conflict):
     cause = "idempotency_conflict"
 
@@ -60,6 +65,8 @@ class Draft:
     plan: Plan | None = None
     booster: Booster | None = None
     invoice_id: int | None = None
+    subscription_id: int | None = None
+    period_start: dt.datetime | None = None
 
 
 # Making and finding ------------------------------------------------------------------------------
@@ -105,6 +112,8 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
         plan=draft.plan,
         booster=draft.booster,
         invoice_id=draft.invoice_id,
+        subscription_id=draft.subscription_id,
+        period_start=draft.period_start,
     )
     _note([order], at=at)
     return order
@@ -124,15 +133,28 @@ def find(operator: Operator, number: str) -> Order:
 
 
 def locked(operator: Operator, number: str) -> Order:
-    """An order by its number, locked after its subscriber until the transaction ends.
+    """An order by its number, locked after its subscriber, and the period that it is for, until
+    the transaction ends.
 
     Raises NotFound.
     """
     found = find(operator, number)
     lock_subscriber(found.subscriber_id)
+    period = period_of(found)
+    if period is not None:
+        lifecycle.lock_period(period)
     return Order.objects.select_for_update(no_key=True).get(
         subscriber_id=found.subscriber_id, id=found.id
     )
+
+
+def period_of(order: Order) -> lifecycle.PeriodKey | None:
+    """The period that an order is for, where it is for one that is paid before."""
+    if order.kind != Order.Kind.PERIOD:
+        return None
+    assert order.subscription_id is not None
+    assert order.period_start is not None
+    return order.subscriber_id, order.subscription_id, order.period_start
 
 
 def lock_subscriber(subscriber_id: int) -> None:
@@ -187,8 +209,10 @@ def _note(orders: Iterable[Order], *, at: dt.datetime, reason: str = "") -> None
 @transaction.atomic
 def cancel(operator: Operator, number: str, *, reason: str, at: dt.datetime) -> Order:
     """Let an order be paid no more. Again changes nothing. Raises NotFound, OrderPaid,
-    OrderExpired."""
+    OrderExpired, OrderOfPeriod."""
     order = locked(operator, number)
+    if order.kind == Order.Kind.PERIOD:
+        raise OrderOfPeriod("this order follows its subscription: change or cancel that")
     if order.state != State.CANCELLED:
         payable(order, at=at)
         close([order], State.CANCELLED, at=at, reason=reason)

@@ -3,6 +3,7 @@
 from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
+from subscriptions.models.expected import ExpectedPeriod
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -30,6 +31,7 @@ __all__ = [
     "BucketEntry",
     "Coupon",
     "Ending",
+    "ExpectedPeriod",
     "Gateway",
     "IdempotentRequest",
     "Operator",

@@ -1,0 +1,93 @@
+"""Plans that are paid before each period: an order for it some days ahead, and what follows.
+
+The period's bucket opens in the transaction that marks its order paid: at the period's first
+second, or at once where that is over. An order of a period that will not come, or comes under
+another plan, is cancelled; one that was paid goes into the wallet. What a period was not paid for
+it does not cost: its invoice has a fee of nothing.
+
+Locks in one order: the subscriber, the subscription, the expected period, orders, wallets, buckets.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from django.db import transaction
+
+from billing import prepaid
+from billing.models import Order
+from billing.orders import buying, keeping
+from subscriptions import expected, lifecycle
+from subscriptions.models import Operator
+
+# How long before its first second a period is asked to be paid.
+AHEAD = dt.timedelta(days=5)
+_CHUNK = 500
+
+
+def sweep(operator: Operator, *, at: dt.datetime) -> None:
+    """Ask for all periods that begin within AHEAD, and look again at what has changed.
+
+    May be repeated, and broken off anywhere: each period is a transaction of its own. One that
+    cannot be looked at holds up no other: the first error is raised when all others are done.
+    """
+    if not lifecycle.has_plans_paid_before(operator.pk):
+        return
+    while lifecycle.expect_ahead(operator.pk, at=at, until=at + AHEAD, limit=_CHUNK):
+        pass
+    failed: dict[expected.Key, Exception] = {}
+    while keys := expected.unasked(operator.pk, but=failed, limit=_CHUNK):
+        for key in keys:
+            try:
+                look(operator, key, at=at)
+            except Exception as error:
+                failed[key] = error
+    for one in failed.values():
+        raise one
+
+
+@transaction.atomic
+def look(operator: Operator, key: expected.Key, *, at: dt.datetime) -> None:
+    """Bring the orders of one period in line with what it is to be."""
+    subscriber_id, subscription_id, starts_at = key
+    keeping.lock_subscriber(subscriber_id)
+    prospect = lifecycle.prospect(key, at=at)
+    row = expected.locked(key)
+    if row is None:
+        return
+    orders = list(
+        Order.objects.filter(
+            subscriber_id=subscriber_id,
+            subscription_id=subscription_id,
+            period_start=starts_at,
+            kind__in=[Order.Kind.PERIOD, Order.Kind.PLAN],
+        )
+        .order_by("id")
+        .select_for_update(no_key=True)
+    )
+    plan_id = None if prospect is None else prospect.plan_id
+    over = prospect is None or prospect.ends_at <= at
+    live = None
+    for order in orders:
+        if order.state in Order.OPEN and (over or order.plan_id != plan_id):
+            why = "the period does not come" if over else "the period has another plan"
+            keeping.close([order], Order.State.CANCELLED, at=at, reason=why)
+        elif order.state == Order.State.PAID and order.plan_id != plan_id:
+            if order.settled_at is None:
+                prepaid.back(operator, [order], at=at)
+                keeping.used_up([order], at=at)
+        elif order.state in (*Order.OPEN, Order.State.PAID):
+            live = order
+    if prospect is None:
+        expected.forget(key)
+        return
+    # An opening would say the same; until then nothing may be granted for the old price.
+    now = expected.Expected(*key, operator.pk, prospect.plan_id)
+    paid = expected.expect([now])[key] is not None
+    if not paid and not over:
+        if live is None:
+            buying.order_period(operator, key, prospect.plan_id, at=at, expires_at=prospect.ends_at)
+        elif live.state == Order.State.PAID:
+            # It had another plan for a while, which nobody looked at.
+            lifecycle.pay_period(key, prospect.plan_id, at=at)
+    expected.asked(key, at=at)
