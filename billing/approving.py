@@ -39,19 +39,16 @@ def credit(
     gross = whole if amount is None else amount
     in_all = gross + (rules.compensation(gross) if over_charge else 0)
     if rules.waits(in_all):
-        return Approval.objects.create(
-            operator=operator,
-            kind=Kind.CREDIT_NOTE,
-            subscriber_id=original.subscriber_id,
-            invoice_id=original.id,
+        return corrections.ask_for_note(
+            operator,
+            original,
+            gross,
+            in_all,
             whole=amount is None,
             over_charge=over_charge,
-            currency=original.currency,
-            gross=-gross,
-            amount=-in_all,
             reason=reason,
-            asked_by=by,
-            asked_at=at,
+            by=by,
+            at=at,
         )
     return _credit(operator, number, reason=reason, at=at, amount=amount, over_charge=over_charge)
 
@@ -100,6 +97,4 @@ def approve(
             f"the credit note would be over {-note.gross}, asked for were {-approval.amount}:"
             " reject it and ask again"
         )
-    approval.note_id = note.id
-    approval.save(update_fields=["state", "decided_by", "decided_at", "decision", "note_id"])
-    return approval
+    return corrections.note_issued(approval, note)

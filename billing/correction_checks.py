@@ -13,7 +13,9 @@ from metering.reconciliation import Check
 _NOTHING_WAITS = """
 WITH lonely AS (
     SELECT s.id, s.operator_id, i.billed_until, w.until,
-           coalesce(o.clock_at, now()) - interval '3 months' AS long_ago
+           coalesce(o.clock_at, (
+               SELECT max(c.planned_at) FROM billing_closechunk c WHERE c.operator_id = o.id
+           )) - interval '3 months' AS long_ago
     FROM subscriptions_subscriber s
     JOIN subscriptions_operator o ON o.id = s.operator_id
     LEFT JOIN billing_finalsweep w ON w.operator_id = s.operator_id

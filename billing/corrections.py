@@ -25,7 +25,7 @@ from decimal import Decimal
 from django.db import connection, transaction
 
 from billing import rating
-from billing.models import Approval, CorrectionPolicy, InvoiceLine
+from billing.models import Approval, CorrectionPolicy, Invoice, InvoiceLine
 from billing.rating import Line
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator
@@ -203,6 +203,45 @@ def _is_approved(
         asked_at=at,
     )
     return False
+
+
+# Credit notes ------------------------------------------------------------------------------------
+
+
+def ask_for_note(
+    operator: Operator,
+    original: Invoice,
+    gross: Decimal,
+    amount: Decimal,
+    *,
+    whole: bool,
+    over_charge: bool,
+    reason: str,
+    by: str,
+    at: dt.datetime,
+) -> Approval:
+    """Write down that somebody wants a credit note over `gross`, which is `amount` in all."""
+    return Approval.objects.create(
+        operator=operator,
+        kind=Kind.CREDIT_NOTE,
+        subscriber_id=original.subscriber_id,
+        invoice_id=original.id,
+        whole=whole,
+        over_charge=over_charge,
+        currency=original.currency,
+        gross=-gross,
+        amount=-amount,
+        reason=reason,
+        asked_by=by,
+        asked_at=at,
+    )
+
+
+def note_issued(approval: Approval, note: Invoice) -> Approval:
+    """Keep the decision, and the credit note that was issued for it."""
+    approval.note_id = note.id
+    approval.save(update_fields=["state", "decided_by", "decided_at", "decision", "note_id"])
+    return approval
 
 
 # Deciding ----------------------------------------------------------------------------------------

@@ -143,6 +143,7 @@ WRITERS = {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
     },
     "subscriptions/expected.py": {"expectedperiod"},
+    "subscriptions/taxes.py": {"taxrate"},
     "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},
     "subscriptions/catalog.py": {
@@ -172,6 +173,8 @@ WRITERS = {
     "billing/ledger.py": {"account", "posting", "entry"},
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
+    "billing/finals.py": {"finalsweep"},
+    "billing/corrections.py": {"approval", "correctionpolicy"},
     "billing/deferral.py": {"deferral", "deferralsweep"},
     "billing/costs.py": {
         *("supplier", "suppliergateway", "costcard", "costprice", "costday", "costentry")
