@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0011_corrections"),
+        ("billing", "0012_reminders_ahead"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 
