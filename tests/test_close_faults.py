@@ -63,6 +63,7 @@ def closes() -> str:
 
 
 def bills() -> list[tuple[str | None, Decimal]]:
+    """Number and gross of every invoice, in the order of their numbers."""
     return list(Invoice.objects.order_by("number").values_list("number", "gross"))
 
 

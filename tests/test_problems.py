@@ -94,6 +94,18 @@ def test_a_body_beyond_the_limit_is_413(api: APIClient, settings: Any) -> None:
     assert_problem(answer, 413, "too_large")
 
 
+@pytest.mark.parametrize("value", ["{}", "[]", "0", '""'])
+def test_a_body_of_too_many_values_is_413_before_it_takes_memory(
+    api: APIClient, value: str
+) -> None:
+    body = f"[{value}{f',{value}' * 500_000}]"
+
+    answer = api.generic("POST", "/api/v1/subscribers/batch", body, "application/json")
+
+    assert_problem(answer, 413, "too_large")
+    assert "values" in answer.json()["detail"]
+
+
 @pytest.mark.parametrize(
     "value",
     [

@@ -17,6 +17,7 @@ from django.db.models import F
 from rest_framework.test import APIClient
 
 from billing import (
+    approving,
     before_period,
     closing,
     corrections,
@@ -139,7 +140,7 @@ def live() -> None:
     """Two months of an operator in Shanghai, and a day of another on a half-hour zone."""
     carrier = Carrier("north")
     operator = carrier.operator
-    rules = corrections.Rules(approval_limit=Decimal(1000))
+    rules = corrections.Rules(approval_limit=Decimal(2), over_charge_factor=Decimal(2))
     corrections.set_rules(operator, rules, by="a test", at=carrier.now)
     weights = {"*": ("1", "0.5", "1", "3", "3"), "deepseek/*": ("1", "0.1", "1.25", "4", "4")}
     make_rate_card(operator, weights=weights)
@@ -322,8 +323,8 @@ def live() -> None:
 def take_back(
     operator: Operator, credited: str, voided: str, *, given_up: str, at: dt.datetime
 ) -> None:
-    """Credit a part of one subscriber's invoice, make another's void, write a third's off: all of
-    them after their charges have left."""
+    """Credit a part of one subscriber's invoice, double and as two persons said, make another's
+    void, write a third's off: all of them after their charges have left."""
     numbers = {
         external_id: str(number)
         for external_id, number in Invoice.objects.filter(operator=operator).values_list(
@@ -331,8 +332,16 @@ def take_back(
         )
     }
     assert charge_files.make(operator, at=at)
-    part = Decimal("1.23")
-    invoicing.credit(operator, numbers[credited], amount=part, reason="a test", at=at)
+    asked = approving.credit(
+        operator,
+        numbers[credited],
+        amount=Decimal("1.23"),
+        over_charge=True,
+        reason="a test",
+        by="one",
+        at=at,
+    )
+    approving.approve(operator, asked.pk, by="another", reason="a test", at=at)
     invoicing.void(operator, numbers[voided], reason="a test", at=at)
     invoicing.write_off(operator, numbers[given_up], reason="a test", at=at)
     assert charge_files.make(operator, at=at)
@@ -993,7 +1002,7 @@ FAULTS: list[tuple[str, Fault]] = [
     ("charge_files", update(CHARGE_FILE, "charges = charges + 1, credits = credits - 1")),
     ("charge_lines", update(CHARGE, "amount = 10000", "kind = 'charge'")),
     ("charge_lines", update(CHARGE, "amount = -amount", "kind = 'credit'")),
-    ("charge_lines", update(CHARGE, "amount = amount + 1", "kind = 'reversal'")),
+    ("charge_lines", update(CHARGE, "amount = amount - 1000", "kind = 'reversal'")),
     ("charge_lines", update(POSTING, "kind = 'payment'", "kind = 'write_off'")),
     ("charge_lines", update(CHARGE_FILE, "currency = 'USD'")),
     ("charge_lines", delete(INVOICE, "state = 'void'")),
