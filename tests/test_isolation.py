@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from rest_framework.test import APIClient
 
 from billing import invoicing
-from billing.models import Invoice
+from billing.models import Approval, Invoice
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
@@ -80,6 +80,20 @@ class Theirs:
             )
         self.number = Invoice.objects.get().number
         assert put(self.api, "letterhead", {"name": SECRET}).status_code == 200
+        ordered = post(self.api, "subscribers/s-1/orders", {"kind": "top_up", "amount": "7.00"})
+        self.order = ordered.json()["number"]
+        transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
+        self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        # Only this credit waits for somebody.
+        policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
+        assert put(self.api, "correction-policy", policy).status_code == 200
+        credit = {"amount": "2.00", "reason": SECRET}
+        assert post(self.api, f"invoices/{self.number}/credit", credit).status_code == 202
+        policy["approval_limit"] = None
+        assert put(self.api, "correction-policy", policy).status_code == 200
+        self.approval = Approval.objects.get()
+        rate = {"rate": "0.09", "effective_from": "2027-01-01"}
+        assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -133,6 +147,21 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/invoices/{number}.pdf"): None,
     ("POST", "/api/v1/invoices/{number}/credit"): {"reason": "x"},
     ("POST", "/api/v1/invoices/{number}/void"): {"reason": "x"},  # after the credit: refused
+    ("GET", "/api/v1/approvals/{approval_id}"): None,
+    ("POST", "/api/v1/approvals/{approval_id}/approve"): {"reason": "x"},  # by whoever asked
+    ("POST", "/api/v1/approvals/{approval_id}/reject"): {"reason": "x"},  # likewise
+    ("GET", "/api/v1/subscribers/{external_id}/orders"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/orders"): {"kind": "top_up", "amount": "1.00"},
+    ("GET", "/api/v1/orders/{number}"): None,
+    ("POST", "/api/v1/orders/{number}/pay"): {"way": "bank"},
+    ("POST", "/api/v1/orders/{number}/cancel"): {"reason": "x"},
+    ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
+    ("GET", "/api/v1/transfers/{transfer_id}"): None,
+    ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
+    ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
+    ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
     ("POST", "/api/v1/quarantine/{quarantine_id}/retry"): None,
     ("GET", "/api/v1/usage-windows/{window_id}"): None,
     ("POST", "/api/v1/usage-windows/{window_id}/compare"): None,
@@ -149,7 +178,7 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
 # Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
-REFUSED = ("/subscriptions", "/pause", "{number}/void")
+REFUSED = ("/subscriptions", "/pause", "{number}/void", "/approve", "/reject")
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
     ("GET", "/api/v1/coupons"),
@@ -157,6 +186,10 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/usage-windows"),
     ("GET", "/api/v1/adjustments"),
     ("GET", "/api/v1/re-ratings"),
+    ("GET", "/api/v1/approvals"),
+    ("GET", "/api/v1/orders"),
+    ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/tax-rates"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
@@ -191,6 +224,15 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/correction-policy"): None,
+    ("PUT", "/api/v1/correction-policy"): {
+        "approval_limit": "5.00",
+        "over_charge_factor": "2",
+    },
+    ("PUT", "/api/v1/tax-rates/{category}"): {"rate": "0.13", "effective_from": "2027-01-01"},
+    ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
+    ("GET", "/api/v1/dunning"): None,
+    ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
 }
 AUTHORIZING = {
     (method, path)
@@ -219,6 +261,7 @@ EVENTS = {
 ELSEWHERE = {
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/letterhead"),  # likewise
+    ("POST", "/api/v1/dunning/resume"),  # likewise
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
@@ -251,7 +294,10 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
-        number=theirs.number,
+        number=theirs.order if "/orders/" in path else theirs.number,
+        approval_id=theirs.approval.pk,
+        transfer_id=theirs.transfer,
+        category=SECRET.lower(),
         original="v1/chat",
     )
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
@@ -296,6 +342,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_invoiceline": by_subscriber,
         "billing_invoicenumber": by_operator,
         "billing_letterhead": by_operator,
+        "billing_order": by_operator,
+        "billing_orderstep": by_subscriber,
+        "billing_banktransfer": by_operator,
+        "billing_approval": by_operator,
+        "billing_correctionpolicy": by_operator,
+        "subscriptions_taxrate": by_operator,
         "billing_account": by_operator,
         "billing_posting": by_operator,
     }

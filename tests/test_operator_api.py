@@ -48,11 +48,13 @@ FULL_PLAN: dict[str, Any] = {
             "name": "tokens",
             "price": {"amount": "100.00", "currency": "CNY"},
             "tax_rate": "0.06",
+            "tax_category": None,
         },
         {
             "name": "data",
             "price": {"amount": "59.90", "currency": "CNY"},
             "tax_rate": "0.09",
+            "tax_category": None,
         },
     ],
 }
@@ -109,6 +111,7 @@ def test_a_plan_with_nothing_but_the_needed_gets_the_documented_defaults(
             "blocked": "free",
         },
         "tax_rate": "0.06",
+        "tax_category": None,
         "components": [],
         "windows": [],
         "rate_limit": {
