@@ -320,3 +320,16 @@ def test_the_month_of_a_last_bill_is_the_operators(operator: Operator) -> None:
     instant = dt.timedelta(microseconds=1)
     assert finals.until_of(operator, at=NEXT) == AUGUST
     assert finals.until_of(operator, at=NEXT - instant) == JULY
+
+
+def test_a_final_invoice_has_a_document_like_any_other(
+    operator: Operator, api: APIClient, gateway: Gateway
+) -> None:
+    ended(operator, api, gateway)
+    use(gateway, "late", START + 25 * DAY, MILLION)
+    move(api, NEXT)
+    [_, last] = invoices(api)
+
+    for language in ("zh", "en"):
+        answer = api.get(f"/api/v1/invoices/{last['number']}.pdf?lang={language}")
+        assert (answer.status_code, answer.content[:5]) == (200, b"%PDF-")
