@@ -2,5 +2,5 @@
 
 Not here: usage itself (metering) and money owed (billing); nothing here imports either.
 Always true: a bucket's remaining = granted - its journal entries, and is never negative; only
-`buckets.py` writes buckets, their journal and the outbox; a sold offering never changes.
+`buckets.py` writes buckets and their journal; a sold offering never changes.
 """

@@ -88,6 +88,7 @@ def asked_for(order: Order, intent: PaymentIntent, *, at: dt.datetime) -> Attemp
         currency=intent.currency,
         at=at,
         reference=intent.reference,
+        expires_at=order.expires_at,
     )
 
 

@@ -39,6 +39,9 @@ class Attempt:
     currency: str
     at: dt.datetime
     reference: str = ""  # the provider's own name for it, once there is one
+    expires_at: dt.datetime | None = None  # by the operator's clock; nobody may pay after it
+    method: str = ""  # the provider's name of a saved method: charged without the payer
+    return_url: str = ""  # where the payer is sent back to; nothing is granted there
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +54,31 @@ class Answer:
     action: dict[str, Any] = field(default_factory=dict)
     reason: str = ""
     amount: Decimal | None = None
+    currency: str = ""
+
+
+class About(StrEnum):
+    """What a notice tells of."""
+
+    PAYMENT = "payment"
+    REFUND = "refund"
+    DISPUTE = "dispute"
+    METHOD = "method"
+    NOTHING = "nothing"  # that concerns us: kept, and done with
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """A verified notice: `id` is unique at its provider, `key` the attempt that it is about."""
+    """A verified notice: `id` is unique at its provider, `key` names the attempt or the refund that
+    it is about (our own key, as the provider was told it), `reference` the provider's object."""
 
     id: str
+    about: About
     key: str
+    reference: str
     answer: Answer
+    occurred_at: dt.datetime
+    details: dict[str, Any] = field(default_factory=dict)  # of a dispute: its reason, its due day
 
 
 class Unavailable(Exception):
