@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-gateways check format bench lock clean
+.PHONY: help setup demo serve backup restore test test-gateways check format bench lock clean
 
 help: ## this list
 	@echo "make COMMAND"
@@ -21,6 +21,12 @@ demo: $(VENV)/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= 
 
 serve: $(VENV)/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
 	@exec $(BIN)/python -m config.serve
+
+backup: $(VENV)/.ready ## copy the database and what belongs to it (TO=folder KEEP=n DATA=.data)
+	@exec $(BIN)/python manage.py backup
+
+restore: $(VENV)/.ready ## fill an empty DATA from a backup, and check its books (FROM=folder DATA=)
+	@exec $(BIN)/python manage.py restore
 
 test: $(VENV)/.ready-dev ## all tests (ARGS="tests/test_x.py -k name")
 	@$(BIN)/python -m pytest $(ARGS)
