@@ -76,7 +76,8 @@ def folder() -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def taken(folder: Path) -> Taken:
     """Usage is posted before the backup, while it is taken, and after it."""
-    data, backup, sent = folder / "old", folder / "backup", []
+    data, backup = folder / "old", folder / "backup"
+    sent: list[list[Any]] = []
     with Platform(data, port=free_port()) as platform:
         keys = {
             role: manage(
