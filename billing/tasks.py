@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, finals
+from billing import before_period, closing, costs, due, dunning, finals, prepaid
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -104,9 +104,11 @@ def finish_payments() -> None:
 
 @shared_task
 def order_periods() -> None:
-    """Ask for periods that are paid before; of operators by the wall's time."""
+    """Ask for periods that are paid before, and give back what was paid for a plan that does not
+    begin; of operators by the wall's time."""
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
+        prepaid.give_back(operator, at=clock.now(operator))
 
 
 @shared_task

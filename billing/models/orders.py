@@ -91,6 +91,11 @@ class Order(models.Model):
                 condition=Q(paid_at__isnull=False, settled_at__isnull=True)
                 & ~Q(kind__in=["top_up", "invoice"]),
             ),
+            models.Index(
+                fields=["operator", "subscriber_id"],
+                name="order_of_plan_waits",
+                condition=Q(kind="plan", paid_at__isnull=False, settled_at__isnull=True),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "number"], name="order_number_once"),
