@@ -8,7 +8,7 @@ UV_VERSION := 0.13.9
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve backup restore test test-gateways check format bench lock clean
+.PHONY: help setup demo serve reload backup restore test test-gateways check format bench lock clean
 
 help: ## this list
 	@echo "make COMMAND"
@@ -21,6 +21,9 @@ demo: $(VENV)/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= 
 
 serve: $(VENV)/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
 	@exec $(BIN)/python -m config.serve
+
+reload: $(VENV)/.ready ## let what serves take up new code, without losing a request (DATA=.data)
+	@exec $(BIN)/python -m config.serve reload
 
 backup: $(VENV)/.ready ## copy the database and what belongs to it (TO=folder KEEP=n DATA=.data)
 	@exec $(BIN)/python manage.py backup
