@@ -2,8 +2,8 @@
 
 `python -m config.serve` serves in the foreground until SIGTERM or Ctrl-C. On SIGUSR1, which
 `python -m config.serve reload` sends, it takes up the code that is there by then. From the
-environment: HOST (127.0.0.1), PORT (8000), DATA (.data), and DATABASE_URL and BROKER_URL where other
-servers are to be used. Linux only.
+environment: HOST (127.0.0.1), PORT (8000), DATA (.data), and DATABASE_URL and BROKER_URL where
+other servers are to be used. Linux only.
 """
 
 from __future__ import annotations
