@@ -26,6 +26,7 @@ _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
     "wallet": LIABILITY,
+    "bonus": LIABILITY,
     "prepaid": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
@@ -34,10 +35,17 @@ _KINDS = {
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
+    "marketing": EXPENSE,
+    "provider_fee": EXPENSE,
+    "payment_differences": EXPENSE,
 }
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
+BONUS = "bonus"  # in wallets, given and not paid
+MARKETING = "marketing"
+PROVIDER_FEE = "provider_fee"
+PAYMENT_DIFFERENCES = "payment_differences"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"

@@ -54,6 +54,8 @@ KEPT = (
     *("billing_payment", "billing_dunningevent"),
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
+    *("billing_walletbonus", "billing_walletbonusentry", "billing_wallethold"),
+    *("billing_topuppolicy", "billing_bonusrule", "billing_autotopup", "billing_autotopuprun"),
 )
 
 

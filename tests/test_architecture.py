@@ -188,6 +188,11 @@ WRITERS = {
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/bonuses.py": {"walletbonus", "walletbonusentry"},
+    "billing/holds.py": {"wallethold"},
+    "billing/top_up_policies.py": {"topuppolicy", "bonusrule"},
+    "billing/auto_top_up/agreements.py": {"autotopup"},
+    "billing/auto_top_up/runs.py": {"autotopuprun"},
     "billing/transfers.py": {"banktransfer"},
     "billing/dunning.py": {
         "dunningcase",

@@ -37,6 +37,20 @@ SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
 SECRET = "THEIRS"  # stands in every name of the other operator's
 
 
+AUTO_TOP_UP = {
+    "threshold": "9.00",
+    "amount": "9.00",
+    "daily_limit": "9.00",
+    "monthly_limit": "9.00",
+    "way": "card",
+    "method": SECRET,
+    "text": SECRET,
+    "text_version": "1",
+    "language": "en",
+    "channel": "portal",
+}
+
+
 class Theirs:
     """An operator with one of everything."""
 
@@ -84,6 +98,13 @@ class Theirs:
         self.order = ordered.json()["number"]
         transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
         self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        fill = {"reference": f"{SECRET}-2", "amount": "5.00", "pays": {"wallet": "s-1"}}
+        assert post(self.api, "transfers", fill | {"payer": SECRET}).status_code == 201
+        hold = {"amount": "3.00", "purpose": SECRET}
+        self.hold = post(self.api, "subscribers/s-1/wallet/holds", hold).json()["id"]
+        offered = {"fixed": [], "free": {"least": "0.01", "most": "99.00"}}
+        assert put(self.api, "top-up-policy", offered).status_code == 200
+        assert put(self.api, "subscribers/s-1/auto-top-up", AUTO_TOP_UP).status_code == 200
         # Only this credit waits for somebody.
         policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -157,6 +178,15 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/orders/{number}/cancel"): {"reason": "x"},
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement.csv"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/holds"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/wallet/holds"): {"amount": "1.00", "purpose": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/release"): {"reason": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/capture"): {"order": "X-1"},  # released: refused
+    ("GET", "/api/v1/subscribers/{external_id}/auto-top-up"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/auto-top-up"): AUTO_TOP_UP,
+    ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
@@ -178,7 +208,7 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
 # Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
-REFUSED = ("/subscriptions", "/pause", "{number}/void", "/approve", "/reject")
+REFUSED = ("/subscriptions", "/pause", "{number}/void", "/approve", "/reject", "/capture")
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
     ("GET", "/api/v1/coupons"),
@@ -231,6 +261,8 @@ OUR_OWN: dict[Door, Any] = {
     },
     ("PUT", "/api/v1/tax-rates/{category}"): {"rate": "0.13", "effective_from": "2027-01-01"},
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
+    ("GET", "/api/v1/top-up-policy"): None,
+    ("PUT", "/api/v1/top-up-policy"): {"fixed": ["5.00"], "free": None},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
 }
@@ -297,9 +329,12 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         number=theirs.order if "/orders/" in path else theirs.number,
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        hold_id=theirs.hold,
         category=SECRET.lower(),
         original="v1/chat",
     )
+    if "/statement" in path:
+        return f"{filled}?from=2026-06-01&to=2026-06-30"
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
 
@@ -345,6 +380,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_order": by_operator,
         "billing_orderstep": by_subscriber,
         "billing_banktransfer": by_operator,
+        "billing_wallet": by_operator,
+        "billing_walletmovement": by_operator,
+        "billing_wallethold": by_operator,
+        "billing_topuppolicy": by_operator,
+        "billing_autotopup": by_operator,
+        "billing_autotopuprun": by_operator,
         "billing_approval": by_operator,
         "billing_correctionpolicy": by_operator,
         "subscriptions_taxrate": by_operator,

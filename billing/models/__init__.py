@@ -1,5 +1,6 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.corrections import Approval, CorrectionPolicy
@@ -29,12 +30,23 @@ from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
 from billing.models.transfers import BankTransfer
-from billing.models.wallets import Wallet, WalletMovement
+from billing.models.wallets import (
+    BonusRule,
+    TopUpPolicy,
+    Wallet,
+    WalletBonus,
+    WalletBonusEntry,
+    WalletHold,
+    WalletMovement,
+)
 
 __all__ = [
     "Account",
     "Approval",
+    "AutoTopUp",
+    "AutoTopUpRun",
     "BankTransfer",
+    "BonusRule",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
@@ -70,6 +82,10 @@ __all__ = [
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "TopUpPolicy",
     "Wallet",
+    "WalletBonus",
+    "WalletBonusEntry",
+    "WalletHold",
     "WalletMovement",
 ]
