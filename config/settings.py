@@ -221,6 +221,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "measure-figures": {
+        "task": "billing.tasks.measure_figures",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
     "price-usage": {
         "task": "billing.tasks.price_usage",
         "schedule": 3600.0,
