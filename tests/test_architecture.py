@@ -144,6 +144,7 @@ WRITERS = {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
     },
     "subscriptions/expected.py": {"expectedperiod"},
+    "subscriptions/jobs.py": {"job"},
     "subscriptions/taxes.py": {"taxrate"},
     "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},

@@ -4,6 +4,7 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.jobs import Job
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -34,6 +35,7 @@ __all__ = [
     "ExpectedPeriod",
     "Gateway",
     "IdempotentRequest",
+    "Job",
     "Operator",
     "OutboxEvent",
     "Plan",
