@@ -233,6 +233,7 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
     ("GET", "/api/v1/figures"): None,
     ("POST", "/api/v1/figures"): None,
 }

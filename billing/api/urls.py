@@ -10,6 +10,7 @@ from billing.api import (
     figures,
     invoices,
     orders,
+    rehearsals,
     test_clock,
     transfers,
     wallets,
@@ -18,6 +19,7 @@ from billing.api import (
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("plans/<str:code>/rehearsals", rehearsals.RehearsalsDoor.as_view()),
     path("figures", figures.FiguresDoor.as_view()),
     path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
