@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.urls import include, path
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
 
+from billing.api.notices import webhook
 from config.health import healthz
 
 urlpatterns = [
@@ -13,6 +14,7 @@ urlpatterns = [
     path("api/v1/", include("subscriptions.api.urls")),
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
+    path("webhooks/<slug:provider>/<slug:public_id>", webhook),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
 ]
