@@ -187,6 +187,9 @@ WRITERS = {
     "billing/documents/store.py": {"document"},
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
+    "billing/consents.py": {"consent"},
+    "billing/collecting/policies.py": {"collectionpolicy"},
+    "billing/collecting/cases.py": {"collectioncase", "collectionstep"},
     "billing/wallets.py": {"wallet", "walletmovement"},
     "billing/transfers.py": {"banktransfer"},
     "billing/dunning.py": {
