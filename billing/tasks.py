@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, finals, prepaid
+from billing import before_period, closing, costs, due, dunning, figures, finals, prepaid
 from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
@@ -132,6 +132,13 @@ def price_usage() -> None:
     """Work out what each day's usage costs, once it is over, by every operator's own clock."""
     for operator in Operator.objects.order_by("pk"):
         costs.price_due(operator, at=clock.now(operator))
+
+
+@shared_task
+def measure_figures() -> None:
+    """Count what those who run an operator look at; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        figures.measure(operator, at=clock.now(operator))
 
 
 @shared_task

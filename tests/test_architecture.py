@@ -175,6 +175,7 @@ WRITERS = {
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
     "billing/finals.py": {"finalsweep"},
+    "billing/figures.py": {"dayfigures"},
     "billing/corrections.py": {"approval", "correctionpolicy"},
     "billing/deferral.py": {"deferral", "deferralsweep"},
     "billing/costs.py": {

@@ -8,6 +8,7 @@ from billing.api import (
     credits,
     documents,
     dunning,
+    figures,
     invoices,
     orders,
     test_clock,
@@ -18,6 +19,7 @@ from billing.api import (
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("figures", figures.FiguresDoor.as_view()),
     path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
     path("invoices/<str:number>/credit", credits.CreditDoor.as_view()),

@@ -227,6 +227,7 @@ class PaymentIntent(models.Model):
                 name="intent_unanswered",
                 condition=Q(state="intended"),
             ),
+            models.Index(fields=["operator", "created_at"], name="intents_by_time"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "key"], name="intent_once"),

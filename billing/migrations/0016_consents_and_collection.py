@@ -11,7 +11,7 @@ from billing.migrations._collecting_sql import KEEP_COLLECTING, LOOSEN_COLLECTIN
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0014_orders_of_plans_that_wait"),
+        ("billing", "0015_days_in_figures"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 
