@@ -245,6 +245,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "collect-due": {
+        "task": "billing.tasks.collect_due",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "finish-payments": {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,
