@@ -157,6 +157,7 @@ WRITERS = {
         "ratecard",
         "ratecardweight",
     },
+    "subscriptions/users/access.py": {"access"},
     "subscriptions/keys.py": {"operator", "gateway", "apikey"},
     "subscriptions/clock.py": {"operator"},
     "subscriptions/operators.py": {"operator"},
@@ -315,7 +316,7 @@ WALL = re.compile(
 )
 # When a batch was stored, for the lag of the hourly totals: nobody is charged by it.
 WALL_READS = {"subscriptions/clock.py": 1, "metering/ingest.py": 1}
-DOORS = re.compile(r"/(?:api|management)/|/(?:tasks|due)\.py$|^config/")
+DOORS = re.compile(r"/(?:api|management|portal)/|/users/(?:adapter|views)\.py$|/(?:tasks|due)\.py$|^config/")
 
 
 def test_nothing_but_the_clock_reads_the_wall() -> None:
