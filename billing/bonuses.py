@@ -2,7 +2,7 @@
 
 The only writer of WalletBonus and WalletBonusEntry; who calls holds the wallet's lock. A bonus is
 money of another kind: spent before the subscriber's own or after it, as the top-up policy said, and
-never paid out. What a payment took of it goes back to it with the payment. Decision 0009 says why.
+never paid out. What a payment took of it goes back to it with the payment. Decision 0010 says why.
 """
 
 from __future__ import annotations

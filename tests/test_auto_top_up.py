@@ -16,7 +16,7 @@ from billing.auto_top_up import agreements, charging
 from billing.ledger import Side
 from billing.models import AutoTopUp, AutoTopUpRun, Order, Wallet, WalletMovement
 from billing.transfers import Pays, Told
-from billing.ways.known import BY_WAY
+from billing.ways.known import ALWAYS
 from billing.ways.provider import Answer, Attempt, Event, Fate, Unavailable, Unverified
 from subscriptions.models import Operator, OutboxEvent, Subscriber
 from tests.at_once import at_once
@@ -34,11 +34,18 @@ pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.xdist_group("
 
 START = local(2026, 6, 10)
 HOUR, LOOK = dt.timedelta(hours=1), dt.timedelta(minutes=10)
-WAY = "card-on-file"
+WAY = "card"
 AGREED = {
-    "threshold": "10.00", "amount": "20.00", "daily_limit": "40.00", "monthly_limit": "60.00",
-    "way": WAY, "method": "pm_1", "text": "Fill it up.", "text_version": "3",
-    "language": "en", "channel": "portal",
+    "threshold": "10.00",
+    "amount": "20.00",
+    "daily_limit": "40.00",
+    "monthly_limit": "60.00",
+    "way": WAY,
+    "method": "pm_1",
+    "text": "Fill it up.",
+    "text_version": "3",
+    "language": "en",
+    "channel": "portal",
 }
 
 
@@ -59,6 +66,7 @@ class CardOnFile:
     def create(self, attempt: Attempt) -> Answer:
         if self.silent:
             raise Unavailable("no answer")
+        assert attempt.method == "pm_1"
         self.asked.add(attempt.key)
         return Answer(self.fate, reference=f"pi-{attempt.key}", reason=self.reason)
 
@@ -75,7 +83,7 @@ class CardOnFile:
 def card() -> Iterator[CardOnFile]:
     with pytest.MonkeyPatch.context() as patch:
         card = CardOnFile()
-        patch.setitem(BY_WAY, WAY, card)
+        patch.setitem(ALWAYS, WAY, card)
         yield card
 
 

@@ -13,7 +13,7 @@ from billing import rating, top_up_policies, wallets
 from billing.auto_top_up import runs
 from billing.models import AutoTopUp, AutoTopUpRun, Order
 from billing.orders import keeping
-from billing.ways import bank, wallet
+from billing.ways import known
 from subscriptions import outbox
 from subscriptions.errors import Invalid, NotFound
 from subscriptions.models import Operator
@@ -47,8 +47,8 @@ def agree(operator: Operator, subscriber_id: int, terms: Terms, *, at: dt.dateti
         raise Invalid("amounts are above nothing, to the fen")
     if not terms.threshold <= terms.amount <= terms.daily_limit <= terms.monthly_limit:
         raise Invalid("threshold <= amount <= daily_limit <= monthly_limit")
-    if terms.way in (bank.WAY, wallet.WAY):
-        raise Invalid("a wallet is filled by a saved method")
+    if terms.way not in known.ONLINE:
+        raise Invalid(f"a wallet is filled by a saved method of {', '.join(known.ONLINE)}")
     top_up_policies.check_amount(operator, terms.amount, at=at)
     with transaction.atomic():
         keeping.lock_subscriber(subscriber_id)

@@ -48,7 +48,7 @@ def work(operator: Operator, one: AutoTopUpRun, *, at: dt.datetime) -> None:
     reason, answered = "", True
     if to_pay:
         try:
-            paying.pay(operator, order.number, agreement.way, at=at)
+            paying.pay(operator, order.number, agreement.way, at=at, method=agreement.method)
         except Unavailable as gone:
             reason, answered = f"not answered: {gone}", False
         except DomainError as refused:

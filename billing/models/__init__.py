@@ -3,6 +3,12 @@
 from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.collecting import (
+    CollectionCase,
+    CollectionPolicy,
+    CollectionStep,
+    Consent,
+)
 from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
@@ -25,10 +31,18 @@ from billing.models.dunning import (
     ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
+from billing.models.figures import DayFigures
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.providers import (
+    PaymentTask,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    ProviderSecret,
+)
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import (
     BonusRule,
@@ -50,11 +64,16 @@ __all__ = [
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CollectionCase",
+    "CollectionPolicy",
+    "CollectionStep",
+    "Consent",
     "CorrectionPolicy",
     "CostCard",
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "DayFigures",
     "Deferral",
     "DeferralSweep",
     "Document",
@@ -76,7 +95,12 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentTask",
     "Posting",
+    "ProviderAccount",
+    "ProviderEvent",
+    "ProviderPayment",
+    "ProviderSecret",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",

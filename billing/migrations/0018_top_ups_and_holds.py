@@ -16,7 +16,7 @@ from billing.migrations._top_ups_sql import (
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0014_orders_of_plans_that_wait"),
+        ("billing", "0017_consents_and_collection"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 
