@@ -14,6 +14,7 @@ from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
+from billing.provider_books.checks import CHECKS as PROVIDER_BOOK_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
 from billing.wallet_checks import CHECKS as WALLET_CHECKS
 from metering import reconciliation as below
@@ -552,6 +553,7 @@ CHECKS = (
     *FAPIAO_CHECKS,
     *ORDER_CHECKS,
     *WALLET_CHECKS,
+    *PROVIDER_BOOK_CHECKS,
     *PROVIDER_CHECKS,
 )
 

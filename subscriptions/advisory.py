@@ -28,6 +28,7 @@ class Lock(IntEnum):
     DEFERRAL = 7011  # of an operator
     CHARGE_FILES = 7020  # of an operator: made one after another
     COSTS = 7021  # of an operator: days are priced and settled one after another
+    PROVIDER_BOOKS = 7022  # of an operator: files are imported one after another
     # Of an operator: held shared by bills from their look at the rates to the commit.
     TAXES = 7031
 

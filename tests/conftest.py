@@ -69,6 +69,7 @@ KEPT = (
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
     *("billing_providerpayment", "billing_paymenttask"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
+    *("billing_providerfile", "billing_providerline", "billing_paymentdifference"),
 )
 
 

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 from rest_framework.test import APIClient
 
 from billing import invoicing
-from billing.models import Approval, Invoice
+from billing.models import Approval, Invoice, PaymentDifference
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
@@ -30,7 +30,7 @@ from tests.factories import (
     subscribe,
 )
 from tests.providers import unclear_payment
-from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
+from tests.usage import DAY, GATEWAYS, Gateway, counted, get, post, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -109,6 +109,14 @@ class Theirs:
         agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
+        moved = f"t-1,2026-06-10 04:00:00,cny,9.00,0.00,9.00,charge,{SECRET}"
+        heading = "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category"
+        self.api.post(
+            f"/api/v1/provider-files?layout=stripe&name={SECRET}",
+            f"{heading},source_id\n{moved}\n",
+            content_type="text/csv",
+        )
+        self.difference = PaymentDifference.objects.get().pk
         # Only this credit waits for somebody.
         policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -194,6 +202,13 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/subscribers/{external_id}/auto-top-up"): None,
     ("PUT", "/api/v1/subscribers/{external_id}/auto-top-up"): AUTO_TOP_UP,
     ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
+    ("POST", "/api/v1/payment-differences/{difference_id}/assign"): {"owner": "x", "note": "x"},
+    ("POST", "/api/v1/payment-differences/{difference_id}/resolve"): {
+        "resolution": "known",
+        "note": "x",
+    },
+    ("POST", "/api/v1/payment-differences/{difference_id}/approve"): {"note": "x"},
+    ("POST", "/api/v1/payment-differences/{difference_id}/reject"): {"note": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
     ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
@@ -240,6 +255,8 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/approvals"),
     ("GET", "/api/v1/orders"),
     ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/provider-files"),
+    ("GET", "/api/v1/payment-differences"),
     ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
 }
@@ -337,6 +354,8 @@ EVENTS = {
 ELSEWHERE = {
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/letterhead"),  # likewise
+    ("GET", "/api/v1/provider-days"),  # likewise
+    ("POST", "/api/v1/provider-files"),  # test_another_operators_provider_files_…
     ("POST", "/api/v1/dunning/resume"),  # likewise
     ("GET", "/api/v1/plans"),  # test_another_operators_offerings_are_neither_listed_nor_sold
     ("GET", "/api/v1/suspected-repeats"),  # test_another_operators_suspected_repeats_…
@@ -378,6 +397,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
         hold_id=theirs.hold,
+        difference_id=theirs.difference,
         task_id=theirs.task.pk,
         provider="stripe",
         category=SECRET.lower(),
@@ -433,6 +453,9 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_wallet": by_operator,
         "billing_walletmovement": by_operator,
         "billing_wallethold": by_operator,
+        "billing_providerfile": by_operator,
+        "billing_providerline": by_operator,
+        "billing_paymentdifference": by_operator,
         "billing_topuppolicy": by_operator,
         "billing_autotopup": by_operator,
         "billing_autotopuprun": by_operator,
@@ -641,4 +664,25 @@ def test_without_any_key_or_with_one_of_the_other_role_every_door_is_shut(
 
         assert call(APIClient(), door, path, body).status_code == 401, door
         assert call(other_role, door, path, body).status_code == 403, door
+    unchanged()
+
+
+def test_another_operators_provider_files_are_its_own(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    """The same file, line by line, is another one here."""
+    api = client_for(make_key(ours))
+    days = "provider-days?from=2026-06-01&to=2026-06-30"
+    assert get(api, days)["items"] == []
+    body = (
+        "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category\n"
+        "t-1,2026-06-10 04:00:00,cny,8.00,0.00,8.00,charge\n"
+    )
+
+    path = "/api/v1/provider-files?layout=stripe"
+    answer = api.post(path, body, content_type="text/csv")
+
+    assert answer.status_code == 201, answer.content
+    [day] = get(api, days)["items"]
+    assert day["total"]["amount"] == "8.00"
     unchanged()

@@ -36,8 +36,9 @@ from billing.auto_top_up import agreements, charging
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
-from billing.models import Invoice, Order
+from billing.models import Invoice, Order, PaymentDifference
 from billing.orders import buying, keeping, paying
+from billing.provider_books import differing, importing
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from billing.top_up_policies import Policy, Rule
 from billing.ways.provider import Answer, Fate
@@ -311,6 +312,7 @@ def live() -> None:
     buy(carrier)
     pay_before(carrier)
     fill_wallet(carrier)
+    hear_from_stripe(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -477,6 +479,29 @@ def fill_wallet(carrier: Carrier) -> None:
     assert charging.run(operator, at=at + HOUR) == 1
 
 
+def hear_from_stripe(carrier: Carrier) -> None:
+    """A day of Stripe's: a payment that matches, one of another amount, a stranger's, fees and a
+    payout; what came twice is missing there. Staff resolve some of it."""
+    operator, at = carrier.operator, carrier.now
+    day = at.astimezone(dt.UTC).strftime("%Y-%m-%d %H:%M:%S")
+    rows = (
+        ("t1", "5.00", "0.05", "charge", "pi_0"),
+        ("t2", "4.00", "0.00", "charge", "pi_1"),
+        ("t3", "3.00", "0.00", "charge", "pi_x"),
+        ("t4", "-5.00", "0.00", "payout", ""),
+    )
+    heading = "balance_transaction_id,created_utc,gross,fee,net,reporting_category,currency"
+    lines = [
+        f"{name},{day},{gross},{fee},{Decimal(gross) - Decimal(fee)},{about},cny,{intent}"
+        for name, gross, fee, about, intent in rows
+    ]
+    file = io.BytesIO("\n".join((f"{heading},payment_intent_id", *lines)).encode())
+    importing.load(operator, file, layout="stripe", name="june", by="x", at=at)
+    for kind, resolution in (("fees", "fee"), ("payout", "arrived"), ("missing_here", "known")):
+        one = PaymentDifference.objects.get(operator=operator, kind=kind)
+        differing.resolve(operator, one.pk, resolution, note="a test", by="x", at=at)
+
+
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
     payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
@@ -569,6 +594,9 @@ TABLES = (
     "billing_wallethold",
     "billing_autotopup",
     "billing_autotopuprun",
+    "billing_providerfile",
+    "billing_providerline",
+    "billing_paymentdifference",
 )
 
 
@@ -1043,6 +1071,16 @@ FAULTS: list[tuple[str, Fault]] = [
     ("wallet_holds", delete("billing_wallethold", "state = 'held'")),
     ("wallet_holds", update("billing_wallethold", "captured = 0.5", "state = 'captured'")),
     ("auto_top_up", update("billing_autotopuprun", "order_id = -1")),
+    ("provider_files", delete("billing_providerline", "line_id = 't1'")),
+    ("provider_lines", update("billing_providerline", "ours = 'x'", "state = 'matched'")),
+    ("provider_lines", delete("billing_paymentdifference", "kind = 'amount_differs'")),
+    ("provider_days", update("billing_providerline", "gross = gross + 1", "line_id = 't3'")),
+    ("provider_days", update("billing_providerline", "fee = 0", "line_id = 't1'")),
+    ("provider_days", delete("billing_paymentdifference", "kind = 'fees'")),
+    (
+        "differences_posted",
+        update("billing_paymentdifference", "resolution = 'known'", "kind = 'fees'"),
+    ),
     ("auto_top_up", update("billing_autotopup", "daily_limit = 1")),
     ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
     ("order_steps", update(ORDER, "state = 'waiting'")),

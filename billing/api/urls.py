@@ -12,6 +12,7 @@ from billing.api import (
     invoices,
     orders,
     payment_tasks,
+    provider_books,
     providers,
     rehearsals,
     test_clock,
@@ -54,6 +55,25 @@ urlpatterns = [
     path(
         "subscribers/<str:external_id>/auto-top-up/withdraw",
         top_ups.WithdrawAutoTopUpDoor.as_view(),
+    ),
+    path("provider-files", provider_books.ProviderFilesDoor.as_view()),
+    path("provider-days", provider_books.ProviderDaysDoor.as_view()),
+    path("payment-differences", provider_books.DifferencesDoor.as_view()),
+    path(
+        "payment-differences/<int:difference_id>/assign",
+        provider_books.DifferenceAssignDoor.as_view(),
+    ),
+    path(
+        "payment-differences/<int:difference_id>/resolve",
+        provider_books.DifferenceResolveDoor.as_view(),
+    ),
+    path(
+        "payment-differences/<int:difference_id>/approve",
+        provider_books.DifferenceApproveDoor.as_view(),
+    ),
+    path(
+        "payment-differences/<int:difference_id>/reject",
+        provider_books.DifferenceRejectDoor.as_view(),
     ),
     path("top-up-policy", top_ups.TopUpPolicyDoor.as_view()),
     path("subscribers/<str:external_id>/consents", collecting.ConsentsDoor.as_view()),

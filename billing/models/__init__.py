@@ -36,6 +36,7 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.provider_books import PaymentDifference, ProviderFile, ProviderLine
 from billing.models.providers import (
     PaymentTask,
     ProviderAccount,
@@ -94,11 +95,14 @@ __all__ = [
     "Order",
     "OrderStep",
     "Payment",
+    "PaymentDifference",
     "PaymentIntent",
     "PaymentTask",
     "Posting",
     "ProviderAccount",
     "ProviderEvent",
+    "ProviderFile",
+    "ProviderLine",
     "ProviderPayment",
     "ProviderSecret",
     "ReminderCursor",
