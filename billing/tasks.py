@@ -6,7 +6,7 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, figures, finals, prepaid
+from billing import before_period, closing, costs, due, dunning, figures, finals, inbox, prepaid
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -100,6 +100,16 @@ def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+
+
+@shared_task
+def work_notices() -> None:
+    """Work what providers have told."""
+    began = time.monotonic()
+    for operator in inbox.waiting():
+        while inbox.work(operator, at=clock.now(operator), limit=50):
+            if time.monotonic() - began > _TURN:
+                return
 
 
 @shared_task

@@ -191,6 +191,9 @@ WRITERS = {
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
     "billing/wallets.py": {"wallet", "walletmovement"},
     "billing/transfers.py": {"banktransfer"},
+    "billing/ways/accounts.py": {"provideraccount", "providersecret"},
+    "billing/inbox.py": {"providerevent"},
+    "billing/receiving.py": {"providerpayment", "paymenttask"},
     "billing/dunning.py": {
         "dunningcase",
         "dunningcursor",

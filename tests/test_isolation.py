@@ -29,6 +29,7 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
+from tests.providers import unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
@@ -94,6 +95,9 @@ class Theirs:
         self.approval = Approval.objects.get()
         rate = {"rate": "0.09", "effective_from": "2027-01-01"}
         assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
+        account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
+        assert put(self.api, "payment-providers/stripe", account).status_code == 200
+        self.task = unclear_payment(self.operator, SECRET)
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -171,6 +175,10 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
     ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
+    ("GET", "/api/v1/payment-tasks/{task_id}"): None,
+    ("POST", "/api/v1/payment-tasks/{task_id}/resolve"): {"action": "note", "note": "x"},
+    ("POST", "/api/v1/payment-providers/{provider}/secrets"): {"kind": "api", "secret": "x"},
+    ("DELETE", "/api/v1/payment-providers/{provider}"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
         "input_tokens": 1,
@@ -189,6 +197,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/approvals"),
     ("GET", "/api/v1/orders"),
     ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
 }
 # These make something of our own under a code or id that the other operator uses too.
@@ -235,6 +244,13 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
     ("GET", "/api/v1/figures"): None,
     ("POST", "/api/v1/figures"): None,
+    ("GET", "/api/v1/payment-providers"): None,
+    ("PUT", "/api/v1/payment-providers/{provider}"): {
+        "name": "ours",
+        "live": False,
+        "api_secret": "ours",
+        "webhook_secret": "ours",
+    },
 }
 AUTHORIZING = {
     (method, path)
@@ -299,6 +315,8 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         number=theirs.order if "/orders/" in path else theirs.number,
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        task_id=theirs.task.pk,
+        provider="stripe",
         category=SECRET.lower(),
         original="v1/chat",
     )
@@ -347,6 +365,9 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_order": by_operator,
         "billing_orderstep": by_subscriber,
         "billing_banktransfer": by_operator,
+        "billing_provideraccount": by_operator,
+        "billing_providerpayment": by_operator,
+        "billing_paymenttask": by_operator,
         "billing_approval": by_operator,
         "billing_correctionpolicy": by_operator,
         "subscriptions_taxrate": by_operator,

@@ -29,6 +29,13 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.providers import (
+    PaymentTask,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    ProviderSecret,
+)
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import Wallet, WalletMovement
 
@@ -66,7 +73,12 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentTask",
     "Posting",
+    "ProviderAccount",
+    "ProviderEvent",
+    "ProviderPayment",
+    "ProviderSecret",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",

@@ -18,7 +18,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from billing import invoicing, rating
-from billing.models import Order, OrderStep, PaymentIntent
+from billing.models import Order, OrderStep, PaymentIntent, ProviderAccount
 from subscriptions import lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Operator, Plan, Subscriber
@@ -268,12 +268,22 @@ def steps_of(orders: Sequence[Order]) -> dict[int, list[OrderStep]]:
 # Attempts ----------------------------------------------------------------------------------------
 
 
-def attempt(order: Order, way: str, *, at: dt.datetime) -> PaymentIntent:
+def attempt(
+    order: Order,
+    way: str,
+    *,
+    at: dt.datetime,
+    account: ProviderAccount | None = None,
+    method: str = "",
+    return_url: str = "",
+) -> PaymentIntent:
     """Write down that a locked order is about to be paid in a way. One that waits for the payer in
-    the same way is handed out again."""
+    the same way, by the same method, is handed out again."""
     assert connection.in_atomic_block
     rows = PaymentIntent.objects.filter(subscriber_id=order.subscriber_id, order_id=order.id)
-    waiting = rows.filter(way=way, state__in=[Tried.INTENDED, Tried.WAITING]).first()
+    waiting = rows.filter(
+        way=way, account=account, method=method, state__in=[Tried.INTENDED, Tried.WAITING]
+    ).first()
     if waiting is not None:
         return waiting
     nr = rows.count() + 1
@@ -283,6 +293,9 @@ def attempt(order: Order, way: str, *, at: dt.datetime) -> PaymentIntent:
         nr=nr,
         operator_id=order.operator_id,
         way=way,
+        account=account,
+        method=method,
+        return_url=return_url,
         key=f"{order.number}-{nr}",
         currency=order.currency,
         amount=order.amount,
@@ -319,12 +332,22 @@ def answered(
 
 
 def end_attempts(order: Order, *, at: dt.datetime, reason: str) -> None:
-    """Let nothing be waited for any more of a locked order."""
-    PaymentIntent.objects.filter(
+    """Let nothing be waited for any more of a locked order, and let providers hear of that."""
+    waiting = PaymentIntent.objects.filter(
         subscriber_id=order.subscriber_id,
         order_id=order.id,
         state__in=[Tried.INTENDED, Tried.WAITING],
-    ).update(state=Tried.CANCELLED, ended_at=at, reason=reason[:200])
+    )
+    ended = {"state": Tried.CANCELLED, "ended_at": at, "reason": reason[:200]}
+    waiting.filter(account__isnull=False).update(**ended, recall_at=at)
+    waiting.update(**ended)
+
+
+def recalled(intent: PaymentIntent) -> None:
+    """Note that the provider knows of an attempt's end."""
+    PaymentIntent.objects.filter(
+        subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr
+    ).update(recall_at=None)
 
 
 def attempts_of(orders: Sequence[Order]) -> dict[int, list[PaymentIntent]]:
