@@ -25,7 +25,7 @@ from django_htmx.middleware import HtmxMiddleware
 
 from subscriptions.api import problems
 
-_NO_PAGES = ("/api/", "/v1/", "/v2/", "/healthz", "/static/")
+_NO_PAGES = ("/api/", "/v1/", "/v2/", "/webhooks/", "/healthz", "/static/")
 _DOCS = "/api/docs/"
 
 Next = Callable[[HttpRequest], Any]

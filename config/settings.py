@@ -27,6 +27,9 @@ else:
 DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _services else "")
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
+# How people's browsers, and providers that send them back, reach this platform.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
 # Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
@@ -47,6 +50,7 @@ INSTALLED_APPS = [
     "subscriptions",
     "metering",
     "billing",
+    "billing.ways.sandbox",
     "config",
 ]
 
@@ -255,6 +259,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 1.0,
         "options": {"expires": 1.0},
     },
+    "settle-sandbox": {
+        "task": "billing.ways.sandbox.tasks.settle",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "send-sandbox-notices": {
+        "task": "billing.ways.sandbox.tasks.send_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
         "task": "billing.tasks.sweep_fapiao",
@@ -274,6 +288,10 @@ CELERY_BEAT_SCHEDULE = {
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
+
+# A company that only plays to take payments, for operators without a real one. It grants for
+# nothing: on a database of its own a platform has it only where that is said.
+SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in env)
 
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")
