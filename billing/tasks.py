@@ -7,6 +7,7 @@ import time
 from celery import shared_task
 
 from billing import before_period, closing, costs, due, dunning, figures, finals, inbox, prepaid
+from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -119,6 +120,13 @@ def order_periods() -> None:
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
         prepaid.give_back(operator, at=clock.now(operator))
+
+
+@shared_task
+def collect_due() -> None:
+    """Collect what is due from who agreed to it; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        collecting.run(operator, at=clock.now(operator))
 
 
 @shared_task

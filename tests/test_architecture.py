@@ -157,6 +157,7 @@ WRITERS = {
         "ratecard",
         "ratecardweight",
     },
+    "subscriptions/users/access.py": {"access"},
     "subscriptions/keys.py": {"operator", "gateway", "apikey"},
     "subscriptions/clock.py": {"operator"},
     "subscriptions/operators.py": {"operator"},
@@ -189,6 +190,9 @@ WRITERS = {
     "billing/documents/store.py": {"document"},
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
+    "billing/consents.py": {"consent"},
+    "billing/collecting/policies.py": {"collectionpolicy"},
+    "billing/collecting/cases.py": {"collectioncase", "collectionstep"},
     "billing/wallets.py": {"wallet", "walletmovement"},
     "billing/transfers.py": {"banktransfer"},
     "billing/ways/accounts.py": {"provideraccount", "providersecret"},
@@ -328,7 +332,9 @@ WALL = re.compile(
 )
 # When a batch was stored, for the lag of the hourly totals: nobody is charged by it.
 WALL_READS = {"subscriptions/clock.py": 1, "metering/ingest.py": 1}
-DOORS = re.compile(r"/(?:api|management)/|/(?:tasks|due|pages)\.py$|^config/")
+DOORS = re.compile(
+    r"/(?:api|management|portal)/|/users/(?:adapter|views)\.py$|/(?:tasks|due|pages)\.py$|^config/"
+)
 
 
 def test_nothing_but_the_clock_reads_the_wall() -> None:

@@ -85,6 +85,9 @@ class Theirs:
         self.order = ordered.json()["number"]
         transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
         self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
+        said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
+        self.consent = said.json()["number"]
         # Only this credit waits for somebody.
         policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -163,6 +166,16 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
+    ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/consents"): {
+        "kind": "auto_renew",
+        "text": "x",
+        "text_version": "2",
+        "language": "en",
+        "channel": "app",
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/consents/{number}/withdraw"): {"channel": "app"},
+    ("GET", "/api/v1/subscribers/{external_id}/collections"): None,
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
     ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
     ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
@@ -233,6 +246,18 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/collection-policy"): None,
+    ("PUT", "/api/v1/collection-policy"): {
+        "days_ahead": 7,
+        "notice_days": 6,
+        "lead_days": 2,
+        "ways": ["wallet"],
+        "retry_days": [0, 2],
+        "from_hour": 9,
+        "until_hour": 18,
+        "grace_days": 3,
+        "phone_bill_cap": None,
+    },
     ("GET", "/api/v1/correction-policy"): None,
     ("PUT", "/api/v1/correction-policy"): {
         "approval_limit": "5.00",
@@ -242,6 +267,7 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
     ("GET", "/api/v1/figures"): None,
     ("POST", "/api/v1/figures"): None,
     ("GET", "/api/v1/payment-providers"): None,
@@ -312,7 +338,11 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
-        number=theirs.order if "/orders/" in path else theirs.number,
+        number=theirs.consent
+        if "/consents/" in path
+        else theirs.order
+        if "/orders/" in path
+        else theirs.number,
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
         task_id=theirs.task.pk,

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing.api import (
+    collecting,
     corrections,
     credits,
     documents,
@@ -12,6 +13,7 @@ from billing.api import (
     orders,
     payment_tasks,
     providers,
+    rehearsals,
     test_clock,
     transfers,
     wallets,
@@ -20,6 +22,7 @@ from billing.api import (
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("plans/<str:code>/rehearsals", rehearsals.RehearsalsDoor.as_view()),
     path("figures", figures.FiguresDoor.as_view()),
     path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
@@ -41,6 +44,13 @@ urlpatterns = [
     path("orders/<str:number>/pay", orders.OrderPayDoor.as_view()),
     path("subscribers/<str:external_id>/wallet", wallets.WalletDoor.as_view()),
     path("subscribers/<str:external_id>/wallet/movements", wallets.WalletStatementDoor.as_view()),
+    path("subscribers/<str:external_id>/consents", collecting.ConsentsDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/consents/<str:number>/withdraw",
+        collecting.ConsentWithdrawDoor.as_view(),
+    ),
+    path("subscribers/<str:external_id>/collections", collecting.CollectionsDoor.as_view()),
+    path("collection-policy", collecting.CollectionPolicyDoor.as_view()),
     path("transfers", transfers.TransfersDoor.as_view()),
     path("transfers/<int:transfer_id>", transfers.TransferDoor.as_view()),
     path("transfers/<int:transfer_id>/match", transfers.TransferMatchDoor.as_view()),

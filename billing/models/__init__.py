@@ -2,6 +2,12 @@
 
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.collecting import (
+    CollectionCase,
+    CollectionPolicy,
+    CollectionStep,
+    Consent,
+)
 from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
@@ -46,6 +52,10 @@ __all__ = [
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CollectionCase",
+    "CollectionPolicy",
+    "CollectionStep",
+    "Consent",
     "CorrectionPolicy",
     "CostCard",
     "CostDay",

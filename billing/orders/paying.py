@@ -64,6 +64,17 @@ def pay(
     return take(operator, number, intent.nr, provider, answer, at=at)
 
 
+def pay_locked(operator: Operator, order: Order, way: str, *, at: dt.datetime) -> None:
+    """Pay a locked order in a way that needs nobody else, in the caller's transaction. Raises what
+    `pay` raises, and what the way does."""
+    provider = known.ALWAYS[way]
+    assert provider.local
+    keeping.payable(order, at=at)
+    intent = keeping.attempt(order, way, at=at)
+    asked = asked_for(order, intent, at=at)
+    _take(operator, order, intent, provider, asked, provider.create(asked), at=at)
+
+
 # An attempt whose answer is not there after so long has lost whoever asked.
 _LOST = dt.timedelta(minutes=1)
 
