@@ -215,6 +215,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "finish-refunds": {
+        "task": "billing.tasks.finish_refunds",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
         "task": "billing.tasks.sweep_fapiao",

@@ -138,6 +138,7 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 # A table that is not here is written nowhere.
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry"},
+    "subscriptions/freezing.py": {"freeze"},
     "subscriptions/outbox.py": {"outboxevent"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
@@ -188,6 +189,8 @@ WRITERS = {
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/refunds.py": {"refund", "refundstep"},
+    "billing/disputes.py": {"dispute", "disputestep"},
     "billing/transfers.py": {"banktransfer"},
     "billing/dunning.py": {
         "dunningcase",

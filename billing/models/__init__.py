@@ -28,6 +28,7 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import Wallet, WalletMovement
 
@@ -45,6 +46,8 @@ __all__ = [
     "CostPrice",
     "Deferral",
     "DeferralSweep",
+    "Dispute",
+    "DisputeStep",
     "Document",
     "DunningCase",
     "DunningCursor",
@@ -65,6 +68,8 @@ __all__ = [
     "Payment",
     "PaymentIntent",
     "Posting",
+    "Refund",
+    "RefundStep",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",
