@@ -21,9 +21,11 @@ from typing import Any
 from django.db import connection, transaction
 
 from billing import corrections, crediting, invoicing, ledger, rating, refundable, wallets
+from billing.fapiao import requests as fapiao
 from billing.ledger import Side
 from billing.models import (
     Approval,
+    FapiaoRequest,
     Invoice,
     Order,
     PaymentIntent,
@@ -281,7 +283,29 @@ def _note(
     note = invoicing.write_note(
         operator, invoice, charged, lines, reason=reason, at=at, paid_back=paid_back
     )
+    _ask_for_red(operator, invoice, note, at=at)
     return note.id
+
+
+def _ask_for_red(operator: Operator, invoice: Invoice, note: Invoice, *, at: dt.datetime) -> None:
+    """Where an e-fapiao says what the note takes back, a red one has to unsay it. One that is under
+    way staff ask for when it is issued."""
+    blue = FapiaoRequest.objects.filter(
+        subscriber_id=invoice.subscriber_id,
+        invoice_id=invoice.id,
+        original__isnull=True,
+        state=FapiaoRequest.State.ISSUED,
+    )
+    if blue.exists():
+        assert invoice.number is not None
+        assert note.number is not None
+        fapiao.request_red(
+            operator,
+            invoice.number,
+            reason=FapiaoRequest.Reason.SERVICE_ENDED,
+            credit_note=note.number,
+            at=at,
+        )
 
 
 def say(operator: Operator, order: Order, invoice_id: int, *, at: dt.datetime) -> None:

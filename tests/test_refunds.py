@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterator
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,10 @@ from django.db import Error, transaction
 from rest_framework.test import APIClient
 
 from billing import ledger, refunds
-from billing.models import Order, Refund
+from billing.documents import letterheads
+from billing.fapiao import requests as fapiao
+from billing.fapiao.providers import FileProvider
+from billing.models import FapiaoRequest, Order, Refund
 from billing.orders import paying
 from billing.ways.provider import Fate
 from subscriptions import catalog, clock
@@ -27,6 +31,7 @@ from tests.factories import (
     yuan,
 )
 from tests.slow_provider import WAY, SlowProvider, slow_provider
+from tests.test_fapiao import issue
 from tests.test_orders import filled, order, states, transfer, wallet
 from tests.usage import (
     DAY,
@@ -652,3 +657,24 @@ def use_up_allowance(operator: Operator, beyond: int) -> None:
     """What the plan brings each month, and so many units of the booster."""
     if beyond:
         use(operator, 10_000_000 + beyond)
+
+
+def test_where_an_e_fapiao_is_issued_a_red_one_is_asked_for(
+    operator: Operator, api: APIClient, slow: SlowProvider, tmp_path: Path
+) -> None:
+    subscribe_to(api, "kept")
+    number = booster(operator, api)
+    move(api, CLOSE)
+    letterheads.put(operator, letterheads.Draft(name="North", tax_id="9" * 18))
+    fapiao.set_item(operator, Decimal("0.06"), tax_class="3" * 19, name="x")
+    [invoice] = get(api, "subscribers/s-1/invoices")["items"]
+    blue = fapiao.request(operator, invoice["number"], at=CLOSE)
+    issue(operator, FileProvider(tmp_path), blue, "1" * 20)
+
+    made = asked(api, number, amount="2.50")
+
+    shown = get(api, f"refunds/{made['number']}")
+    assert shown["red_fapiao"] == f"{blue.request_id}-R1"
+    red = FapiaoRequest.objects.get(request_id=shown["red_fapiao"])
+    assert (red.gross, red.reason) == (Decimal("-2.50"), "service_ended")
+    assert_books_agree()
