@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 from django.db.models import Sum
@@ -36,7 +37,7 @@ from billing.models import Invoice
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
-from subscriptions import buckets, clock, lifecycle, partitions
+from subscriptions import buckets, clock, lifecycle, partitions, periods
 from subscriptions.models import Booster, Operator, SubscriptionPeriod
 from subscriptions.partitions import DayTable
 
@@ -889,7 +890,7 @@ CLOSED = (
 def close(lab: Lab) -> list[Row]:
     """Closing a month with two workers, against INSERT … SELECT of the rows that it wrote."""
     with lab.database() as database:
-        at = clock.wall() + dt.timedelta(days=32)
+        at = _when_due(clock.wall())
         wanted = lab.effort.of(CLOSES)
         with Progress(console=lab.console, transient=True) as progress:
             task = progress.add_task("More subscribers", total=max(0, wanted - population.SIZE))
@@ -922,6 +923,16 @@ def close(lab: Lab) -> list[Row]:
             },
         )
     ]
+
+
+def _when_due(now: dt.datetime) -> dt.datetime:
+    """When what is open now has ended, and of each only one period more is opened."""
+    zone = ZoneInfo(Operator.objects.get(code=population.CODE).time_zone)
+    month = dt.timedelta(days=32)
+    second = now
+    for _ in range(2):
+        second = periods.month_start(periods.month_start(second, zone) + month, zone)
+    return min(now + month, second - lifecycle.LEAD - dt.timedelta(hours=1))
 
 
 def _make_due(count: int, *, at: dt.datetime) -> int:

@@ -67,10 +67,19 @@ def look(operator: Operator, key: expected.Key, *, at: dt.datetime) -> None:
     )
     plan_id = None if prospect is None else prospect.plan_id
     over = prospect is None or prospect.ends_at <= at
+    price = None
+    if prospect is not None and not over:
+        price = buying.fees_of_periods(operator, {key: prospect.plan_id})[key]
     live = None
     for order in orders:
-        if order.state in Order.OPEN and (over or order.plan_id != plan_id):
-            why = "the period does not come" if over else "the period has another plan"
+        why = ""
+        if over:
+            why = "the period does not come"
+        elif order.plan_id != plan_id:
+            why = "the period has another plan"
+        elif order.amount != price:
+            why = "the period costs something else"
+        if order.state in Order.OPEN and why:
             keeping.close([order], Order.State.CANCELLED, at=at, reason=why)
         elif order.state == Order.State.PAID and order.plan_id != plan_id:
             if order.settled_at is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import before_period, closing, deferral, dunning, finals
+from billing import before_period, closing, deferral, dunning, finals, prepaid
 from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
@@ -35,6 +35,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     while lifecycle.open_due(operator.pk, at=at):
         pass
     before_period.sweep(operator, at=at)
+    prepaid.give_back(operator, at=at)
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
     expire_orders(operator, at=at)

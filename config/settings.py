@@ -15,8 +15,9 @@ env = environ.Env()
 DEBUG = env.bool("DEBUG", default=False)
 DATA = (BASE_DIR / env.str("DATA", default=".data")).resolve()
 
-# What documents are written in, as set-up fetched it.
+# What documents are written in, as set-up fetched it, and what pages are made of, as it built it.
 FONTS = BASE_DIR / "node_modules" / "@expo-google-fonts"
+BUILT = BASE_DIR / ".built"
 
 # Unset, the platform brings its own PostgreSQL and Valkey, kept under DATA.
 if "DATABASE_URL" in env and "BROKER_URL" in env:
@@ -32,9 +33,12 @@ ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[:
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
     "djmoney",
+    "django_htmx",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -47,7 +51,16 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Those of config.pages leave the API's requests alone.
+    "config.pages.policies",
+    "config.pages.Sessions",
+    "config.pages.Locale",
     "django.middleware.common.CommonMiddleware",
+    "config.pages.Csrf",
+    "config.pages.Authentication",
+    "config.pages.Messages",
+    "config.pages.Frames",
+    "config.pages.Htmx",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -59,7 +72,15 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.template.context_processors.i18n",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "config.pages.look",
+            ]
+        },
     }
 ]
 
@@ -87,6 +108,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LANGUAGE_CODE = "zh-hans"
 LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
+LOCALE_PATHS = [BUILT / "locale"]
 USE_I18N = True
 # Instants are stored and compared in UTC; an operator's zone is applied in subscriptions.periods.
 USE_TZ = True
@@ -94,6 +116,7 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA / "static"
+STATICFILES_DIRS = [BUILT / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
@@ -134,6 +157,16 @@ DEFAULT_CURRENCY = "CNY"
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "config.pages.stale_form"
+# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
+# No script of ours reads it: htmx sends what the page says.
+CSRF_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_AGE = 365 * 86400
 SILENCED_SYSTEM_CHECKS: list[str] = []
 
 # Rows are the queue, a task is only the bell: losing one loses no work, a sweep rings again.
@@ -225,6 +258,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "billing.tasks.sweep_fapiao",
         "schedule": 60.0,
         "options": {"expires": 60.0},
+    },
+    "measure-figures": {
+        "task": "billing.tasks.measure_figures",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
     },
     "price-usage": {
         "task": "billing.tasks.price_usage",

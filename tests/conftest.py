@@ -11,7 +11,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+from django.conf import settings
 from django.db import connection
+from django.test import override_settings
 from rest_framework.test import APIClient
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -41,6 +43,14 @@ def _patience() -> Iterator[None]:
     """Where the product goes on without an answer that is late, a test waits for it."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rate_limits, "_PATIENCE_SECONDS", 60)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_as_built() -> Iterator[None]:
+    """Pages name their static files without the hashes that collecting gives them."""
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    with override_settings(STORAGES={**settings.STORAGES, "staticfiles": plain}):
         yield
 
 

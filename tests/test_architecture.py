@@ -145,6 +145,7 @@ WRITERS = {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
     },
     "subscriptions/expected.py": {"expectedperiod"},
+    "subscriptions/jobs.py": {"job"},
     "subscriptions/taxes.py": {"taxrate"},
     "subscriptions/coupons.py": {"coupon", "redemption"},
     "subscriptions/registry.py": {"subscriber", "subject"},
@@ -176,6 +177,7 @@ WRITERS = {
     "billing/invoicing.py": {"invoice", "invoiceline", "invoicecounter", "invoicenumber"},
     "billing/closing.py": {"closechunk"},
     "billing/finals.py": {"finalsweep"},
+    "billing/figures.py": {"dayfigures"},
     "billing/corrections.py": {"approval", "correctionpolicy"},
     "billing/deferral.py": {"deferral", "deferralsweep"},
     "billing/costs.py": {

@@ -266,6 +266,8 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("GET", "/api/v1/figures"): None,
+    ("POST", "/api/v1/figures"): None,
 }
 AUTHORIZING = {
     (method, path)

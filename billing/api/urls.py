@@ -8,6 +8,7 @@ from billing.api import (
     disputes,
     documents,
     dunning,
+    figures,
     invoices,
     orders,
     refunds,
@@ -19,6 +20,7 @@ from billing.api import (
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("figures", figures.FiguresDoor.as_view()),
     path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
     path("invoices/<str:number>/credit", credits.CreditDoor.as_view()),

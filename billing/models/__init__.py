@@ -24,6 +24,7 @@ from billing.models.dunning import (
     ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
+from billing.models.figures import DayFigures
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
@@ -44,6 +45,7 @@ __all__ = [
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "DayFigures",
     "Deferral",
     "DeferralSweep",
     "Dispute",

@@ -93,6 +93,11 @@ class Order(models.Model):
                 condition=Q(paid_at__isnull=False, settled_at__isnull=True)
                 & ~Q(kind__in=["top_up", "invoice"]),
             ),
+            models.Index(
+                fields=["operator", "subscriber_id"],
+                name="order_of_plan_waits",
+                condition=Q(kind="plan", paid_at__isnull=False, settled_at__isnull=True),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "number"], name="order_number_once"),
@@ -226,6 +231,7 @@ class PaymentIntent(models.Model):
                 name="intent_unanswered",
                 condition=Q(state="intended"),
             ),
+            models.Index(fields=["operator", "created_at"], name="intents_by_time"),
         ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "key"], name="intent_once"),

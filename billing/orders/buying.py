@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -13,7 +14,7 @@ from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
 from billing.orders.keeping import Draft
-from subscriptions import catalog, expected, lifecycle
+from subscriptions import catalog, coupons, expected, lifecycle
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator, Plan
 
@@ -157,7 +158,7 @@ def order_period(
     Joins the caller's transaction, which holds the period and sees to it that there is one.
     """
     subscriber_id, subscription_id, starts_at = key
-    price = fee_of(operator, plan_id, starts_at)
+    price = fees_of_periods(operator, {key: plan_id})[key]
     if not price:
         lifecycle.pay_period(key, plan_id, at=at)
         return None
@@ -184,6 +185,23 @@ def fee_of(operator: Operator, plan_id: int, starts_at: dt.datetime) -> Decimal:
     tariff = invoicing.tariff_of(plan_id)
     days, of = rating.fee_share(tariff, starts_at, ZoneInfo(operator.time_zone))
     return rating.prorate(tariff.price, days, of)
+
+
+def fees_of_periods(
+    operator: Operator, wanted: Mapping[expected.Key, int]
+) -> dict[expected.Key, Decimal]:
+    """What each of these periods of a plan version costs its subscriber: the fee that its invoice
+    will have, less what coupons take off."""
+    applied = coupons.applied_to(list(wanted))
+    fees = {}
+    for key, plan_id in wanted.items():
+        fee = fee_of(operator, plan_id, key[2])
+        if key in applied:
+            discounts = [invoicing.discount_of(*one) for one in applied[key]]
+            line = rating.line("fee", "", fee, rating.ZERO, {})
+            fee += sum(one.gross for one in rating.discount_lines(discounts, [line]))
+        fees[key] = fee
+    return fees
 
 
 # Granting ----------------------------------------------------------------------------------------

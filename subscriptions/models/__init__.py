@@ -5,6 +5,7 @@ from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
 from subscriptions.models.freezes import Freeze
+from subscriptions.models.jobs import Job
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -36,6 +37,7 @@ __all__ = [
     "Freeze",
     "Gateway",
     "IdempotentRequest",
+    "Job",
     "Operator",
     "OutboxEvent",
     "Plan",

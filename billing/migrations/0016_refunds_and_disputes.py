@@ -16,8 +16,8 @@ from billing.migrations._refunds_sql import (
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0013_orders_of_periods"),
-        ("subscriptions", "0020_freezes"),
+        ("billing", "0015_days_in_figures"),
+        ("subscriptions", "0021_freezes"),
     ]
 
     operations = [
