@@ -23,7 +23,6 @@ from billing import invoicing, ledger, rating, wallets
 from billing.ledger import Side
 from billing.models import Dispute, DisputeStep, Order, PaymentIntent, WalletMovement
 from billing.orders import keeping, paying
-from billing.ways import known
 from billing.ways.provider import Answer, Attempt, Event, Unavailable
 from subscriptions import freezing, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
@@ -70,7 +69,7 @@ class Answers(Protocol):
 @transaction.atomic
 def take_dispute(operator: Operator, event: Event, *, at: dt.datetime) -> Dispute | None:
     """Write down what a provider's notice says of a dispute, and what follows; None where it is of
-    no payment that we know."""
+    no payment that we know. Raises Invalid for one in another currency."""
     intent = _paid_by(operator, event)
     if intent is None:
         log.warning("notice %s disputes a payment that is not known", event.id)
@@ -79,10 +78,12 @@ def take_dispute(operator: Operator, event: Event, *, at: dt.datetime) -> Disput
     order = keeping.locked(operator, asked.number)
     rows = Dispute.objects.filter(operator=operator, way=intent.way, reference=event.reference)
     dispute = rows.select_for_update(no_key=True).first()
+    if event.answer.currency not in ("", order.currency):
+        raise Invalid(f"order {order.number} is in {order.currency}")
     if dispute is None:
         dispute = _open(operator, order, intent, event, at=at)
     state = _state_of(event)
-    _note_fee(operator, order, dispute, intent, _fee_of(event), at=at)
+    _note_fee(operator, order, dispute, intent, _fee_of(event, order.currency), at=at)
     if dispute.state in Dispute.OPEN:
         due_by = _due_by(event) or dispute.due_by
         if state in (State.WON, State.LOST):
@@ -125,11 +126,15 @@ def _due_by(event: Event) -> dt.datetime | None:
     return said if isinstance(said, dt.datetime) else None
 
 
-def _fee_of(event: Event) -> Decimal:
-    """What the provider takes for it, in the currency of its own account: fees of Stripe's balance
-    transactions, in hundredths."""
+def _fee_of(event: Event, currency: str) -> Decimal:
+    """What the provider takes for it: the fees of Stripe's balance transactions, in hundredths. One
+    in the currency of the operator's account there is for the reconciliation with its payouts."""
     thing = _thing(event)
-    fees = [one.get("fee", 0) for one in thing.get("balance_transactions") or ()]
+    fees = [
+        one.get("fee", 0)
+        for one in thing.get("balance_transactions") or ()
+        if str(one.get("currency", currency)).upper() == currency
+    ]
     if fees:
         return rating.to_fen(Decimal(sum(fees)) / 100)
     return rating.to_fen(Decimal(str(thing.get("fee", 0))))
@@ -299,7 +304,7 @@ def send(operator: Operator, number: str, *, at: dt.datetime) -> Dispute:
     """Tell the provider of evidence that was submitted, outside any transaction."""
     dispute = find(operator, number)
     intent = _intent(dispute)
-    provider = known.BY_WAY[intent.way]
+    provider = paying.provider_of(intent, at=at)
     waits = dispute.submitted_at is not None and dispute.sent_at is None
     if not waits or dispute.state not in Dispute.OPEN or not hasattr(provider, "respond"):
         return dispute  # staff hand it in where the provider wants it
@@ -336,7 +341,9 @@ def sweep(operator: Operator, *, at: dt.datetime) -> int:
 
 def find(operator: Operator, number: str) -> Dispute:
     """A dispute of an operator by its number. Raises NotFound, also for another operator's."""
-    found = Dispute.objects.filter(operator=operator, number=number[:40]).first()
+    found = None
+    if keeping.NUMBER.fullmatch(number):
+        found = Dispute.objects.filter(operator=operator, number=number).first()
     if found is None:
         raise NotFound("there is no such dispute")
     return found
@@ -423,7 +430,7 @@ def _came_by(
     operator: Operator, order: Order, intent: PaymentIntent, amount: Decimal, *, at: dt.datetime
 ) -> Side:
     """An entry of where the payment came in: < 0, the provider has taken it."""
-    came = known.BY_WAY[intent.way].source(paying.asked_for(order, intent, at=at))
+    came = paying.provider_of(intent, at=at).source(paying.asked_for(order, intent, at=at))
     return came._replace(amount=amount)
 
 

@@ -735,10 +735,13 @@ def write_note(
     reason: str,
     at: dt.datetime,
     paid_back: Decimal = rating.ZERO,
+    settle_up: bool = True,
 ) -> Invoice:
     """A credit note of these lines against an invoice of these `charged` ones, posted, issued, and
     settled with what is due on it. Each line but compensation names one that it takes back from.
-    What of it is `paid_back`, by a refund of the caller's, lowers nothing that is due.
+    What of it is `paid_back`, by a refund of the caller's, lowers nothing that is due. Without
+    `settle_up` no debt is looked at: by who has just issued the original, which is not due yet, and
+    does not hold the subscriber's row.
 
     Joins the caller's transaction, which holds the invoice's lock.
     """
@@ -777,7 +780,8 @@ def write_note(
     settled = min(-note.gross - paid_back, max(amount_due(original), rating.ZERO))
     settle(original, settled)
     settle(note, -settled - paid_back)
-    dunning.settle_up(operator, original.subscriber_id, at=at)
+    if settle_up:
+        dunning.settle_up(operator, original.subscriber_id, at=at)
     return note
 
 

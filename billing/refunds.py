@@ -35,7 +35,7 @@ from billing.models import (
 )
 from billing.orders import keeping, paying
 from billing.refundable import Offer
-from billing.ways import bank, known, wallet
+from billing.ways import bank, wallet
 from billing.ways.provider import Answer, Attempt, Event, Fate, Provider, Unavailable
 from subscriptions import freezing, lifecycle, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
@@ -269,7 +269,8 @@ def _note(
     *,
     at: dt.datetime,
     paid_back: Decimal = rating.ZERO,
-) -> int | None:
+    settle_up: bool = True,
+) -> int:
     """A credit note over so much of the line that names what an order bought; answers its id."""
     line = refundable.named_by(order)
     assert line is not None
@@ -281,7 +282,14 @@ def _note(
     left = refundable.own_parts(invoicing.left_of(invoice, charged), line)
     lines = invoicing.note_lines(invoice, charged, crediting.take_back(left, amount))
     note = invoicing.write_note(
-        operator, invoice, charged, lines, reason=reason, at=at, paid_back=paid_back
+        operator,
+        invoice,
+        charged,
+        lines,
+        reason=reason,
+        at=at,
+        paid_back=paid_back,
+        settle_up=settle_up,
     )
     _ask_for_red(operator, invoice, note, at=at)
     return note.id
@@ -327,7 +335,9 @@ def say(operator: Operator, order: Order, invoice_id: int, *, at: dt.datetime) -
         whole, left = refundable.parts_left(line)
         share = min(rating.to_fen(whole * refund.amount / order.amount), left)
         if share > 0:
-            refund.note_id = _note(operator, order, invoice_id, share, refund.reason, at=at)
+            refund.note_id = _note(
+                operator, order, invoice_id, share, refund.reason, at=at, settle_up=False
+            )
             _keep(refund, "note_id")
 
 
@@ -343,9 +353,9 @@ def send(operator: Operator, number: str, *, at: dt.datetime) -> Refund:
     refund = find(operator, number)
     if refund.state != State.PENDING or refund.way == bank.WAY:
         return refund
-    assert not connection.in_atomic_block or not _provider(refund).local
+    provider, attempt = _provider(refund, at=at), _attempt(refund, at=at)
     try:
-        answer = _provider(refund).refund(_attempt(refund, at=at), refund.amount, key=refund.key)
+        answer = provider.refund(attempt, refund.amount, key=refund.key)
     except Unavailable:
         return _look_later(operator, refund, _NO_ANSWER, at=at)
     return hear(operator, number, refund.key, answer, at=at)
@@ -572,7 +582,9 @@ def _must_have_failed(refund: Refund) -> None:
 
 def find(operator: Operator, number: str) -> Refund:
     """A refund of an operator by its number. Raises NotFound, also for another operator's."""
-    found = Refund.objects.filter(operator=operator, number=number[:40]).first()
+    found = None
+    if keeping.NUMBER.fullmatch(number):
+        found = Refund.objects.filter(operator=operator, number=number).first()
     if found is None:
         raise NotFound("there is no such refund")
     return found
@@ -688,8 +700,8 @@ def _intent(refund: Refund) -> PaymentIntent:
     )
 
 
-def _provider(refund: Refund) -> Provider:
-    return known.BY_WAY[_intent(refund).way]
+def _provider(refund: Refund, *, at: dt.datetime) -> Provider:
+    return paying.provider_of(_intent(refund), at=at)
 
 
 def _attempt(refund: Refund, *, at: dt.datetime) -> Attempt:
@@ -699,5 +711,5 @@ def _attempt(refund: Refund, *, at: dt.datetime) -> Attempt:
 
 def _source(refund: Refund, *, at: dt.datetime) -> Side:
     """The entry by which the refund leaves: of where the payment came in."""
-    came = _provider(refund).source(_attempt(refund, at=at))
+    came = _provider(refund, at=at).source(_attempt(refund, at=at))
     return came._replace(amount=-refund.amount)

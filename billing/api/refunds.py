@@ -24,7 +24,7 @@ from subscriptions import clock, units
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Flag, Instant, Price, Text, money_to_wire, to_wire_time
-from subscriptions.api.idempotency import idempotent
+from subscriptions.api.idempotency import BadKey, idempotent
 from subscriptions.api.schema import CURSOR, IDEMPOTENCY_KEY, LIMIT, refusals
 from subscriptions.errors import Invalid
 from subscriptions.models import Operator, Subscriber
@@ -269,7 +269,7 @@ def _once(request: Request) -> str:
     if key is None:
         return ""
     if not (0 < len(key) <= 255 and key.isascii() and key.isprintable()):
-        raise Invalid("Idempotency-Key has 1 to 255 printable ASCII characters")
+        raise BadKey("Idempotency-Key has 1 to 255 printable ASCII characters")
     return f"api:{key}"
 
 

@@ -119,13 +119,13 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     return order
 
 
-_NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
+NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
 
 
 def find(operator: Operator, number: str) -> Order:
     """An order of an operator by its number. Raises NotFound, also for another operator's."""
     found = None
-    if _NUMBER.fullmatch(number):
+    if NUMBER.fullmatch(number):
         found = Order.objects.filter(operator=operator, number=number).first()
     if found is None:
         raise NotFound("there is no such order")
