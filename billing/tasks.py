@@ -15,9 +15,11 @@ from billing import (
     dunning,
     figures,
     finals,
+    inbox,
     prepaid,
     refunds,
 )
+from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -123,12 +125,29 @@ def finish_refunds() -> None:
 
 
 @shared_task
+def work_notices() -> None:
+    """Work what providers have told."""
+    began = time.monotonic()
+    for operator in inbox.waiting():
+        while inbox.work(operator, at=clock.now(operator), limit=50):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
 def order_periods() -> None:
     """Ask for periods that are paid before, and give back what was paid for a plan that does not
     begin; of operators by the wall's time."""
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
         prepaid.give_back(operator, at=clock.now(operator))
+
+
+@shared_task
+def collect_due() -> None:
+    """Collect what is due from who agreed to it; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        collecting.run(operator, at=clock.now(operator))
 
 
 @shared_task

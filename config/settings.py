@@ -28,6 +28,8 @@ DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _servic
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
+# Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
 
 INSTALLED_APPS = [
@@ -243,6 +245,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "collect-due": {
+        "task": "billing.tasks.collect_due",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "finish-payments": {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,
@@ -252,6 +259,11 @@ CELERY_BEAT_SCHEDULE = {
         "task": "billing.tasks.finish_refunds",
         "schedule": 60.0,
         "options": {"expires": 60.0},
+    },
+    "work-notices": {
+        "task": "billing.tasks.work_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {

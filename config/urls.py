@@ -7,6 +7,7 @@ from django.urls import include, path
 from django.views.i18n import set_language
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from billing.api.notices import webhook
 from config import pages
 from config.health import healthz
 
@@ -16,6 +17,7 @@ urlpatterns = [
     path("api/v1/", include("subscriptions.api.urls")),
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
+    path("webhooks/<slug:provider>/<slug:public_id>", webhook),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("language", set_language, name="language"),

@@ -30,6 +30,7 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
+from tests.providers import unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
@@ -96,6 +97,9 @@ class Theirs:
         dispute = disputes.take_dispute(self.operator, notice, at=NOW)
         assert dispute is not None
         self.dispute = dispute.number
+        agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
+        said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
+        self.consent = said.json()["number"]
         # Only this credit waits for somebody.
         policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -106,6 +110,9 @@ class Theirs:
         self.approval = Approval.objects.get()
         rate = {"rate": "0.09", "effective_from": "2027-01-01"}
         assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
+        account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
+        assert put(self.api, "payment-providers/stripe", account).status_code == 200
+        self.task = unclear_payment(self.operator, SECRET)
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -114,8 +121,15 @@ class Theirs:
 
     def numbered(self, path: str) -> str | None:
         """The number of what the address is about."""
-        own = {"orders": self.order, "refunds": self.refund, "disputes": self.dispute}
-        return own.get(path.split("/")[3], self.number)
+        for word, own in (
+            ("consents", self.consent),
+            ("orders", self.order),
+            ("refunds", self.refund),
+            ("disputes", self.dispute),
+        ):
+            if f"/{word}/" in path:
+                return str(own)
+        return self.number
 
 
 def booster(name: str) -> dict[str, Any]:
@@ -186,6 +200,16 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
+    ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/consents"): {
+        "kind": "auto_renew",
+        "text": "x",
+        "text_version": "2",
+        "language": "en",
+        "channel": "app",
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/consents/{number}/withdraw"): {"channel": "app"},
+    ("GET", "/api/v1/subscribers/{external_id}/collections"): None,
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
     ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
     ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
@@ -198,6 +222,10 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
     ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
+    ("GET", "/api/v1/payment-tasks/{task_id}"): None,
+    ("POST", "/api/v1/payment-tasks/{task_id}/resolve"): {"action": "note", "note": "x"},
+    ("POST", "/api/v1/payment-providers/{provider}/secrets"): {"kind": "api", "secret": "x"},
+    ("DELETE", "/api/v1/payment-providers/{provider}"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
         "input_tokens": 1,
@@ -222,6 +250,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/transfers"),
     ("GET", "/api/v1/refunds"),
     ("GET", "/api/v1/disputes"),
+    ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
 }
 # These make something of our own under a code or id that the other operator uses too.
@@ -257,6 +286,18 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/collection-policy"): None,
+    ("PUT", "/api/v1/collection-policy"): {
+        "days_ahead": 7,
+        "notice_days": 6,
+        "lead_days": 2,
+        "ways": ["wallet"],
+        "retry_days": [0, 2],
+        "from_hour": 9,
+        "until_hour": 18,
+        "grace_days": 3,
+        "phone_bill_cap": None,
+    },
     ("GET", "/api/v1/correction-policy"): None,
     ("PUT", "/api/v1/correction-policy"): {
         "approval_limit": "5.00",
@@ -266,8 +307,16 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
     ("GET", "/api/v1/figures"): None,
     ("POST", "/api/v1/figures"): None,
+    ("GET", "/api/v1/payment-providers"): None,
+    ("PUT", "/api/v1/payment-providers/{provider}"): {
+        "name": "ours",
+        "live": False,
+        "api_secret": "ours",
+        "webhook_secret": "ours",
+    },
 }
 AUTHORIZING = {
     (method, path)
@@ -332,6 +381,8 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         number=theirs.numbered(path),
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        task_id=theirs.task.pk,
+        provider="stripe",
         category=SECRET.lower(),
         original="v1/chat",
     )
@@ -382,6 +433,9 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_banktransfer": by_operator,
         "billing_refund": by_operator,
         "billing_dispute": by_operator,
+        "billing_provideraccount": by_operator,
+        "billing_providerpayment": by_operator,
+        "billing_paymenttask": by_operator,
         "billing_approval": by_operator,
         "billing_correctionpolicy": by_operator,
         "subscriptions_taxrate": by_operator,

@@ -3,6 +3,7 @@
 from django.urls import path
 
 from billing.api import (
+    collecting,
     corrections,
     credits,
     disputes,
@@ -11,7 +12,10 @@ from billing.api import (
     figures,
     invoices,
     orders,
+    payment_tasks,
+    providers,
     refunds,
+    rehearsals,
     test_clock,
     transfers,
     wallets,
@@ -20,6 +24,7 @@ from billing.api import (
 urlpatterns = [
     path("subscribers/<str:external_id>/invoices", invoices.SubscriberInvoicesDoor.as_view()),
     path("invoices/<str:number>.pdf", documents.InvoiceDocumentDoor.as_view()),
+    path("plans/<str:code>/rehearsals", rehearsals.RehearsalsDoor.as_view()),
     path("figures", figures.FiguresDoor.as_view()),
     path("letterhead", documents.LetterheadDoor.as_view()),
     path("invoices/<str:number>", invoices.InvoiceDoor.as_view()),
@@ -52,6 +57,13 @@ urlpatterns = [
     path("disputes/<str:number>/submit", disputes.DisputeSubmitDoor.as_view()),
     path("subscribers/<str:external_id>/wallet", wallets.WalletDoor.as_view()),
     path("subscribers/<str:external_id>/wallet/movements", wallets.WalletStatementDoor.as_view()),
+    path("subscribers/<str:external_id>/consents", collecting.ConsentsDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/consents/<str:number>/withdraw",
+        collecting.ConsentWithdrawDoor.as_view(),
+    ),
+    path("subscribers/<str:external_id>/collections", collecting.CollectionsDoor.as_view()),
+    path("collection-policy", collecting.CollectionPolicyDoor.as_view()),
     path("transfers", transfers.TransfersDoor.as_view()),
     path("transfers/<int:transfer_id>", transfers.TransferDoor.as_view()),
     path("transfers/<int:transfer_id>/match", transfers.TransferMatchDoor.as_view()),
@@ -60,5 +72,11 @@ urlpatterns = [
     path("approvals/<int:approval_id>", corrections.ApprovalDoor.as_view()),
     path("approvals/<int:approval_id>/approve", corrections.ApproveDoor.as_view()),
     path("approvals/<int:approval_id>/reject", corrections.RejectDoor.as_view()),
+    path("payment-providers", providers.ProvidersDoor.as_view()),
+    path("payment-providers/<str:provider>", providers.ProviderDoor.as_view()),
+    path("payment-providers/<str:provider>/secrets", providers.ProviderSecretDoor.as_view()),
+    path("payment-tasks", payment_tasks.PaymentTasksDoor.as_view()),
+    path("payment-tasks/<int:task_id>", payment_tasks.PaymentTaskDoor.as_view()),
+    path("payment-tasks/<int:task_id>/resolve", payment_tasks.ResolvePaymentTaskDoor.as_view()),
     path("test-clock", test_clock.TestClockDoor.as_view()),
 ]

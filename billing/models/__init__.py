@@ -2,6 +2,12 @@
 
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.collecting import (
+    CollectionCase,
+    CollectionPolicy,
+    CollectionStep,
+    Consent,
+)
 from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
@@ -29,6 +35,13 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.providers import (
+    PaymentTask,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    ProviderSecret,
+)
 from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import Wallet, WalletMovement
@@ -40,6 +53,10 @@ __all__ = [
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CollectionCase",
+    "CollectionPolicy",
+    "CollectionStep",
+    "Consent",
     "CorrectionPolicy",
     "CostCard",
     "CostDay",
@@ -69,7 +86,12 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentTask",
     "Posting",
+    "ProviderAccount",
+    "ProviderEvent",
+    "ProviderPayment",
+    "ProviderSecret",
     "Refund",
     "RefundStep",
     "ReminderCursor",

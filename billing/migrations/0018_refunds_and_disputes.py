@@ -16,7 +16,7 @@ from billing.migrations._refunds_sql import (
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0015_days_in_figures"),
+        ("billing", "0017_consents_and_collection"),
         ("subscriptions", "0021_freezes"),
     ]
 
