@@ -314,6 +314,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "finish-refunds": {
+        "task": "billing.tasks.finish_refunds",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "work-notices": {
         "task": "billing.tasks.work_notices",
         "schedule": 1.0,

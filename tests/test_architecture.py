@@ -138,6 +138,7 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 # A table that is not here is written nowhere.
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry"},
+    "subscriptions/freezing.py": {"freeze"},
     "subscriptions/outbox.py": {"outboxevent"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
@@ -194,6 +195,8 @@ WRITERS = {
     "billing/collecting/policies.py": {"collectionpolicy"},
     "billing/collecting/cases.py": {"collectioncase", "collectionstep"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/refunds.py": {"refund", "refundstep"},
+    "billing/disputes.py": {"dispute", "disputestep"},
     "billing/transfers.py": {"banktransfer"},
     "billing/ways/accounts.py": {"provideraccount", "providersecret"},
     "billing/inbox.py": {"providerevent"},

@@ -10,8 +10,9 @@ import pytest
 from django.db import connection, transaction
 from rest_framework.test import APIClient
 
-from billing import invoicing
-from billing.models import Approval, Invoice
+from billing import disputes, invoicing
+from billing.models import Approval, Invoice, PaymentIntent
+from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
@@ -85,6 +86,17 @@ class Theirs:
         self.order = ordered.json()["number"]
         transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
         self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        paid = post(self.api, "subscribers/s-1/orders", {"kind": "top_up", "amount": "6.00"})
+        pays = {"reference": SECRET[:4], "amount": "6.00", "pays": {"order": paid.json()["number"]}}
+        assert post(self.api, "transfers", pays).json()["state"] == "matched"
+        path = f"orders/{paid.json()['number']}/refunds"
+        self.refund = post(self.api, path, {"amount": "2.00", "reason": SECRET}).json()["number"]
+        intent = PaymentIntent.objects.get(state="succeeded")
+        said = Answer(Fate.WAITING, amount=intent.amount, reason=SECRET)
+        notice = Event("ev", About.DISPUTE, intent.key, SECRET, said, NOW)
+        dispute = disputes.take_dispute(self.operator, notice, at=NOW)
+        assert dispute is not None
+        self.dispute = dispute.number
         agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
@@ -106,6 +118,18 @@ class Theirs:
         self.quarantined = QuarantinedRecord.objects.get()
         self.repeat = SuspectedRepeat.objects.get()
         self.window = UsageWindow.objects.get()
+
+    def numbered(self, path: str) -> str | None:
+        """The number of what the address is about."""
+        for word, own in (
+            ("consents", self.consent),
+            ("orders", self.order),
+            ("refunds", self.refund),
+            ("disputes", self.dispute),
+        ):
+            if f"/{word}/" in path:
+                return str(own)
+        return self.number
 
 
 def booster(name: str) -> dict[str, Any]:
@@ -162,6 +186,16 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/orders/{number}"): None,
     ("POST", "/api/v1/orders/{number}/pay"): {"way": "bank"},
     ("POST", "/api/v1/orders/{number}/cancel"): {"reason": "x"},
+    ("POST", "/api/v1/orders/{number}/refunds"): {"preview": True},
+    ("GET", "/api/v1/orders/{number}/refunds"): None,
+    ("GET", "/api/v1/refunds/{number}"): None,
+    ("POST", "/api/v1/refunds/{number}/transferred"): {"reference": "x"},
+    ("POST", "/api/v1/refunds/{number}/to-wallet"): None,  # once it is transferred: refused
+    ("POST", "/api/v1/refunds/{number}/retry"): None,  # likewise
+    ("POST", "/api/v1/refunds/{number}/cancel"): None,  # likewise
+    ("GET", "/api/v1/disputes/{number}"): None,
+    ("PUT", "/api/v1/disputes/{number}/evidence"): {"uncategorized_text": "x"},
+    ("POST", "/api/v1/disputes/{number}/submit"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
@@ -199,7 +233,11 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/void"): {"reason": "x"},
 }
 # Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
-REFUSED = ("/subscriptions", "/pause", "{number}/void", "/approve", "/reject")
+REFUSED = (
+    *("/subscriptions", "/pause", "{number}/void", "/approve", "/reject"),
+    *("orders/{number}/refunds", "/to-wallet", "refunds/{number}/retry"),
+    "refunds/{number}/cancel",
+)
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
     ("GET", "/api/v1/coupons"),
@@ -210,6 +248,8 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/approvals"),
     ("GET", "/api/v1/orders"),
     ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/refunds"),
+    ("GET", "/api/v1/disputes"),
     ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
 }
@@ -338,11 +378,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
-        number=theirs.consent
-        if "/consents/" in path
-        else theirs.order
-        if "/orders/" in path
-        else theirs.number,
+        number=theirs.numbered(path),
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
         task_id=theirs.task.pk,
@@ -395,6 +431,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_order": by_operator,
         "billing_orderstep": by_subscriber,
         "billing_banktransfer": by_operator,
+        "billing_refund": by_operator,
+        "billing_dispute": by_operator,
         "billing_provideraccount": by_operator,
         "billing_providerpayment": by_operator,
         "billing_paymenttask": by_operator,

@@ -4,6 +4,7 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.freezes import Freeze
 from subscriptions.models.jobs import Job
 from subscriptions.models.offerings import (
     Booster,
@@ -35,6 +36,7 @@ __all__ = [
     "Coupon",
     "Ending",
     "ExpectedPeriod",
+    "Freeze",
     "Gateway",
     "IdempotentRequest",
     "Job",
