@@ -60,6 +60,7 @@ ACROSS_SUBSCRIBERS = {
     "period_turn_queue",
     "period_close_queue",
     "outbox_queue",
+    "outbox_told",
     "reservation_expiry_queue",
     "adjustment_list",
     f"{partitions.name_of(RECORDS, DAY)}_batch",
@@ -139,6 +140,8 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry"},
     "subscriptions/outbox.py": {"outboxevent"},
+    "subscriptions/webhooks/endpoints.py": {"webhookendpoint"},
+    "subscriptions/webhooks/queue.py": {"webhookdelivery", "webhookattempt"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),

@@ -24,6 +24,7 @@ from subscriptions.models.subscribers import (
     Suspension,
 )
 from subscriptions.models.taxes import TaxRate
+from subscriptions.models.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "ApiKey",
@@ -54,4 +55,7 @@ __all__ = [
     "Suspension",
     "TaxRate",
     "Upgrade",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]
