@@ -60,6 +60,7 @@ ACROSS_SUBSCRIBERS = {
     "period_turn_queue",
     "period_close_queue",
     "outbox_queue",
+    "outbox_told",
     "reservation_expiry_queue",
     "adjustment_list",
     f"{partitions.name_of(RECORDS, DAY)}_batch",
@@ -140,6 +141,8 @@ WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry"},
     "subscriptions/freezing.py": {"freeze"},
     "subscriptions/outbox.py": {"outboxevent"},
+    "subscriptions/webhooks/endpoints.py": {"webhookendpoint"},
+    "subscriptions/webhooks/queue.py": {"webhookdelivery", "webhookattempt"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),

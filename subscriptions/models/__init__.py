@@ -26,6 +26,7 @@ from subscriptions.models.subscribers import (
 )
 from subscriptions.models.taxes import TaxRate
 from subscriptions.models.users import Access, User
+from subscriptions.models.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "Access",
@@ -59,4 +60,7 @@ __all__ = [
     "TaxRate",
     "Upgrade",
     "User",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]

@@ -110,8 +110,9 @@ class BucketEntry(models.Model):
 class OutboxEvent(models.Model):
     """Something that happened to a subscriber and that somebody must hear of, once.
 
-    Written in the transaction that made it true; whoever sends notices reads it and sets
-    `sent_at`. `key` names the happening, so that it is written once however often it is seen.
+    Written in the transaction that made it true; `sent_at` is when it was handed on to those who
+    tell people and systems. `key` names the happening, so that it is written once however often it
+    is seen. Written only by subscriptions/outbox.py, and by the draw in PostgreSQL.
     """
 
     pk = models.CompositePrimaryKey("subscriber_id", "key")
@@ -129,6 +130,10 @@ class OutboxEvent(models.Model):
             # The sender's queue, across subscribers on purpose.
             models.Index(
                 fields=["occurred_at"], name="outbox_queue", condition=Q(sent_at__isnull=True)
+            ),
+            # What is replayed, and what is old.
+            models.Index(
+                fields=["occurred_at"], name="outbox_told", condition=Q(sent_at__isnull=False)
             ),
         ]
 
