@@ -27,26 +27,41 @@ else:
 DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _services else "")
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
+# How people's browsers, and providers that send them back, reach this platform.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
 # Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "django.contrib.humanize",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
     "djmoney",
     "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "subscriptions",
     "metering",
     "billing",
+    "billing.ways.sandbox",
     "config",
 ]
 
@@ -62,7 +77,11 @@ MIDDLEWARE = [
     "config.pages.Authentication",
     "config.pages.Messages",
     "config.pages.Frames",
+    "config.pages.UserSessions",
     "config.pages.Htmx",
+    "config.pages.limits",
+    # Asked for by this name; to the API it costs some microseconds.
+    "allauth.account.middleware.AccountMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -157,15 +176,55 @@ SPECTACULAR_SETTINGS = {
 CURRENCIES = ("CNY", "USD", "HKD", "EUR")
 DEFAULT_CURRENCY = "CNY"
 
+# Who signs in. Everything about a user is in subscriptions/users, but for what allauth does.
+AUTH_USER_MODEL = "subscriptions.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+SESSION_COOKIE_AGE = 14 * 86400
+ACCOUNT_ADAPTER = "subscriptions.users.adapter.AccountAdapter"
+ACCOUNT_FORMS = {"signup": "subscriptions.users.forms.EmailSignupForm"}
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email", "phone"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "phone"]
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_LOGIN_BY_CODE_ENABLED = True
+ACCOUNT_PASSWORD_RESET_BY_CODE_ENABLED = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+# Browsers offer passkeys to TLS and to this machine only, whatever is allowed here.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS
+# How many proxies of ours add to X-Forwarded-For: whose address the limits of sign-in count.
+ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXIES", default=0)
+
+# Which operator's portal a host is; any other host is that of PORTAL_OPERATOR, or of the only one.
+PORTAL_HOSTS = env.dict("PORTAL_HOSTS", default={})
+PORTAL_OPERATOR = env.str("PORTAL_OPERATOR", default="")
+
+# Unset, messages go to the log.
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
+SMS_SENDER = env.str("SMS_SENDER", default="subscriptions.users.texts.to_console")
+
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "config.pages.stale_form"
-# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
-HTTPS = env.bool("HTTPS", default=False)
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
-SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 # No script of ours reads it: htmx sends what the page says.
 CSRF_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_AGE = 365 * 86400
@@ -265,6 +324,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 1.0,
         "options": {"expires": 1.0},
     },
+    "settle-sandbox": {
+        "task": "billing.ways.sandbox.tasks.settle",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "send-sandbox-notices": {
+        "task": "billing.ways.sandbox.tasks.send_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
         "task": "billing.tasks.sweep_fapiao",
@@ -285,6 +354,10 @@ CELERY_BEAT_SCHEDULE = {
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
 
+# A company that only plays to take payments, for operators without a real one. It grants for
+# nothing: on a database of its own a platform has it only where that is said.
+SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in env)
+
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")
 FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
@@ -292,6 +365,14 @@ FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
 # Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
 RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
 RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
+# Attempts to sign in, too.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": RATE_LIMIT_URL,
+        "KEY_PREFIX": f"{RATE_LIMIT_PREFIX}:cache",
+    }
+}
 
 LOGGING = {
     "version": 1,

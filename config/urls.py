@@ -18,8 +18,11 @@ urlpatterns = [
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
     path("webhooks/<slug:provider>/<slug:public_id>", webhook),
+    path("pay/", include("billing.checkout.urls")),
+    path("sandbox/", include("billing.ways.sandbox.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("accounts/", include("subscriptions.users.urls")),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),
 ]
@@ -29,4 +32,5 @@ if settings.DEBUG:
 handler400 = "config.pages.bad_request"
 handler403 = "config.pages.forbidden"
 handler404 = "config.pages.not_found"
+handler429 = "config.pages.too_many"
 handler500 = "config.pages.server_error"

@@ -25,8 +25,10 @@ from subscriptions.models.subscribers import (
     Suspension,
 )
 from subscriptions.models.taxes import TaxRate
+from subscriptions.models.users import Access, User
 
 __all__ = [
+    "Access",
     "ApiKey",
     "Booster",
     "Bucket",
@@ -56,4 +58,5 @@ __all__ = [
     "Suspension",
     "TaxRate",
     "Upgrade",
+    "User",
 ]
