@@ -226,7 +226,7 @@ MODELS = {
 # Another company's books, in a folder of its own; what they are called is its own affair.
 SANDBOX = "billing/ways/sandbox/"
 SANDBOX_WRITERS = {
-    "company.py": {"payment", "refund", "method", "dispute", "balancetransaction"},
+    "company.py": {"payment", "refund", "method", "dispute", "balancetransaction", "saving"},
     "notices.py": {"notice"},
 }
 SANDBOX_MODELS = {
