@@ -17,7 +17,7 @@ from billing.migrations._refunds_sql import (
 class Migration(migrations.Migration):
     dependencies = [
         ("billing", "0017_consents_and_collection"),
-        ("subscriptions", "0021_freezes"),
+        ("subscriptions", "0022_freezes"),
     ]
 
     operations = [
