@@ -25,9 +25,11 @@ INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
 _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
+    "disputed": ASSET,
     "wallet": LIABILITY,
     "bonus": LIABILITY,
     "prepaid": LIABILITY,
+    "refund": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
@@ -35,6 +37,7 @@ _KINDS = {
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
+    "dispute_loss": EXPENSE,
     "marketing": EXPENSE,
     "provider_fee": EXPENSE,
     "payment_differences": EXPENSE,
@@ -47,6 +50,9 @@ MARKETING = "marketing"
 PROVIDER_FEE = "provider_fee"
 PAYMENT_DIFFERENCES = "payment_differences"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
+REFUND = "refund"  # on its way back to subscribers
+DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
+DISPUTE_LOSS = "dispute_loss"
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

@@ -44,6 +44,7 @@ from billing.models.providers import (
     ProviderPayment,
     ProviderSecret,
 )
+from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import (
     BonusRule,
@@ -77,6 +78,8 @@ __all__ = [
     "DayFigures",
     "Deferral",
     "DeferralSweep",
+    "Dispute",
+    "DisputeStep",
     "Document",
     "DunningCase",
     "DunningCursor",
@@ -105,6 +108,8 @@ __all__ = [
     "ProviderLine",
     "ProviderPayment",
     "ProviderSecret",
+    "Refund",
+    "RefundStep",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",

@@ -16,7 +16,7 @@ from billing.migrations._top_ups_sql import (
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0017_consents_and_collection"),
+        ("billing", "0018_refunds_and_disputes"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 

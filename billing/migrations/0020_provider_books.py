@@ -11,7 +11,7 @@ from billing.migrations._provider_books_sql import KEEP_PROVIDER_BOOKS, LOOSEN_P
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0018_top_ups_and_holds"),
+        ("billing", "0019_top_ups_and_holds"),
         ("subscriptions", "0021_users"),
     ]
 
