@@ -310,6 +310,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "recall-payments": {
+        "task": "billing.tasks.recall_payments",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
+    "ask-about-methods": {
+        "task": "billing.tasks.ask_about_methods",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
     "work-notices": {
         "task": "billing.tasks.work_notices",
         "schedule": 1.0,
@@ -334,6 +344,9 @@ CELERY_BEAT_SCHEDULE = {
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
 }
+
+# Where Stripe is, for those who have one of their own to try things on.
+STRIPE_API = env.str("STRIPE_API", default="")
 
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")

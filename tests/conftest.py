@@ -65,7 +65,7 @@ KEPT = (
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
-    *("billing_providerpayment", "billing_paymenttask"),
+    *("billing_providerpayment", "billing_paymenttask", "billing_paymentmethod"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
 )
 
