@@ -10,6 +10,7 @@ from billing import (
     before_period,
     closing,
     costs,
+    disputes,
     due,
     dunning,
     figures,
@@ -18,6 +19,7 @@ from billing import (
     methods,
     prepaid,
     receiving,
+    refunds,
 )
 from billing.collecting import running as collecting
 from billing.documents import store
@@ -128,6 +130,15 @@ def ask_about_methods() -> None:
     """Learn what saved methods are called, and let providers forget removed ones."""
     for operator in Operator.objects.all():
         methods.sweep(operator, at=clock.now(operator))
+
+
+@shared_task
+def finish_refunds() -> None:
+    """Tell providers of refunds that are theirs to make, and ask after those that wait; and of
+    disputes that were answered."""
+    for operator in Operator.objects.all():
+        refunds.sweep(operator, at=clock.now(operator))
+        disputes.sweep(operator, at=clock.now(operator))
 
 
 @shared_task

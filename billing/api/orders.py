@@ -15,6 +15,7 @@ from rest_framework.response import Response
 
 from billing.api.invoices import MoneyBody, Reason
 from billing.api.methods import ReturnUrl
+from billing.checkout import links
 from billing.models import Invoice, Order, PaymentIntent, PaymentMethod
 from billing.orders import buying, keeping, paying
 from billing.ways import known
@@ -46,12 +47,13 @@ class StepBody(serializers.Serializer[Any]):
 
 
 class AttemptBody(serializers.Serializer[Any]):
-    """An attempt to pay; `action` says what the payer is to do."""
+    """An attempt to pay; `action` says what the payer is to do, `page` is where they can."""
 
     way = serializers.CharField()
     state = serializers.ChoiceField(choices=PaymentIntent.State.values)
     reason = serializers.CharField()
     action = serializers.DictField()
+    page = serializers.URLField(allow_null=True, help_text="for the payer; null once it has ended")
 
 
 class OrderBody(serializers.Serializer[Any]):
@@ -157,7 +159,13 @@ def _show(
             for step in steps[order.id]
         ],
         "attempts": [
-            {"way": one.way, "state": one.state, "reason": one.reason, "action": one.action}
+            {
+                "way": one.way,
+                "state": one.state,
+                "reason": one.reason,
+                "action": one.action,
+                "page": links.pay_page(one) if one.ended_at is None else None,
+            }
             for one in attempts[order.id]
         ],
     }
@@ -307,19 +315,22 @@ class OrderPayDoor(OperatorDoor):
         responses={200: OrderBody, **refusals(404, 409, 413, 415, 422)},
     )
     def post(self, request: Request, number: str) -> Response:
-        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do.
-        Again is harmless: an order is paid once."""
+        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do,
+        and where. Again is harmless: an order is paid once."""
         operator = operator_of(request)
         at = clock.now(operator)
         said = Payment(data=request.data)
         said.is_valid(raise_exception=True)
         wanted = said.validated_data
+        method = _method(operator, number, wanted["method"]) if "method" in wanted else ""
+        # A saved method is charged without its owner, unless it is said where that one is.
+        back = "" if method else links.return_url(keeping.find(operator, number))
         paying.pay(
             operator,
             number,
             wanted["way"],
             at=at,
-            method=_method(operator, number, wanted["method"]) if "method" in wanted else "",
-            return_url=wanted.get("return_url", ""),
+            method=method,
+            return_url=wanted.get("return_url", back),
         )
         return Response(_fresh(operator, number, at=at))

@@ -35,7 +35,7 @@ _LOOSEN = [
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0017_consents_and_collection"),
+        ("billing", "0018_refunds_and_disputes"),
         ("subscriptions", "0021_users"),
     ]
 
