@@ -16,7 +16,9 @@ from billing import (
     figures,
     finals,
     inbox,
+    methods,
     prepaid,
+    receiving,
     refunds,
 )
 from billing.auto_top_up import charging
@@ -132,6 +134,21 @@ def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+        receiving.return_open(operator, at=clock.now(operator))
+
+
+@shared_task
+def recall_payments() -> None:
+    """Let nobody pay any more what is paid, expired or cancelled."""
+    for operator in Operator.objects.all():
+        paying.recall(operator, at=clock.now(operator))
+
+
+@shared_task
+def ask_about_methods() -> None:
+    """Learn what saved methods are called, and let providers forget removed ones."""
+    for operator in Operator.objects.all():
+        methods.sweep(operator, at=clock.now(operator))
 
 
 @shared_task

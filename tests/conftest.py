@@ -68,7 +68,7 @@ KEPT = (
     *("billing_walletbonus", "billing_walletbonusentry", "billing_wallethold"),
     *("billing_topuppolicy", "billing_bonusrule", "billing_autotopup", "billing_autotopuprun"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
-    *("billing_providerpayment", "billing_paymenttask"),
+    *("billing_providerpayment", "billing_paymenttask", "billing_paymentmethod"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
 )
 

@@ -208,6 +208,7 @@ WRITERS = {
     "billing/transfers.py": {"banktransfer"},
     "billing/ways/accounts.py": {"provideraccount", "providersecret"},
     "billing/inbox.py": {"providerevent"},
+    "billing/methods.py": {"paymentmethod"},
     "billing/receiving.py": {"providerpayment", "paymenttask"},
     "billing/dunning.py": {
         "dunningcase",

@@ -396,7 +396,14 @@ EVENTS = {
     ("POST", "/v1/traces"),
     ("POST", "/v1/logs"),
 }
+METHODS = {  # tests/test_stripe.py
+    ("GET", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("DELETE", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}/default"),
+}
 ELSEWHERE = {
+    *METHODS,
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/letterhead"),  # likewise
     ("POST", "/api/v1/dunning/resume"),  # likewise
@@ -437,6 +444,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         transfer_id=theirs.transfer,
         hold_id=theirs.hold,
         task_id=theirs.task.pk,
+        method_id=1,
         provider="stripe",
         endpoint_id=theirs.endpoint,
         delivery_id=theirs.delivery,

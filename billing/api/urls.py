@@ -11,6 +11,7 @@ from billing.api import (
     dunning,
     figures,
     invoices,
+    methods,
     orders,
     payment_tasks,
     providers,
@@ -90,5 +91,14 @@ urlpatterns = [
     path("payment-tasks", payment_tasks.PaymentTasksDoor.as_view()),
     path("payment-tasks/<int:task_id>", payment_tasks.PaymentTaskDoor.as_view()),
     path("payment-tasks/<int:task_id>/resolve", payment_tasks.ResolvePaymentTaskDoor.as_view()),
+    path("subscribers/<str:external_id>/payment-methods", methods.MethodsDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/payment-methods/<int:method_id>",
+        methods.MethodDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/payment-methods/<int:method_id>/default",
+        methods.DefaultMethodDoor.as_view(),
+    ),
     path("test-clock", test_clock.TestClockDoor.as_view()),
 ]

@@ -34,6 +34,7 @@ from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.figures import DayFigures
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
 from billing.models.providers import (
@@ -98,6 +99,7 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentMethod",
     "PaymentTask",
     "Posting",
     "ProviderAccount",
