@@ -60,6 +60,7 @@ ACROSS_SUBSCRIBERS = {
     "period_turn_queue",
     "period_close_queue",
     "outbox_queue",
+    "outbox_told",
     "reservation_expiry_queue",
     "adjustment_list",
     f"{partitions.name_of(RECORDS, DAY)}_batch",
@@ -138,7 +139,10 @@ def test_hot_tables_have_no_triggers_and_nothing_waits_for_the_commit(
 # A table that is not here is written nowhere.
 WRITERS = {
     "subscriptions/buckets.py": {"bucket", "bucketentry"},
+    "subscriptions/freezing.py": {"freeze"},
     "subscriptions/outbox.py": {"outboxevent"},
+    "subscriptions/webhooks/endpoints.py": {"webhookendpoint"},
+    "subscriptions/webhooks/queue.py": {"webhookdelivery", "webhookattempt"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),
@@ -194,6 +198,8 @@ WRITERS = {
     "billing/collecting/policies.py": {"collectionpolicy"},
     "billing/collecting/cases.py": {"collectioncase", "collectionstep"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/refunds.py": {"refund", "refundstep"},
+    "billing/disputes.py": {"dispute", "disputestep"},
     "billing/transfers.py": {"banktransfer"},
     "billing/ways/accounts.py": {"provideraccount", "providersecret"},
     "billing/inbox.py": {"providerevent"},
