@@ -16,6 +16,7 @@ from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
 from billing.refund_checks import CHECKS as REFUND_CHECKS
+from billing.wallet_checks import CHECKS as WALLET_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -552,6 +553,7 @@ CHECKS = (
     *FAPIAO_CHECKS,
     *ORDER_CHECKS,
     *REFUND_CHECKS,
+    *WALLET_CHECKS,
     *PROVIDER_CHECKS,
 )
 

@@ -67,7 +67,7 @@ def offer(order: Order, *, at: dt.datetime, locked: bool = False) -> Offer:
         case Order.Kind.BOOSTER:
             found = _booster(order, at=at, locked=locked)
         case Order.Kind.PLAN | Order.Kind.PERIOD:
-            found = _period(order, at=at)
+            found = _period(order, at=at, locked=locked)
         case Order.Kind.TOP_UP:
             found = _top_up(order)
         case _:
@@ -106,7 +106,7 @@ def _booster(order: Order, *, at: dt.datetime, locked: bool) -> Offer:
     )
 
 
-def _period(order: Order, *, at: dt.datetime) -> Offer:
+def _period(order: Order, *, at: dt.datetime, locked: bool) -> Offer:
     key = keeping.period_of(order)
     assert key is not None
     if order.settled_at is not None:
@@ -115,7 +115,7 @@ def _period(order: Order, *, at: dt.datetime) -> Offer:
         raise NothingToRefund(
             "the period has not begun: cancel the subscription, and what was paid is in the wallet"
         )
-    said = lifecycle.given_back_now(key, at=at)
+    said = lifecycle.given_back_now(key, at=at, locked=locked)
     if said.refund == Ending.Refund.NONE:
         raise NothingToRefund("the plan gives nothing back, the period is over, or all is used")
     left = keeping.left_of(order)

@@ -235,7 +235,9 @@ def _says(offer: Offer) -> bool:
 def _take_from(operator: Operator, order: Order, refund: Refund, *, at: dt.datetime) -> None:
     """Move the money from where it stands to what is on its way back, and keep the units."""
     if refund.fund == Fund.WALLET:
-        out = _move(refund, WalletMovement.Kind.PAYOUT, -refund.amount, f"refund:{refund.number}")
+        out = _move(
+            order, refund, WalletMovement.Kind.PAYOUT, -refund.amount, f"refund:{refund.number}"
+        )
         wallets.move(operator.pk, [out], at=at)
         source = out.side()
     elif refund.fund == Fund.CREDIT_NOTE:
@@ -465,7 +467,7 @@ def _failed(operator: Operator, order: Order, refund: Refund, why: str, *, at: d
 def _into_wallet(
     operator: Operator, order: Order, refund: Refund, *, at: dt.datetime, reason: str = ""
 ) -> None:
-    back = _move(refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}")
+    back = _move(order, refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}")
     wallets.move(operator.pk, [back], at=at)
     _succeeded(operator, order, refund, back.side(), at=at, reason=reason)
 
@@ -554,7 +556,9 @@ def cancel(operator: Operator, number: str, *, by: str, at: dt.datetime) -> Refu
             " wallet"
         )
     if refund.fund == Fund.WALLET:
-        back = _move(refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}:back")
+        back = _move(
+            order, refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}:back"
+        )
         wallets.move(operator.pk, [back], at=at)
         kept = back.side()
     else:
@@ -654,7 +658,7 @@ def _tell(order: Order, refund: Refund, kind: str, *, at: dt.datetime) -> None:
             outbox.Happening(
                 order.subscriber_id,
                 kind,
-                f"{kind}:{refund.number}:{refund.tries}",
+                f"{kind}:{refund.number}:{refund.steps}",
                 at,
                 {
                     "refund": refund.number,
@@ -679,8 +683,8 @@ def _negated(side: Side) -> Side:
     return side._replace(amount=-side.amount)
 
 
-def _move(refund: Refund, kind: str, amount: Decimal, key: str) -> wallets.Move:
-    return wallets.Move(refund.subscriber_id, refund.currency, kind, amount, key, refund.number)
+def _move(order: Order, refund: Refund, kind: str, amount: Decimal, key: str) -> wallets.Move:
+    return wallets.Move(refund.subscriber_id, refund.currency, kind, amount, key, order.number)
 
 
 def _post(

@@ -21,6 +21,7 @@ from billing import (
     receiving,
     refunds,
 )
+from billing.auto_top_up import charging
 from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
@@ -108,6 +109,24 @@ def expire_orders() -> None:
     """Expire orders that nobody has paid in time, by every operator's own clock."""
     for operator in Operator.objects.all():
         due.expire_orders(operator, at=clock.now(operator))
+
+
+@shared_task
+def end_wallet_times() -> None:
+    """End holds and bonuses whose time is over, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        due.end_wallet_times(operator, at=clock.now(operator))
+
+
+@shared_task
+def fill_wallets() -> None:
+    """Fill wallets by themselves, as was agreed to; providers are called, so never from a move of
+    a test clock."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        while charging.run(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
 
 
 @shared_task

@@ -299,6 +299,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expires": 15.0},
     },
+    "end-wallet-times": {
+        "task": "billing.tasks.end_wallet_times",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "fill-wallets": {
+        "task": "billing.tasks.fill_wallets",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
     "order-periods": {
         "task": "billing.tasks.order_periods",
         "schedule": 60.0,

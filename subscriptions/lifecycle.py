@@ -568,9 +568,10 @@ class GivenBack:
     unused: int = 0
 
 
-def given_back_now(key: PeriodKey, *, at: dt.datetime) -> GivenBack:
+def given_back_now(key: PeriodKey, *, at: dt.datetime, locked: bool = False) -> GivenBack:
     """What `end_now` with a refund would say at `at` of this period; all of it where the
-    subscription has not begun, nothing where another period runs by now. Changes nothing."""
+    subscription has not begun, nothing where another period runs by now. Changes nothing;
+    `locked`: in the caller's transaction nothing of it is burned any more."""
     subscription = _get(key[:2])
     if at < subscription.starts_at:
         return GivenBack(Ending.Refund.FULL)
@@ -580,7 +581,8 @@ def given_back_now(key: PeriodKey, *, at: dt.datetime) -> GivenBack:
     ended = subscription.ends_at is not None and subscription.ends_at <= at
     if ended or period is None or not period.starts_at <= at < period.ends_at:
         return GivenBack(Ending.Refund.NONE)
-    granted, unused = _granted_and_unused(_own_buckets(key[:2], at=at))
+    held = _own_buckets(key[:2], at=at)
+    granted, unused = _granted_and_unused(held.select_for_update(no_key=True) if locked else held)
     return GivenBack(_refund(subscription.plan, period, granted, unused, at=at), granted, unused)
 
 

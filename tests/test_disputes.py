@@ -10,13 +10,15 @@ import pytest
 from django.db import Error, transaction
 from rest_framework.test import APIClient
 
-from billing import disputes, refunds
-from billing.models import Dispute, PaymentIntent
+from billing import disputes, inbox, refunds
+from billing.models import Dispute, PaymentIntent, ProviderEvent
 from billing.ways.provider import About, Answer, Event, Fate
 from subscriptions import reservations
 from subscriptions.models import Operator
 from tests.asking import asked as reservation
 from tests.factories import client_for, local, make_gateway_key
+from tests.providers import event as notice
+from tests.providers import stripe_account, tell
 from tests.slow_provider import SlowProvider, slow_provider
 from tests.test_orders import order, wallet
 from tests.test_refunds import (
@@ -308,6 +310,41 @@ def test_what_is_disputed_never_changes(
     ):
         with pytest.raises(Error), transaction.atomic():
             change()
+
+
+def test_stripe_s_notices_of_refunds_and_disputes_come_through_the_inbox(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    account = stripe_account(operator)
+    number = booster(operator, api)
+    made = refund(api, number, amount="4.00").json()
+    back = {"id": "re_1", "object": "refund", "status": "succeeded", "amount": 400}
+    back |= {"currency": "cny", "metadata": {"key": f"{made['number']}-1"}}
+    paid = PaymentIntent.objects.get(key__startswith=number)
+    taken = {"id": "du_1", "object": "dispute", "status": "needs_response", "amount": 600}
+    taken |= {"currency": "cny", "payment_intent": paid.reference, "reason": "general"}
+    taken |= {"evidence_details": {"due_by": 1781900000}, "balance_transactions": []}
+    for nr, (kind, thing) in enumerate(
+        [
+            ("refund.updated", back),
+            ("refund.updated", back),
+            ("charge.dispute.created", taken),
+            ("charge.dispute.closed", {**taken, "status": "lost"}),
+        ]
+    ):
+        assert tell(account, notice(kind, thing, id=f"evt_{nr}")).status_code == 200
+
+    assert inbox.work(operator, at=START) == 4
+
+    assert set(ProviderEvent.objects.values_list("state", "reason")) == {("done", "")}
+    shown = get(api, f"refunds/{made['number']}")
+    assert (shown["state"], shown["reference"]) == ("succeeded", "re_1")
+    [dispute] = get(api, "disputes")["items"]
+    assert (dispute["state"], dispute["amount"]["amount"], dispute["due_by"]) == (
+        *("lost", "6.00", "2026-06-19T20:13:20Z"),
+    )
+    assert remaining() == (0, 1000, 0)
+    assert_books_agree()
 
 
 def operator_subscriber(operator: Operator) -> Any:

@@ -39,6 +39,20 @@ SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
 SECRET = "THEIRS"  # stands in every name of the other operator's
 
 
+AUTO_TOP_UP = {
+    "threshold": "9.00",
+    "amount": "9.00",
+    "daily_limit": "9.00",
+    "monthly_limit": "9.00",
+    "way": "card",
+    "method": SECRET,
+    "text": SECRET,
+    "text_version": "1",
+    "language": "en",
+    "channel": "portal",
+}
+
+
 class Theirs:
     """An operator with one of everything."""
 
@@ -97,6 +111,13 @@ class Theirs:
         dispute = disputes.take_dispute(self.operator, notice, at=NOW)
         assert dispute is not None
         self.dispute = dispute.number
+        fill = {"reference": f"{SECRET}-2", "amount": "5.00", "pays": {"wallet": "s-1"}}
+        assert post(self.api, "transfers", fill | {"payer": SECRET}).status_code == 201
+        hold = {"amount": "3.00", "purpose": SECRET}
+        self.hold = post(self.api, "subscribers/s-1/wallet/holds", hold).json()["id"]
+        offered = {"fixed": [], "free": {"least": "0.01", "most": "99.00"}}
+        assert put(self.api, "top-up-policy", offered).status_code == 200
+        assert put(self.api, "subscribers/s-1/auto-top-up", AUTO_TOP_UP).status_code == 200
         agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
@@ -202,6 +223,15 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/disputes/{number}/submit"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement.csv"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/holds"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/wallet/holds"): {"amount": "1.00", "purpose": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/release"): {"reason": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/capture"): {"order": "X-1"},  # released: refused
+    ("GET", "/api/v1/subscribers/{external_id}/auto-top-up"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/auto-top-up"): AUTO_TOP_UP,
+    ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
     ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
@@ -256,6 +286,7 @@ REFUSED = (
     *("orders/{number}/refunds", "/to-wallet", "refunds/{number}/retry"),
     "refunds/{number}/cancel",
     "{delivery_id}/replay",
+    "/capture",
 )
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
@@ -326,6 +357,8 @@ OUR_OWN: dict[Door, Any] = {
     ("PUT", "/api/v1/tax-rates/{category}"): {"rate": "0.13", "effective_from": "2027-01-01"},
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
     ("POST", "/api/v1/webhook-endpoints"): {"url": "https://ours.example.com"},
+    ("GET", "/api/v1/top-up-policy"): None,
+    ("PUT", "/api/v1/top-up-policy"): {"fixed": ["5.00"], "free": None},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
     ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
@@ -409,6 +442,7 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         number=theirs.numbered(path),
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        hold_id=theirs.hold,
         task_id=theirs.task.pk,
         method_id=1,
         provider="stripe",
@@ -417,6 +451,8 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         category=SECRET.lower(),
         original="v1/chat",
     )
+    if "/statement" in path:
+        return f"{filled}?from=2026-06-01&to=2026-06-30"
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
 
@@ -467,6 +503,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_banktransfer": by_operator,
         "billing_refund": by_operator,
         "billing_dispute": by_operator,
+        "billing_wallet": by_operator,
+        "billing_walletmovement": by_operator,
+        "billing_wallethold": by_operator,
+        "billing_topuppolicy": by_operator,
+        "billing_autotopup": by_operator,
+        "billing_autotopuprun": by_operator,
         "billing_provideraccount": by_operator,
         "billing_providerpayment": by_operator,
         "billing_paymenttask": by_operator,

@@ -13,6 +13,7 @@ from billing import closing, disputes, refunds
 from billing.models import Invoice, Order, Refund
 from billing.orders import buying, paying
 from billing.ways.provider import Fate
+from metering import rollups
 from subscriptions import catalog, clock
 from subscriptions.errors import DomainError
 from subscriptions.models import Bucket, Operator
@@ -87,9 +88,9 @@ def ask(order: Order, amount: str | None = None, *, once: str = "") -> str:
     return made.number
 
 
-def use(gateway: Gateway, nr: int, order: Order) -> str:
-    at = clock.now(Operator.objects.get(pk=order.operator_id))
-    gateway.charge(record(f"u-{nr}", occurred_at=at, input_tokens=100, output_tokens=0))
+def use(gateway: Gateway, nr: int, subject: str = "user-s-1") -> str:
+    said = record(f"u-{nr}", subject=subject, occurred_at=START, input_tokens=100, output_tokens=0)
+    gateway.charge(said)
     return "used"
 
 
@@ -128,13 +129,32 @@ def test_the_sweep_and_a_notice_at_once_make_it_once(order: Order, slow: SlowPro
 def test_units_that_burn_meanwhile_are_not_refunded(order: Order, slow: SlowProvider) -> None:
     gateway = Gateway(order.operator)
 
-    at_once(*[partial(use, gateway, nr, order) for nr in range(4)], partial(ask, order))
+    at_once(*[partial(use, gateway, nr) for nr in range(4)], partial(ask, order))
 
     bucket = Bucket.objects.get(kind="booster")
     refund = Refund.objects.get()
     # What was used before it is paid for, what came after fell elsewhere.
     assert bucket.granted == bucket.used
     assert refund.amount == Decimal("10.00") * refund.units / 1_000_000
+
+
+def test_a_plan_whose_units_burn_meanwhile_gives_back_what_its_invoice_says(
+    order: Order, slow: SlowProvider
+) -> None:
+    operator = order.operator
+    make_plan(operator, "back", refund="unused", allowance=1_000_000)
+    other = make_subscriber(operator, "s-2")
+    plan = buying.order_plan(operator, other.pk, "back", at=START)
+    paying.pay(operator, plan.number, WAY, at=START)
+    gateway = Gateway(operator)
+
+    at_once(*[partial(use, gateway, nr, "user-s-2") for nr in range(4)], partial(ask, plan))
+
+    set_clock(operator, CLOSE)
+    rollups.fold_all(at=CLOSE)
+    closing.close_due(operator, at=CLOSE)
+    invoice = Invoice.objects.get(subscriber_id=other.pk)
+    assert invoice.gross == invoice.paid == Decimal("9.90") - slow.given_back()
 
 
 def test_a_refund_while_the_close_runs_is_on_a_credit_note(

@@ -18,6 +18,7 @@ from billing.api import (
     refunds,
     rehearsals,
     test_clock,
+    top_ups,
     transfers,
     wallets,
 )
@@ -58,6 +59,17 @@ urlpatterns = [
     path("disputes/<str:number>/submit", disputes.DisputeSubmitDoor.as_view()),
     path("subscribers/<str:external_id>/wallet", wallets.WalletDoor.as_view()),
     path("subscribers/<str:external_id>/wallet/movements", wallets.WalletStatementDoor.as_view()),
+    path("subscribers/<str:external_id>/wallet/statement", wallets.DaysStatementDoor.as_view()),
+    path("subscribers/<str:external_id>/wallet/statement.csv", wallets.StatementFileDoor.as_view()),
+    path("subscribers/<str:external_id>/wallet/holds", wallets.HoldsDoor.as_view()),
+    path("wallet-holds/<int:hold_id>/capture", wallets.HoldCaptureDoor.as_view()),
+    path("wallet-holds/<int:hold_id>/release", wallets.HoldReleaseDoor.as_view()),
+    path("subscribers/<str:external_id>/auto-top-up", top_ups.AutoTopUpDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/auto-top-up/withdraw",
+        top_ups.WithdrawAutoTopUpDoor.as_view(),
+    ),
+    path("top-up-policy", top_ups.TopUpPolicyDoor.as_view()),
     path("subscribers/<str:external_id>/consents", collecting.ConsentsDoor.as_view()),
     path(
         "subscribers/<str:external_id>/consents/<str:number>/withdraw",

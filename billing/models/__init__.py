@@ -1,5 +1,6 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.collecting import (
@@ -45,12 +46,23 @@ from billing.models.providers import (
 )
 from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
-from billing.models.wallets import Wallet, WalletMovement
+from billing.models.wallets import (
+    BonusRule,
+    TopUpPolicy,
+    Wallet,
+    WalletBonus,
+    WalletBonusEntry,
+    WalletHold,
+    WalletMovement,
+)
 
 __all__ = [
     "Account",
     "Approval",
+    "AutoTopUp",
+    "AutoTopUpRun",
     "BankTransfer",
+    "BonusRule",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
@@ -101,6 +113,10 @@ __all__ = [
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "TopUpPolicy",
     "Wallet",
+    "WalletBonus",
+    "WalletBonusEntry",
+    "WalletHold",
     "WalletMovement",
 ]

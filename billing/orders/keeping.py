@@ -167,6 +167,13 @@ def find(operator: Operator, number: str) -> Order:
     return found
 
 
+def numbers_of(subscriber_id: int, order_ids: Iterable[int | None]) -> dict[int, str]:
+    """The numbers of a subscriber's orders, by their ids."""
+    ids = [one for one in order_ids if one is not None]
+    rows = Order.objects.filter(subscriber_id=subscriber_id, id__in=ids)
+    return dict(rows.values_list("id", "number"))
+
+
 def locked(operator: Operator, number: str) -> Order:
     """An order by its number, locked after its subscriber, and the period that it is for, until
     the transaction ends.

@@ -35,7 +35,7 @@ _LOOSEN = [
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0018_refunds_and_disputes"),
+        ("billing", "0019_top_ups_and_holds"),
         ("subscriptions", "0021_users"),
     ]
 
