@@ -316,7 +316,9 @@ WALL = re.compile(
 )
 # When a batch was stored, for the lag of the hourly totals: nobody is charged by it.
 WALL_READS = {"subscriptions/clock.py": 1, "metering/ingest.py": 1}
-DOORS = re.compile(r"/(?:api|management|portal)/|/users/(?:adapter|views)\.py$|/(?:tasks|due)\.py$|^config/")
+DOORS = re.compile(
+    r"/(?:api|management|portal)/|/users/(?:adapter|views)\.py$|/(?:tasks|due)\.py$|^config/"
+)
 
 
 def test_nothing_but_the_clock_reads_the_wall() -> None:
