@@ -141,7 +141,7 @@ def fill(operator: Operator, amount: str, *, at: dt.datetime = TRY) -> None:
 
 
 def july() -> Order:
-    return Order.objects.get(period_start=JULY, state__in=[*Order.OPEN, *Order.PAID])
+    return Order.objects.get(period_start=JULY, state__in=[*Order.OPEN, Order.State.PAID])
 
 
 def case() -> CollectionCase:
