@@ -27,10 +27,12 @@ _KINDS = {
     "cash": ASSET,
     "wallet": LIABILITY,
     "prepaid": LIABILITY,
+    "voucher": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
     "breakage": INCOME,
+    "voucher_breakage": INCOME,
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
@@ -39,6 +41,8 @@ RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
+VOUCHER = "voucher"  # sold and not redeemed yet
+VOUCHER_BREAKAGE = "voucher_breakage"  # never redeemed
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

@@ -54,6 +54,7 @@ KEPT = (
     *("billing_payment", "billing_dunningevent"),
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
+    *("billing_voucherbatch", "billing_voucher", "billing_voucherstep"),
 )
 
 

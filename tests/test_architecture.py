@@ -188,6 +188,13 @@ WRITERS = {
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/vouchers/keeping.py": {"voucher", "voucherbatch", "voucherset", "voucherstep"},
+    "billing/vouchers/guessing.py": {"vouchermisses"},
+    "billing/handovers/keeping.py": {"handover", "recyclingpolicy"},
+    "billing/anomalies/cases.py": {"anomalycase", "anomalypolicy", "anomalystep"},
+    "billing/anomalies/sweeping.py": {"anomalysweep"},
+    "billing/interchange/imports.py": {"importjob", "importpart", "importchunk"},
+    "billing/interchange/exports.py": {"exportjob", "exportpart"},
     "billing/transfers.py": {"banktransfer"},
     "billing/dunning.py": {
         "dunningcase",

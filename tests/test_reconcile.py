@@ -33,9 +33,11 @@ from billing import (
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
+from billing.handovers import keeping as handovers
 from billing.models import Invoice, Order
 from billing.orders import paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
+from billing.vouchers import keeping as vouchers
 from metering import rollups
 from metering.adjusted import ADJUSTED
 from metering.models import AdjustedRecord, UsageRecord
@@ -60,6 +62,7 @@ from tests.factories import (
     subscribe,
     yuan,
 )
+from tests.vouchers import order_batch, sold_vouchers
 
 CHECKS = (*USAGE_CHECKS, *MONEY_CHECKS)
 
@@ -304,6 +307,8 @@ def live() -> None:
     owe(carrier)
     buy(carrier)
     pay_before(carrier)
+    redeem_vouchers(carrier)
+    hand_over(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -416,6 +421,43 @@ def pay_before(carrier: Carrier) -> None:
     assert paying.pay(operator, order.number, "wallet", at=at).state == "paid"
 
 
+def redeem_vouchers(carrier: Carrier) -> None:
+    """Vouchers of all kinds: redeemed, void, expired, sold and not sold yet."""
+    operator, at = carrier.operator, carrier.now
+    api = client_for(make_key(operator))
+    span = {"valid_from": NOW.isoformat(), "valid_until": (at + HOUR).isoformat()}
+    kinds: dict[str, dict[str, Any]] = {
+        "money": {"amount": "10.00"},
+        "small": {"booster": "small"},
+        "units": {"units": "500", "valid_days": 3},
+    }
+    for code, gives in kinds.items():
+        cards = sold_vouchers(operator, api, code, count=4, **span, **gives)
+        body = {"code": cards[f"{code}-0000001"]}
+        done = api.post("/api/v1/subscribers/quiet/vouchers", body, format="json")
+        assert done.status_code == 200, done.content
+    vouchers.void(operator, "money", 2, 2, reason="lost", by="a test", at=at)
+    order_batch(api, "paper", **span, amount="7.00")
+    for batch_id in vouchers.making(operator.pk):
+        assert vouchers.make_next(batch_id, at=at)
+    # All but one batch have ended.
+    later = {"valid_until": (at + 9 * DAY).isoformat()}
+    sold_vouchers(operator, api, "later", **span | later, amount="3.00")
+    while vouchers.expire_next(operator, at=at + HOUR):
+        pass
+
+
+def hand_over(carrier: Carrier) -> None:
+    """One subscriber becomes another, with units and money."""
+    operator, at = carrier.operator, carrier.now
+    giver, receiver = (make_subscriber(operator, name) for name in ("old", "young"))
+    lifecycle.give(giver.pk, units=MILLION, valid_until=at + 9 * DAY, reason="old", at=at)
+    fill = transfers.tell(operator, transfers.Told("b-3", Decimal("1.00"), "CNY", at), at=at)
+    transfers.match(operator, fill.pk, transfers.Pays(wallet=giver.pk), at=at)
+    merge = handovers.draft(operator, "merge", giver, receiver, reason="a test", by="a test", at=at)
+    assert handovers.ask(merge, at=at).state == "done"
+
+
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
     payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
@@ -500,6 +542,10 @@ TABLES = (
     "billing_wallet",
     "billing_walletmovement",
     "billing_banktransfer",
+    "billing_voucherbatch",
+    "billing_voucher",
+    "billing_voucherstep",
+    "billing_handover",
     "subscriptions_expectedperiod",
 )
 
@@ -604,7 +650,8 @@ COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
-ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
+ORDER, MOVEMENT, CARD = "billing_order", "billing_walletmovement", "billing_voucher"
+HANDOVER, FIRST = "billing_handover", "(SELECT min(id) FROM subscriptions_subscriber)"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -965,6 +1012,24 @@ FAULTS: list[tuple[str, Fault]] = [
     ("wallets", update("billing_wallet", "balance = balance + 1")),
     ("wallets", delete(MOVEMENT)),
     ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
+    ("vouchers_owed", update(CARD, "state = 'redeemed'", "state = 'activated'")),
+    ("vouchers_owed", update(SIDE, "amount = amount + 1", on_account("voucher"))),
+    ("voucher_states", update(CARD, "state = 'activated'", "state = 'void'")),
+    ("voucher_states", delete(CARD, "state = 'made'")),
+    ("voucher_states", delete("billing_voucherstep", "kind = 'expired'")),
+    ("voucher_given", update(CARD, "subscriber_id = subscriber_id + 1", "state = 'redeemed'")),
+    ("voucher_given", update(CARD, "state = 'void'", "state = 'redeemed'")),
+    ("voucher_given", delete(MOVEMENT, "key LIKE 'voucher:%'")),
+    ("voucher_given", update(BUCKET, "granted = granted + 1", "grant_key LIKE 'gift:voucher:%'")),
+    ("voucher_given", update(ORDER, "booster_id = NULL", "key LIKE 'voucher:%'")),
+    ("handed_over", update(ENTRY, "units = units + 1", "kind = 7")),
+    ("handed_over", delete(ENTRY, "kind = 7")),
+    ("handed_over", update(HANDOVER, "units = units + 1")),
+    ("handed_over", update(HANDOVER, f"receiver_id = {FIRST}")),
+    ("merged", update(HANDOVER, f"receiver_id = {FIRST}")),
+    ("handed_money", update(HANDOVER, "amount = amount + 1")),
+    ("handed_money", delete(MOVEMENT, "key LIKE 'handover:%' AND amount > 0")),
+    ("merged", update(HANDOVER, "kind = 'transfer'")),
     ("order_steps", update(ORDER, "state = 'waiting'")),
     ("order_steps", delete("billing_orderstep", "state = 'paid'")),
     ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),

@@ -1,5 +1,6 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.corrections import Approval, CorrectionPolicy
@@ -24,15 +25,34 @@ from billing.models.dunning import (
     ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
+from billing.models.handovers import Handover, RecyclingPolicy
+from billing.models.interchange import (
+    ExportJob,
+    ExportPart,
+    ImportChunk,
+    ImportJob,
+    ImportPart,
+)
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
 from billing.models.transfers import BankTransfer
+from billing.models.vouchers import (
+    Voucher,
+    VoucherBatch,
+    VoucherMisses,
+    VoucherSet,
+    VoucherStep,
+)
 from billing.models.wallets import Wallet, WalletMovement
 
 __all__ = [
     "Account",
+    "AnomalyCase",
+    "AnomalyPolicy",
+    "AnomalyStep",
+    "AnomalySweep",
     "Approval",
     "BankTransfer",
     "ChargeFile",
@@ -52,9 +72,15 @@ __all__ = [
     "DunningPolicy",
     "DunningStop",
     "Entry",
+    "ExportJob",
+    "ExportPart",
     "FapiaoItem",
     "FapiaoRequest",
     "FinalSweep",
+    "Handover",
+    "ImportChunk",
+    "ImportJob",
+    "ImportPart",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
@@ -65,11 +91,17 @@ __all__ = [
     "Payment",
     "PaymentIntent",
     "Posting",
+    "RecyclingPolicy",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "Voucher",
+    "VoucherBatch",
+    "VoucherMisses",
+    "VoucherSet",
+    "VoucherStep",
     "Wallet",
     "WalletMovement",
 ]
