@@ -8,19 +8,22 @@ UV_VERSION := 0.13.9
 export PYTHONUNBUFFERED = 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve backup restore test test-gateways check format bench lock clean
+.PHONY: help setup demo serve reload backup restore test test-gateways check format bench lock messages clean
 
 help: ## this list
 	@echo "make COMMAND"
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1	\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: $(VENV)/.ready ## the virtual environment, with PostgreSQL and Valkey
+setup: .built/.ready ## the virtual environment, with PostgreSQL and Valkey, and what pages are made of
 
-demo: $(VENV)/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= TRACE=file)
+demo: .built/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= TRACE=file)
 	@exec $(BIN)/python manage.py demo
 
-serve: $(VENV)/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
+serve: .built/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
 	@exec $(BIN)/python -m config.serve
+
+reload: .built/.ready ## let what serves take up new code, without losing a request (DATA=.data)
+	@exec $(BIN)/python -m config.serve reload
 
 backup: $(VENV)/.ready ## copy the database and what belongs to it (TO=folder KEEP=n DATA=.data)
 	@exec $(BIN)/python manage.py backup
@@ -28,7 +31,7 @@ backup: $(VENV)/.ready ## copy the database and what belongs to it (TO=folder KE
 restore: $(VENV)/.ready ## fill an empty DATA from a backup, and check its books (FROM=folder DATA=)
 	@exec $(BIN)/python manage.py restore
 
-test: $(VENV)/.ready-dev ## all tests (ARGS="tests/test_x.py -k name")
+test: $(VENV)/.ready-dev .built/.ready ## all tests (ARGS="tests/test_x.py -k name")
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-gateways: $(VENV)/.ready-dev .gateways/.ready ## real gateways in front of the platform: LiteLLM, nginx
@@ -47,8 +50,11 @@ lock: $(VENV)/.created ## requirements*.txt from the .in files (ARGS=--upgrade)
 	@$(BIN)/python -m pip --quiet install uv==$(UV_VERSION)
 	@sh requirements/lock.sh $(BIN)/uv $(ARGS)
 
+messages: $(VENV)/.ready-dev ## new strings of pages into locale/, to be translated
+	@$(BIN)/python -m config.messages
+
 clean: ## remove the virtual environment and caches (never DATA)
-	rm -rf $(VENV) node_modules .gateways .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) node_modules .built .gateways .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps make a second run cost nothing.
@@ -63,11 +69,17 @@ $(VENV)/.ready: $(VENV)/.created requirements.txt $(wildcard requirements/postgr
 	@sh requirements/services.sh $(BIN)
 	@touch $@
 
-# What package-lock.json names: the font that documents are written in. npm empties the folder first,
-# so that the stamp is there only when all is.
+# What package-lock.json names: the font that documents are written in, and what pages are built
+# from. npm empties the folder first, so that the stamp is there only when all is.
 node_modules/.ready: package.json package-lock.json .npmrc requirements/node.txt requirements/node.sh | $(VENV)/.created
-	@echo "Fetching the font"
+	@echo "Fetching the font and the front end"
 	@sh requirements/node.sh $(BIN)
+	@touch $@
+
+# Which classes pages use is read from their templates.
+.built/.ready: $(VENV)/.ready node_modules/.ready requirements/web.sh $(shell find templates locale -type f)
+	@echo "Building the pages"
+	@sh requirements/web.sh $(BIN)
 	@touch $@
 
 # Made anew each time while something is missing.

@@ -25,7 +25,7 @@ from config.serve import PlatformError
 
 NAMES = (
     *("skewed", "spread", "openmeter", "single", "reserve", "authorize"),
-    *("stored", "memory", "balance", "folding", "opening", "close", "beside", "pdf"),
+    *("stored", "memory", "balance", "folding", "opening", "close", "renewals", "beside", "pdf"),
 )
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
 

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 from django.db.models import Sum
 from rich.progress import Progress
 
 from bench import bills, load, population, preload, senders
+from bench import renewals as renewing
 from bench.lab import Lab, Web
 from bench.load import BATCH, Marks, Material
 from bench.machine import Memory, Meter, Shares, memory_of
@@ -36,7 +38,7 @@ from billing.models import Invoice
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
-from subscriptions import buckets, clock, lifecycle, partitions
+from subscriptions import buckets, clock, lifecycle, partitions, periods
 from subscriptions.models import Booster, Operator, SubscriptionPeriod
 from subscriptions.partitions import DayTable
 
@@ -889,7 +891,7 @@ CLOSED = (
 def close(lab: Lab) -> list[Row]:
     """Closing a month with two workers, against INSERT … SELECT of the rows that it wrote."""
     with lab.database() as database:
-        at = clock.wall() + dt.timedelta(days=32)
+        at = _when_due(clock.wall())
         wanted = lab.effort.of(CLOSES)
         with Progress(console=lab.console, transient=True) as progress:
             task = progress.add_task("More subscribers", total=max(0, wanted - population.SIZE))
@@ -922,6 +924,16 @@ def close(lab: Lab) -> list[Row]:
             },
         )
     ]
+
+
+def _when_due(now: dt.datetime) -> dt.datetime:
+    """When what is open now has ended, and of each only one period more is opened."""
+    zone = ZoneInfo(Operator.objects.get(code=population.CODE).time_zone)
+    month = dt.timedelta(days=32)
+    second = now
+    for _ in range(2):
+        second = periods.month_start(periods.month_start(second, zone) + month, zone)
+    return min(now + month, second - lifecycle.LEAD - dt.timedelta(hours=1))
 
 
 def _make_due(count: int, *, at: dt.datetime) -> int:
@@ -1003,11 +1015,16 @@ def _closers(
     lab: Lab, database: str, at: dt.datetime, jobs: list[list[str]]
 ) -> list[subprocess.Popen[str]]:
     """Workers of a close that only wait to be let go."""
-    command = [sys.executable, "-m", "bench.closer", population.CODE, at.isoformat()]
+    command = ["bench.closer", population.CODE, at.isoformat()]
+    return _workers(lab, database, [[*command, *job] for job in jobs])
+
+
+def _workers(lab: Lab, database: str, jobs: list[list[str]]) -> list[subprocess.Popen[str]]:
+    """Processes of modules that say when they are ready, and wait to be let go."""
     environment = {**os.environ, "DATABASE_URL": lab.url(database)}
     workers = [
         subprocess.Popen(
-            [*command, *job],
+            [sys.executable, "-m", *job],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -1026,6 +1043,53 @@ def _go(workers: list[subprocess.Popen[str]]) -> None:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
+
+
+RENEWALS, CLOSED_BESIDE = 200_000, 100_000
+
+
+def renewals(lab: Lab) -> list[Row]:
+    """Renewals from wallets by two workers, against the close by two workers in the same run."""
+    with lab.database() as database:
+        at = _when_due(clock.wall())
+        closing = _make_due(lab.effort.of(CLOSED_BESIDE), at=at)
+        seconds, _ = _close(lab, database, at)
+        invoices_per_second = closing / seconds
+        wanted = lab.effort.of(RENEWALS)
+        with Progress(console=lab.console, transient=True) as progress:
+            task = progress.add_task("Subscribers that renew", total=wanted)
+            operator = renewing.build(wanted, lambda many: progress.advance(task, many))
+        moments = (renewing.ORDERS_AT.isoformat(), renewing.PAYS_AT.isoformat())
+        jobs = [["bench.renewer", renewing.CODE, *moments]] * CLOSERS
+        workers = _workers(lab, database, jobs)
+        began = time.monotonic()
+        _go(workers)
+        answers = [json.loads(worker.communicate()[0]) for worker in workers]
+        seconds = time.monotonic() - began
+        assert all(worker.returncode == 0 for worker in workers)
+        done = renewing.paid(operator)
+    assert done == wanted, f"{done} renewals of {wanted}"
+    ratio = done / seconds / invoices_per_second
+    most = max(answer["kib"] for answer in answers)
+    ordering = max(answer["ordering_seconds"] for answer in answers)
+    return [
+        Row(
+            "renewals",
+            f"{done:,} periods ordered and paid from wallets by two workers",
+            "≥ 0.3 of the close's invoices/s",
+            f"{done / seconds:,.0f} renewals/s ({seconds:.1f} s, ordering {ordering:.1f} s of it);"
+            f" the close {invoices_per_second:,.0f} invoices/s; a worker took"
+            f" {most / 1024:,.0f} MiB",
+            ratio,
+            at_least(ratio, 0.3, 0.3),
+            {
+                "renewals": done,
+                "seconds": round(seconds, 2),
+                "invoices_per_second": round(invoices_per_second, 1),
+                "workers": answers,
+            },
+        )
+    ]
 
 
 def beside(lab: Lab) -> list[Row]:
@@ -1150,6 +1214,7 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "folding": folding,
     "opening": opening,
     "close": close,
+    "renewals": renewals,
     "beside": beside,
     "pdf": pdf,
 }

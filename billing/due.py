@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import before_period, closing, deferral, dunning, finals
+from billing import before_period, closing, deferral, dunning, finals, prepaid
+from billing.collecting import running as collecting
 from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
@@ -35,6 +36,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     while lifecycle.open_due(operator.pk, at=at):
         pass
     before_period.sweep(operator, at=at)
+    prepaid.give_back(operator, at=at)
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
     expire_orders(operator, at=at)
@@ -42,6 +44,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
     finals.run(operator, at=at)
+    collecting.run(operator, at=at)
     earn_deferred(operator, at=at)
 
 

@@ -315,7 +315,7 @@ def _rate(
         )
         lines += [sale_line(sale, tariff, zone) for sale in now]
         lines += rating.discount_lines(
-            [_discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
+            [discount_of(*applied) for applied in discounts.get(due[:3], ())], lines
         )
         ending = changes.endings.get(due[:3])
         if ending is not None:
@@ -448,7 +448,7 @@ _COVERS = {
 
 
 @lru_cache(maxsize=10_000)
-def _discount_of(coupon_id: int, nth: int) -> rating.Discount:
+def discount_of(coupon_id: int, nth: int) -> rating.Discount:
     """What a coupon takes off from the `nth` of its periods."""
     coupon = Coupon.objects.get(pk=coupon_id)
     lasts = {} if coupon.periods is None else {"nth": nth, "periods": coupon.periods}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Sequence
 
-from django.db import connection
+from django.db import connection, transaction
 
 from billing import invoicing, ledger, payments, rating, wallets
 from billing.ledger import Side
@@ -80,6 +80,35 @@ def apply(
     payments.record_in_advance(operator, paid, at=at)
     back(operator, [order for order in orders if order.applied < order.amount], at=at)
     keeping.used_up(orders, at=at)
+
+
+# Few orders are for a plan, and they wait for its first period only.
+_NEVER_BEGUN_SQL = """
+SELECT o.subscriber_id, o.id
+FROM billing_order o
+JOIN subscriptions_subscription s
+  ON s.subscriber_id = o.subscriber_id AND s.id = o.subscription_id AND s.ends_at = s.starts_at
+WHERE o.operator_id = %s AND o.kind = 'plan' AND o.paid_at IS NOT NULL AND o.settled_at IS NULL
+  AND o.state = 'paid'
+ORDER BY o.subscriber_id, o.id
+"""
+
+
+def give_back(operator: Operator, *, at: dt.datetime) -> None:
+    """Put what plans cost that were cancelled before they began into the wallets: no invoice will
+    name them. May be repeated; each order is a transaction of its own."""
+    with connection.cursor() as cursor:
+        cursor.execute(_NEVER_BEGUN_SQL, [operator.pk])
+        found = cursor.fetchall()
+    for subscriber_id, order_id in found:
+        with transaction.atomic():
+            keeping.lock_subscriber(subscriber_id)
+            order = Order.objects.select_for_update(no_key=True).get(
+                subscriber_id=subscriber_id, id=order_id
+            )
+            if order.state == Order.State.PAID and order.settled_at is None:
+                back(operator, [order], at=at)
+                keeping.used_up([order], at=at)
 
 
 def back(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> None:

@@ -15,6 +15,7 @@ from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from billing.handovers.checks import CHECKS as HANDOVER_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
+from billing.provider_checks import CHECKS as PROVIDER_CHECKS
 from billing.vouchers.checks import CHECKS as VOUCHER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
@@ -553,6 +554,7 @@ CHECKS = (
     *ORDER_CHECKS,
     *HANDOVER_CHECKS,
     *VOUCHER_CHECKS,
+    *PROVIDER_CHECKS,
 )
 
 

@@ -7,8 +7,9 @@ from functools import partial
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, finals
+from billing import before_period, closing, costs, due, dunning, figures, finals, inbox, prepaid
 from billing.anomalies import sweeping
+from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.interchange import exports, imports
@@ -109,10 +110,29 @@ def finish_payments() -> None:
 
 
 @shared_task
+def work_notices() -> None:
+    """Work what providers have told."""
+    began = time.monotonic()
+    for operator in inbox.waiting():
+        while inbox.work(operator, at=clock.now(operator), limit=50):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
 def order_periods() -> None:
-    """Ask for periods that are paid before; of operators by the wall's time."""
+    """Ask for periods that are paid before, and give back what was paid for a plan that does not
+    begin; of operators by the wall's time."""
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
+        prepaid.give_back(operator, at=clock.now(operator))
+
+
+@shared_task
+def collect_due() -> None:
+    """Collect what is due from who agreed to it; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        collecting.run(operator, at=clock.now(operator))
 
 
 @shared_task
@@ -128,6 +148,13 @@ def price_usage() -> None:
     """Work out what each day's usage costs, once it is over, by every operator's own clock."""
     for operator in Operator.objects.order_by("pk"):
         costs.price_due(operator, at=clock.now(operator))
+
+
+@shared_task
+def measure_figures() -> None:
+    """Count what those who run an operator look at; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        figures.measure(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -1,8 +1,9 @@
 """The platform on one machine: embedded services, web, worker and beat, kept running.
 
-`python -m config.serve` serves in the foreground until SIGTERM or Ctrl-C. From the environment:
-HOST (127.0.0.1), PORT (8000), DATA (.data), and DATABASE_URL and BROKER_URL where other servers are
-to be used. Linux only.
+`python -m config.serve` serves in the foreground until SIGTERM or Ctrl-C. On SIGUSR1, which
+`python -m config.serve reload` sends, it takes up the code that is there by then. From the
+environment: HOST (127.0.0.1), PORT (8000), DATA (.data), and DATABASE_URL and BROKER_URL where
+other servers are to be used. Linux only.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class Platform:
         self.data = self.data.resolve()
         self._stopping = threading.Event()
         self._interrupted = False
+        self._outdated = False
         self._keepers: list[threading.Thread] = []
         self._lock = -1
         self._attached = False
@@ -187,6 +189,10 @@ class Platform:
         """Asks for the end: waits return. `stop` has to follow."""
         # No lock either: a second signal's handler may begin in the middle of the first.
         self._interrupted = True
+
+    def renew(self) -> None:
+        """Asks for new processes of the code that is there now; no request is lost meanwhile."""
+        self._outdated = True
 
     @property
     def interrupted(self) -> bool:
@@ -344,11 +350,30 @@ class Platform:
             for child in self.children:
                 child.start(self.environment)
             while not self._stopping.wait(0.2):
+                if self._outdated:
+                    self._outdated = False
+                    self._renew()
                 for child in self.children:
                     self._tend(child)
         finally:
             for child in self.children:
                 child.stop()
+
+    def _renew(self) -> None:
+        """Migrates beside what serves, which goes on with its own code where that fails."""
+        try:
+            self._prepare()
+        except PlatformError as error:
+            _say(f"Not renewed: {error}")
+            return
+        web, *others = self.children
+        if web.process and not web.ended():
+            # The web server starts new workers before it lets the old ones finish and go.
+            web.process.send_signal(signal.SIGHUP)
+        for child in others:
+            child.stop()
+            child.start(self.environment)
+        _say("Renewed")
 
     def _tend(self, child: Child) -> None:
         if not child.ended():
@@ -410,15 +435,36 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def reload(data: Path) -> int:
+    """Ask the platform that serves from a folder to renew itself."""
+    try:
+        fd = os.open(data / "serve.lock", os.O_RDONLY)
+        with os.fdopen(fd) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        pass
+    except BlockingIOError:
+        pid = int((data / "serve.lock").read_text())
+        os.kill(pid, signal.SIGUSR1)
+        print(f"Process {pid} takes up the code that is here; it says when it has.")
+        return 0
+    _say(f"Nothing serves from {data}: start it with `make serve`, or name its folder by DATA.")
+    return 1
+
+
 def main() -> int:
+    data = (BASE / (os.environ.get("DATA") or ".data")).resolve()
+    if sys.argv[1:] == ["reload"]:
+        return reload(data)
     platform = Platform(
-        data=BASE / (os.environ.get("DATA") or ".data"),
+        data=data,
         port=int(os.environ.get("PORT") or 8000),
         host=os.environ.get("HOST") or "127.0.0.1",
         echo=True,
     )
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, lambda *_: platform.interrupt())
+    signal.signal(signal.SIGUSR1, lambda *_: platform.renew())
     try:
         print("Starting", flush=True)
         platform.start()

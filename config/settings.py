@@ -15,8 +15,9 @@ env = environ.Env()
 DEBUG = env.bool("DEBUG", default=False)
 DATA = (BASE_DIR / env.str("DATA", default=".data")).resolve()
 
-# What documents are written in, as set-up fetched it.
+# What documents are written in, as set-up fetched it, and what pages are made of, as it built it.
 FONTS = BASE_DIR / "node_modules" / "@expo-google-fonts"
+BUILT = BASE_DIR / ".built"
 
 # Unset, the platform brings its own PostgreSQL and Valkey, kept under DATA.
 if "DATABASE_URL" in env and "BROKER_URL" in env:
@@ -27,14 +28,30 @@ DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _servic
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
+# Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.humanize",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
     "djmoney",
+    "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
@@ -47,7 +64,20 @@ INSTALLED_APPS = [
 MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
+    # Those of config.pages leave the API's requests alone.
+    "config.pages.policies",
+    "config.pages.Sessions",
+    "config.pages.Locale",
     "django.middleware.common.CommonMiddleware",
+    "config.pages.Csrf",
+    "config.pages.Authentication",
+    "config.pages.Messages",
+    "config.pages.Frames",
+    "config.pages.UserSessions",
+    "config.pages.Htmx",
+    "config.pages.limits",
+    # Asked for by this name; to the API it costs some microseconds.
+    "allauth.account.middleware.AccountMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -59,7 +89,15 @@ TEMPLATES = [
         "BACKEND": "django.template.backends.django.DjangoTemplates",
         "DIRS": [BASE_DIR / "templates"],
         "APP_DIRS": True,
-        "OPTIONS": {"context_processors": ["django.template.context_processors.request"]},
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.template.context_processors.i18n",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+                "config.pages.look",
+            ]
+        },
     }
 ]
 
@@ -87,6 +125,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 LANGUAGE_CODE = "zh-hans"
 LANGUAGES = [("zh-hans", "简体中文"), ("en", "English")]
+LOCALE_PATHS = [BUILT / "locale"]
 USE_I18N = True
 # Instants are stored and compared in UTC; an operator's zone is applied in subscriptions.periods.
 USE_TZ = True
@@ -94,6 +133,7 @@ TIME_ZONE = "UTC"
 
 STATIC_URL = "/static/"
 STATIC_ROOT = DATA / "static"
+STATICFILES_DIRS = [BUILT / "static"]
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
     "staticfiles": {"BACKEND": "whitenoise.storage.CompressedManifestStaticFilesStorage"},
@@ -132,8 +172,58 @@ SPECTACULAR_SETTINGS = {
 CURRENCIES = ("CNY", "USD", "HKD", "EUR")
 DEFAULT_CURRENCY = "CNY"
 
+# Who signs in. Everything about a user is in subscriptions/users, but for what allauth does.
+AUTH_USER_MODEL = "subscriptions.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+SESSION_COOKIE_AGE = 14 * 86400
+ACCOUNT_ADAPTER = "subscriptions.users.adapter.AccountAdapter"
+ACCOUNT_FORMS = {"signup": "subscriptions.users.forms.EmailSignupForm"}
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email", "phone"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "phone"]
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_LOGIN_BY_CODE_ENABLED = True
+ACCOUNT_PASSWORD_RESET_BY_CODE_ENABLED = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+# Browsers offer passkeys to TLS and to this machine only, whatever is allowed here.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS
+# How many proxies of ours add to X-Forwarded-For: whose address the limits of sign-in count.
+ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXIES", default=0)
+
+# Which operator's portal a host is; any other host is that of PORTAL_OPERATOR, or of the only one.
+PORTAL_HOSTS = env.dict("PORTAL_HOSTS", default={})
+PORTAL_OPERATOR = env.str("PORTAL_OPERATOR", default="")
+
+# Unset, messages go to the log.
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
+SMS_SENDER = env.str("SMS_SENDER", default="subscriptions.users.texts.to_console")
+
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True
+X_FRAME_OPTIONS = "DENY"
+CSRF_FAILURE_VIEW = "config.pages.stale_form"
+# No script of ours reads it: htmx sends what the page says.
+CSRF_COOKIE_HTTPONLY = True
+LANGUAGE_COOKIE_AGE = 365 * 86400
 SILENCED_SYSTEM_CHECKS: list[str] = []
 
 # Rows are the queue, a task is only the bell: losing one loses no work, a sweep rings again.
@@ -210,6 +300,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "collect-due": {
+        "task": "billing.tasks.collect_due",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "finish-payments": {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,
@@ -236,11 +331,21 @@ CELERY_BEAT_SCHEDULE = {
         "options": {"expires": 300.0},
     },
     "forget-files": {"task": "billing.tasks.forget_files", "schedule": 3600.0},
+    "work-notices": {
+        "task": "billing.tasks.work_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
         "task": "billing.tasks.sweep_fapiao",
         "schedule": 60.0,
         "options": {"expires": 60.0},
+    },
+    "measure-figures": {
+        "task": "billing.tasks.measure_figures",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
     },
     "price-usage": {
         "task": "billing.tasks.price_usage",
@@ -258,6 +363,14 @@ FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
 # Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
 RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
 RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
+# Attempts to sign in, too.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": RATE_LIMIT_URL,
+        "KEY_PREFIX": f"{RATE_LIMIT_PREFIX}:cache",
+    }
+}
 
 LOGGING = {
     "version": 1,

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from django.conf import settings
 from django.urls import include, path
-from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerView
+from django.views.i18n import set_language
+from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from billing.api.notices import webhook
+from config import pages
 from config.health import healthz
 
 urlpatterns = [
@@ -13,11 +17,18 @@ urlpatterns = [
     path("api/v1/", include("subscriptions.api.urls")),
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
+    path("webhooks/<slug:provider>/<slug:public_id>", webhook),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
-    path("api/docs/", SpectacularSwaggerView.as_view(url_name="schema"), name="docs"),
+    path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("accounts/", include("subscriptions.users.urls")),
+    path("language", set_language, name="language"),
+    path("theme", pages.choose_theme, name="theme"),
 ]
+if settings.DEBUG:
+    urlpatterns.append(path("styleguide/", pages.styleguide, name="styleguide"))
 
-handler400 = "subscriptions.api.problems.bad_request"
-handler403 = "subscriptions.api.problems.forbidden"
-handler404 = "subscriptions.api.problems.not_found"
-handler500 = "subscriptions.api.problems.server_error"
+handler400 = "config.pages.bad_request"
+handler403 = "config.pages.forbidden"
+handler404 = "config.pages.not_found"
+handler429 = "config.pages.too_many"
+handler500 = "config.pages.server_error"

@@ -82,6 +82,12 @@ class UsageBatch(models.Model):
                 pages_per_range=8,
                 autosummarize=True,
             ),
+            BrinIndex(
+                fields=["charged_at"],
+                name="batch_charged",
+                pages_per_range=8,
+                autosummarize=True,
+            ),
         ]
 
     def __str__(self) -> str:

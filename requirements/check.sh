@@ -15,7 +15,7 @@ check mypy .
 check lint-imports
 check python manage.py makemigrations --check --dry-run
 if [ -n "$(find . -name '*.html' -path '*/templates/*' -not -path './.venv/*' -not -path './node_modules/*' | head -n 1)" ]; then
-    check djlint . --check --lint --quiet
+    check djlint templates --check --lint --quiet
 fi
 
 if [ -n "$failed" ]; then

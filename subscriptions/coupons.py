@@ -16,7 +16,7 @@ from django.db import transaction
 from django.db.models import F, Q
 from djmoney.money import Money
 
-from subscriptions import catalog, lifecycle, pgarrays
+from subscriptions import catalog, expected, lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Coupon, Operator, Redemption, Subscription
@@ -170,6 +170,8 @@ def redeem(
     counted = Coupon.objects.filter(there, pk=coupon.pk).update(redeemed=F("redeemed") + 1)
     if not counted:
         raise Exhausted(f"{code} has been redeemed as often as it may be")
+    # What is asked for a period that is paid before is less by now.
+    expected.look_again(subscriber_id, subscription_id, since=first_period)
     return redemption
 
 
@@ -207,9 +209,10 @@ JOIN subscriptions_redemption r
  AND r.first_period <= d.starts_at
 JOIN subscriptions_coupon c ON c.id = r.coupon_id
 CROSS JOIN LATERAL (
-    SELECT count(*) AS nth FROM subscriptions_subscriptionperiod p
+    -- One that is asked for ahead is not opened yet.
+    SELECT count(*) + 1 AS nth FROM subscriptions_subscriptionperiod p
     WHERE p.subscriber_id = d.subscriber_id AND p.subscription_id = d.subscription_id
-      AND p.starts_at >= r.first_period AND p.starts_at <= d.starts_at
+      AND p.starts_at >= r.first_period AND p.starts_at < d.starts_at
 ) n
 WHERE c.periods IS NULL OR n.nth <= c.periods
 ORDER BY d.subscriber_id, d.subscription_id, d.starts_at, r.at, r.coupon_id

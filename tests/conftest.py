@@ -11,7 +11,9 @@ from typing import Any
 
 import hypothesis
 import pytest
+from django.conf import settings
 from django.db import connection
+from django.test import override_settings
 from rest_framework.test import APIClient
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
@@ -44,6 +46,14 @@ def _patience() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _static_files_as_built() -> Iterator[None]:
+    """Pages name their static files without the hashes that collecting gives them."""
+    plain = {"BACKEND": "django.contrib.staticfiles.storage.StaticFilesStorage"}
+    with override_settings(STORAGES={**settings.STORAGES, "staticfiles": plain}):
+        yield
+
+
 # What no TRUNCATE empties, but that of a test which was not rolled back.
 KEPT = (
     *("billing_account", "billing_posting", "billing_entry"),
@@ -55,6 +65,9 @@ KEPT = (
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
     *("billing_voucherbatch", "billing_voucher", "billing_voucherstep"),
+    *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
+    *("billing_providerpayment", "billing_paymenttask"),
+    *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
 )
 
 

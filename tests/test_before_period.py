@@ -22,7 +22,17 @@ from tests.factories import (
     yuan,
 )
 from tests.test_orders import pay, states, transfer, wallet
-from tests.usage import DAY, Gateway, assert_books_agree, assert_problem, balance, get, post, record
+from tests.usage import (
+    DAY,
+    Gateway,
+    assert_books_agree,
+    assert_problem,
+    balance,
+    get,
+    post,
+    put,
+    record,
+)
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -217,6 +227,41 @@ def test_a_part_of_a_month_costs_its_days_and_a_free_plan_opens_by_itself(
     assert balance(api)["available"] == "10000000.000"
     move(api, local(2026, 6, 23))
     assert [one["state"] for one in orders(api)] == ["cancelled"]
+    assert_books_agree()
+
+
+def test_a_coupon_lowers_what_is_asked_as_it_lowers_the_invoice(
+    operator: Operator, api: APIClient
+) -> None:
+    coupon = {"name": "Half", "percent": "50", "periods": 2}
+    assert put(api, "coupons/half", coupon).status_code in (200, 201)
+    assert (
+        put(api, "coupons/all", {"name": "All", "percent": "100", "periods": 1}).status_code < 300
+    )
+    held = sell(api)
+    move(api, START + DAY)
+    assert asked(api)["amount"]["amount"] == "30.00"
+    redeemed = post(api, f"subscribers/s-1/subscriptions/{held}/coupons", {"coupon": "half"})
+    assert redeemed.status_code in (200, 201), redeemed.content
+
+    move(api, START + DAY + DAY / 24)
+    assert [one["state"] for one in orders(api)] == ["cancelled", "created"]
+    assert asked(api)["amount"]["amount"] == "15.00"
+    pays(api)
+    # The second of two periods, ordered before it is opened; then the whole price again.
+    move(api, JULY - DAY)
+    assert asked(api)["amount"]["amount"] == "15.00"
+    pays(api)
+    move(api, AUGUST - DAY)
+    assert asked(api)["amount"]["amount"] == "30.00"
+    move(api, AUGUST)
+    redeemed = post(api, f"subscribers/s-1/subscriptions/{held}/coupons", {"coupon": "all"})
+    assert redeemed.status_code in (200, 201), redeemed.content
+    move(api, local(2026, 8, 3))
+
+    assert balance(api)["available"] == "10000000.000"
+    assert bills(api) == [("paid", "15.00", "0.00")] * 2
+    assert wallet(api) == "470.00"
     assert_books_agree()
 
 

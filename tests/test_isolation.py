@@ -32,6 +32,7 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
+from tests.providers import unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
 from tests.vouchers import TERMS, make_all, order_batch, shown_codes
 
@@ -96,6 +97,9 @@ class Theirs:
         self.order = ordered.json()["number"]
         transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
         self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
+        said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
+        self.consent = said.json()["number"]
         # Only this credit waits for somebody.
         policy["approval_limit"] = "1.00"
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -118,6 +122,9 @@ class Theirs:
         with transaction.atomic():
             cases.keep(self.operator, [seen], at=NOW)
         self.case = AnomalyCase.objects.get()
+        account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
+        assert put(self.api, "payment-providers/stripe", account).status_code == 200
+        self.task = unclear_payment(self.operator, SECRET)
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -208,6 +215,16 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/voucher-batches/{batch}/void"): {"first": 1, "last": 1, "reason": "x"},
     ("GET", "/api/v1/vouchers/{serial}"): None,
     ("POST", "/api/v1/vouchers/{serial}/void"): {"reason": "x"},
+    ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/consents"): {
+        "kind": "auto_renew",
+        "text": "x",
+        "text_version": "2",
+        "language": "en",
+        "channel": "app",
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/consents/{number}/withdraw"): {"channel": "app"},
+    ("GET", "/api/v1/subscribers/{external_id}/collections"): None,
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
     ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
     ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
@@ -220,6 +237,10 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
     ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
+    ("GET", "/api/v1/payment-tasks/{task_id}"): None,
+    ("POST", "/api/v1/payment-tasks/{task_id}/resolve"): {"action": "note", "note": "x"},
+    ("POST", "/api/v1/payment-providers/{provider}/secrets"): {"kind": "api", "secret": "x"},
+    ("DELETE", "/api/v1/payment-providers/{provider}"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
         "input_tokens": 1,
@@ -247,6 +268,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/approvals"),
     ("GET", "/api/v1/orders"),
     ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
     ("GET", "/api/v1/voucher-batches"),
     ("GET", "/api/v1/imports"),
@@ -287,6 +309,18 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/collection-policy"): None,
+    ("PUT", "/api/v1/collection-policy"): {
+        "days_ahead": 7,
+        "notice_days": 6,
+        "lead_days": 2,
+        "ways": ["wallet"],
+        "retry_days": [0, 2],
+        "from_hour": 9,
+        "until_hour": 18,
+        "grace_days": 3,
+        "phone_bill_cap": None,
+    },
     ("GET", "/api/v1/correction-policy"): None,
     ("PUT", "/api/v1/correction-policy"): {
         "approval_limit": "5.00",
@@ -310,6 +344,16 @@ OUR_OWN: dict[Door, Any] = {
     },
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
+    ("GET", "/api/v1/figures"): None,
+    ("POST", "/api/v1/figures"): None,
+    ("GET", "/api/v1/payment-providers"): None,
+    ("PUT", "/api/v1/payment-providers/{provider}"): {
+        "name": "ours",
+        "live": False,
+        "api_secret": "ours",
+        "webhook_secret": "ours",
+    },
 }
 AUTHORIZING = {
     (method, path)
@@ -374,9 +418,15 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
-        number=theirs.order if "/orders/" in path else theirs.number,
+        number=theirs.consent
+        if "/consents/" in path
+        else theirs.order
+        if "/orders/" in path
+        else theirs.number,
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        task_id=theirs.task.pk,
+        provider="stripe",
         category=SECRET.lower(),
         import_id=theirs.import_id,
         export_id=theirs.export_id,
@@ -431,6 +481,9 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_order": by_operator,
         "billing_orderstep": by_subscriber,
         "billing_banktransfer": by_operator,
+        "billing_provideraccount": by_operator,
+        "billing_providerpayment": by_operator,
+        "billing_paymenttask": by_operator,
         "billing_approval": by_operator,
         "billing_importjob": by_operator,
         "billing_exportjob": by_operator,

@@ -14,7 +14,7 @@ from billing.models import BankTransfer, Invoice, Order, Payment, PaymentIntent,
 from billing.orders import buying, keeping, paying
 from billing.transfers import Pays, Told
 from billing.ways.bank import BankTransferProvider
-from billing.ways.known import BY_WAY
+from billing.ways.known import ALWAYS
 from billing.ways.provider import Answer, Attempt, Unavailable
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator, Subscriber
@@ -178,7 +178,7 @@ def test_what_a_crash_left_open_is_asked_again_with_the_same_key(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = Dying()
-    monkeypatch.setitem(BY_WAY, "bank", provider)
+    monkeypatch.setitem(ALWAYS, "bank", provider)
     order = invoice_order(operator)
     with pytest.raises(Unavailable):
         paying.pay(operator, order.number, "bank", at=CLOSE)
@@ -203,7 +203,7 @@ def test_an_answer_that_comes_after_the_order_was_cancelled_changes_nothing(
             keeping.cancel(operator, order.number, reason="too slow", at=CLOSE)
             return super().create(attempt)
 
-    monkeypatch.setitem(BY_WAY, "bank", Slow())
+    monkeypatch.setitem(ALWAYS, "bank", Slow())
 
     assert paying.pay(operator, order.number, "bank", at=CLOSE).state == "cancelled"
     assert PaymentIntent.objects.get().state == "cancelled"

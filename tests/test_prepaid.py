@@ -22,7 +22,7 @@ from tests.factories import (
     yuan,
 )
 from tests.test_orders import order, pay, states, transfer, wallet
-from tests.usage import assert_books_agree, assert_problem, balance, get, post, put
+from tests.usage import DAY, assert_books_agree, assert_problem, balance, get, post, put
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -164,6 +164,23 @@ def test_a_plan_from_next_month_on_is_billed_when_that_is_over(
 
     move(api, local(2026, 8, 3))
     assert amounts(api) == ("paid", "9.90", "0.00")
+    assert_books_agree()
+
+
+def test_a_plan_cancelled_before_it_begins_is_paid_back_into_the_wallet(
+    operator: Operator, api: APIClient
+) -> None:
+    number = bought(api, kind="plan", plan="later")
+    [held] = get(api, "subscribers/s-1/subscriptions")["items"]
+    path = f"/api/v1/subscribers/s-1/subscriptions/{held['id']}"
+    assert api.patch(path, {"cancel_at_period_end": True}, format="json").status_code == 200
+
+    move(api, START + DAY)
+    move(api, CLOSE)
+
+    shown = get(api, f"orders/{number}")
+    assert (shown["state"], wallet(api), prepaid(operator)) == ("refunded", "50.00", "0.00")
+    assert get(api, "subscribers/s-1/invoices")["items"] == []
     assert_books_agree()
 
 

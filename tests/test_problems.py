@@ -195,8 +195,8 @@ def test_errors_name_the_field_by_its_path(api: APIClient) -> None:
         "/api/v1/subscribers/s-1/subscriptions/-1",
         "/api/v1/subscribers/s-1/subscriptions/abc",
         "/api/v1/nothing",
-        "/nothing",
-        "/%00",
+        "/v1/nothing",
+        "/api/v1/%00",
     ],
 )
 def test_an_address_of_nothing_is_404(api: APIClient, operator: Operator, path: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
 from rest_framework.test import APIClient
 
@@ -35,9 +35,10 @@ from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
 from billing.handovers import keeping as handovers
 from billing.models import Invoice, Order
-from billing.orders import paying
+from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from billing.vouchers import keeping as vouchers
+from billing.ways.provider import Answer, Fate
 from metering import rollups
 from metering.adjusted import ADJUSTED
 from metering.models import AdjustedRecord, UsageRecord
@@ -62,6 +63,7 @@ from tests.factories import (
     subscribe,
     yuan,
 )
+from tests.providers import stripe_account, unclear_payment
 from tests.vouchers import order_batch, sold_vouchers
 
 CHECKS = (*USAGE_CHECKS, *MONEY_CHECKS)
@@ -419,6 +421,24 @@ def pay_before(carrier: Carrier) -> None:
     transfers.match(operator, fill.pk, transfers.Pays(wallet=ahead.pk), at=at)
     order = Order.objects.get(subscriber_id=ahead.pk)
     assert paying.pay(operator, order.number, "wallet", at=at).state == "paid"
+    pay_online(carrier)
+
+
+def pay_online(carrier: Carrier) -> None:
+    """One payment is granted, one comes after its order was cancelled, one is nobody's."""
+    operator, at = carrier.operator, carrier.now
+    account = stripe_account(operator)
+    quiet = registry.find(operator, "quiet")
+    for nr in range(2):
+        order = buying.order_top_up(operator, quiet.pk, Decimal(5), currency="CNY", at=at)
+        with transaction.atomic():
+            held = keeping.locked(operator, order.number)
+            intent = keeping.attempt(held, "card", at=at, account=account)
+        if nr:
+            keeping.cancel(operator, order.number, reason="a test", at=at)
+        came = Answer(Fate.SUCCEEDED, f"pi_{nr}", amount=Decimal(5), currency="CNY")
+        paying.hear(operator, order.number, intent.nr, account, came, at=at)
+    unclear_payment(operator, "pi_9")
 
 
 def redeem_vouchers(carrier: Carrier) -> None:
@@ -546,6 +566,8 @@ TABLES = (
     "billing_voucher",
     "billing_voucherstep",
     "billing_handover",
+    "billing_providerpayment",
+    "billing_paymenttask",
     "subscriptions_expectedperiod",
 )
 
@@ -652,6 +674,8 @@ PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 ORDER, MOVEMENT, CARD = "billing_order", "billing_walletmovement", "billing_voucher"
 HANDOVER, FIRST = "billing_handover", "(SELECT min(id) FROM subscriptions_subscriber)"
+ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
+TAKEN = "billing_providerpayment"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -1047,6 +1071,13 @@ FAULTS: list[tuple[str, Fault]] = [
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
+    ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'wallet'")),
+    ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'granted'")),
+    ("provider_payments", update(TAKEN, "became = 'settled'", "became = 'unclear'")),
+    ("provider_payments", update(TAKEN, "became = 'unclear'", "became = 'wallet'")),
+    ("provider_payments", delete("billing_paymenttask")),
+    ("provider_money", delete(TAKEN, "became = 'granted'")),
+    ("provider_money", update(TAKEN, "order_id = -1", "became = 'granted'")),
     ("deferred_sold", update(DEFERRAL, "net = net + 0.01")),
     ("deferred_sold", update(DEFERRAL, "credited = credited + 0.01")),
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),

@@ -148,7 +148,7 @@ def test_the_page_loads_from_here_alone(settings: Any, tmp_path: Path) -> None:
         assert reference.startswith("/"), reference
         answer: Any = client.get(reference)
         assert answer.status_code == 200, reference
-        assert b"".join(answer.streaming_content)
+        assert b"".join(answer)
         answer.close()
     # What the script then asks for is the schema, from here too.
     assert re.findall(r'"(https?://[^"]+)"', page.content.decode()) == []

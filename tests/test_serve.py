@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -121,6 +122,31 @@ def test_it_stands_what_happens_to_it(served: Served) -> None:
         os.kill(before[0], signal.SIGKILL)
         eventually(partial(served.newer, before, *words))
     eventually(served.answers)
+
+    # New code is taken up by new processes, and nobody who asks meanwhile is turned away.
+    parent, *old = served.processes("granian")
+    old += served.processes("celery", "worker")
+    asked: list[bool] = []
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            asked.append(served.answers())
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    subprocess.run(
+        [sys.executable, "-m", "config.serve", "reload"],
+        cwd=ROOT,
+        env={**os.environ, "DATA": str(served.data)},
+        check=True,
+    )
+    eventually(lambda: not set(old) & set(served.processes()))
+    over.set()
+    asker.join()
+    assert asked
+    assert all(asked)
+    assert parent in served.processes("granian")
 
     # Killed itself, with the web server's parent: its orphans must not keep the port.
     web = served.processes("granian")[0]

@@ -16,7 +16,7 @@ from rest_framework.response import Response
 from billing.api.invoices import MoneyBody, Reason
 from billing.models import Invoice, Order, PaymentIntent
 from billing.orders import buying, keeping, paying
-from billing.ways.known import BY_WAY
+from billing.ways import known
 from subscriptions import clock, registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
@@ -104,7 +104,7 @@ class NewOrder(serializers.Serializer[Any]):
 
 
 class Payment(serializers.Serializer[Any]):
-    way = serializers.ChoiceField(choices=sorted(BY_WAY))
+    way = serializers.ChoiceField(choices=known.NAMES)
 
 
 # Showing -----------------------------------------------------------------------------------------

@@ -3,6 +3,12 @@
 from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.collecting import (
+    CollectionCase,
+    CollectionPolicy,
+    CollectionStep,
+    Consent,
+)
 from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
@@ -25,6 +31,7 @@ from billing.models.dunning import (
     ReminderCursor,
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
+from billing.models.figures import DayFigures
 from billing.models.handovers import Handover, RecyclingPolicy
 from billing.models.interchange import (
     ExportJob,
@@ -37,6 +44,13 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.providers import (
+    PaymentTask,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    ProviderSecret,
+)
 from billing.models.transfers import BankTransfer
 from billing.models.vouchers import (
     Voucher,
@@ -58,11 +72,16 @@ __all__ = [
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CollectionCase",
+    "CollectionPolicy",
+    "CollectionStep",
+    "Consent",
     "CorrectionPolicy",
     "CostCard",
     "CostDay",
     "CostEntry",
     "CostPrice",
+    "DayFigures",
     "Deferral",
     "DeferralSweep",
     "Document",
@@ -90,7 +109,12 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentTask",
     "Posting",
+    "ProviderAccount",
+    "ProviderEvent",
+    "ProviderPayment",
+    "ProviderSecret",
     "RecyclingPolicy",
     "ReminderCursor",
     "Settlement",

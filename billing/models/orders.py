@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import F, Q
 
+from billing.models.providers import ProviderAccount
 from subscriptions.fields import amount_field
 from subscriptions.models import Booster, Operator, Plan, Subscriber
 
@@ -90,6 +91,11 @@ class Order(models.Model):
                 name="order_waits_for_invoice",
                 condition=Q(paid_at__isnull=False, settled_at__isnull=True)
                 & ~Q(kind__in=["top_up", "invoice"]),
+            ),
+            models.Index(
+                fields=["operator", "subscriber_id"],
+                name="order_of_plan_waits",
+                condition=Q(kind="plan", paid_at__isnull=False, settled_at__isnull=True),
             ),
         ]
         constraints = [
@@ -202,6 +208,11 @@ class PaymentIntent(models.Model):
         Operator, models.PROTECT, related_name="+", db_constraint=False, db_index=False
     )
     way = models.CharField(max_length=32)
+    account = models.ForeignKey(
+        ProviderAccount, models.PROTECT, related_name="+", null=True, blank=True, db_index=False
+    )  # at the provider that is asked, where one is
+    method = models.CharField(max_length=255, blank=True, default="")  # a saved one
+    return_url = models.CharField(max_length=2000, blank=True, default="")
     key = models.CharField(max_length=64)
     currency = models.CharField(max_length=3)
     amount = amount_field()
@@ -211,6 +222,8 @@ class PaymentIntent(models.Model):
     reason = models.CharField(max_length=200, blank=True, default="")
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
+    # The provider is still to hear that it may not be paid any more.
+    recall_at = models.DateTimeField(null=True, blank=True)
 
     objects: models.Manager[PaymentIntent]
 
@@ -221,6 +234,12 @@ class PaymentIntent(models.Model):
                 fields=["operator", "created_at"],
                 name="intent_unanswered",
                 condition=Q(state="intended"),
+            ),
+            models.Index(fields=["operator", "created_at"], name="intents_by_time"),
+            models.Index(
+                fields=["operator", "recall_at"],
+                name="intent_recall_queue",
+                condition=Q(recall_at__isnull=False),
             ),
         ]
         constraints = [
@@ -235,6 +254,11 @@ class PaymentIntent(models.Model):
                 name="intent_ended",
                 condition=Q(state__in=["intended", "waiting"], ended_at__isnull=True)
                 | Q(state__in=["succeeded", "failed", "cancelled"], ended_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="intent_recalled_when_ended",
+                condition=Q(recall_at__isnull=True)
+                | Q(ended_at__isnull=False, account__isnull=False),
             ),
         ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
@@ -13,9 +14,10 @@ from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
 from billing.orders.keeping import Draft
-from subscriptions import catalog, expected, lifecycle
+from subscriptions import catalog, coupons, expected, lifecycle, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Operator, Plan
+from subscriptions.models import Operator, Plan, Subscription
+from subscriptions.outbox import Happening
 
 Kind = Order.Kind
 # More is a mistake of somebody who types.
@@ -157,7 +159,7 @@ def order_period(
     Joins the caller's transaction, which holds the period and sees to it that there is one.
     """
     subscriber_id, subscription_id, starts_at = key
-    price = fee_of(operator, plan_id, starts_at)
+    price = fees_of_periods(operator, {key: plan_id})[key]
     if not price:
         lifecycle.pay_period(key, plan_id, at=at)
         return None
@@ -171,7 +173,7 @@ def order_period(
         price,
         plan.price.currency.code,
         expires_at,
-        f"period:{subscription_id}:{starts_at.astimezone(dt.UTC).isoformat()}:{before + 1}",
+        key_of_period(key, before + 1),
         plan=plan,
         subscription_id=subscription_id,
         period_start=starts_at,
@@ -179,11 +181,34 @@ def order_period(
     return keeping.create(operator, draft, at=at)
 
 
+def key_of_period(key: expected.Key, nr: int) -> str:
+    """Makes the `nr`th order of a period the only one."""
+    _, subscription_id, starts_at = key
+    return f"period:{subscription_id}:{starts_at.astimezone(dt.UTC).isoformat()}:{nr}"
+
+
 def fee_of(operator: Operator, plan_id: int, starts_at: dt.datetime) -> Decimal:
     """The fee of the period of a plan version that begins at `starts_at`."""
     tariff = invoicing.tariff_of(plan_id)
     days, of = rating.fee_share(tariff, starts_at, ZoneInfo(operator.time_zone))
     return rating.prorate(tariff.price, days, of)
+
+
+def fees_of_periods(
+    operator: Operator, wanted: Mapping[expected.Key, int]
+) -> dict[expected.Key, Decimal]:
+    """What each of these periods of a plan version costs its subscriber: the fee that its invoice
+    will have, less what coupons take off."""
+    applied = coupons.applied_to(list(wanted))
+    fees = {}
+    for key, plan_id in wanted.items():
+        fee = fee_of(operator, plan_id, key[2])
+        if key in applied:
+            discounts = [invoicing.discount_of(*one) for one in applied[key]]
+            line = rating.line("fee", "", fee, rating.ZERO, {})
+            fee += sum(one.gross for one in rating.discount_lines(discounts, [line]))
+        fees[key] = fee
+    return fees
 
 
 # Granting ----------------------------------------------------------------------------------------
@@ -265,7 +290,35 @@ def _open_period(
     assert plan_id is not None
     lifecycle.pay_period(key, plan_id, at=at)
     _keep_for_invoice(operator, order, source, at=at)
+    outbox.tell(renewals([order], at=at))
     return {}
+
+
+def renewals(orders: Sequence[Order], *, at: dt.datetime) -> list[Happening]:
+    """That subscriptions go on, of orders of periods that are just paid; a first period is none."""
+    begun = set(
+        Subscription.objects.filter(
+            subscriber_id__in={order.subscriber_id for order in orders},
+            id__in={order.subscription_id for order in orders},
+        ).values_list("subscriber_id", "id", "starts_at")
+    )
+    return [
+        Happening(
+            order.subscriber_id,
+            "subscription.renewed",
+            f"renewed:{order.number}",
+            at,
+            {
+                "order": order.number,
+                "amount": str(order.amount),
+                "currency": order.currency,
+                "subscription": str(order.subscription_id),
+                "period_start": order.period_start.isoformat() if order.period_start else "",
+            },
+        )
+        for order in orders
+        if (order.subscriber_id, order.subscription_id, order.period_start) not in begun
+    ]
 
 
 def _sell_booster(

@@ -4,7 +4,8 @@ An attempt is written down and committed before its provider is called, and what
 answers is written down in another transaction: no call is made inside one. `key` is the attempt's
 own, so a call that is made twice, after a crash, is one at the provider too. A provider that is
 `local` calls nobody: it is asked in the transaction that grants, and whatever it moves is moved
-with that.
+with that. Others are reached through an account that the operator has at a company: its `Partner`,
+which also reads what the company tells by itself.
 """
 
 from __future__ import annotations
@@ -81,16 +82,28 @@ class Event:
     details: dict[str, Any] = field(default_factory=dict)  # of a dispute: its reason, its due day
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A verified notice before anybody has read what it tells."""
+
+    id: str
+    kind: str  # in the provider's words
+
+
 class Unavailable(Exception):
     """The provider did not answer: nobody knows what became of the call, so it is asked again."""
 
 
 class Unverified(Exception):
-    """A notice that is not the provider's, or is too old."""
+    """A notice that is not the provider's, is too old, or is not for this account."""
+
+
+class Unreadable(Exception):
+    """A notice that is the provider's and no notice."""
 
 
 class Provider(Protocol):
-    """A way to pay. All but `verify` may raise Unavailable."""
+    """A way to pay. All but `source` may raise Unavailable."""
 
     way: str
     local: bool
@@ -104,8 +117,24 @@ class Provider(Protocol):
     def get(self, attempt: Attempt) -> Answer:
         """What became of an attempt."""
 
+    def cancel(self, attempt: Attempt) -> Answer:
+        """Let an attempt not be paid any more; FAILED then, or SUCCEEDED where it was too late."""
+
     def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
         """Give back a part or all of an attempt that succeeded; again with the key: once."""
 
-    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
-        """A notice, checked on the raw bytes. Raises Unverified."""
+
+class Partner(Protocol):
+    """An account at a company that takes payments: the ways it offers, and its notices."""
+
+    ways: tuple[str, ...]
+
+    def provider(self, way: str) -> Provider:
+        """One of its ways."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
+        """Whose notice these bytes are; `wall` is the machine's time. Calls nobody. Raises
+        Unverified where they are not the company's, Unreadable where they say nothing."""
+
+    def read(self, body: bytes) -> Event:
+        """What verified bytes tell, long after. Calls nobody."""

@@ -4,6 +4,7 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.jobs import Job
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -23,8 +24,10 @@ from subscriptions.models.subscribers import (
     Suspension,
 )
 from subscriptions.models.taxes import TaxRate
+from subscriptions.models.users import Access, User
 
 __all__ = [
+    "Access",
     "ApiKey",
     "Booster",
     "Bucket",
@@ -34,6 +37,7 @@ __all__ = [
     "ExpectedPeriod",
     "Gateway",
     "IdempotentRequest",
+    "Job",
     "Operator",
     "OutboxEvent",
     "Plan",
@@ -52,4 +56,5 @@ __all__ = [
     "Suspension",
     "TaxRate",
     "Upgrade",
+    "User",
 ]

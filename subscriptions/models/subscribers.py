@@ -59,6 +59,8 @@ class Subscriber(models.Model):
                 condition=Q(merged_into__isnull=True, merged_at__isnull=True)
                 | Q(merged_into__isnull=False, merged_at__isnull=False) & ~Q(merged_into=F("id")),
             ),
+            # What a foreign key names that holds a row to the subscriber's own operator.
+            models.UniqueConstraint(fields=["id", "operator"], name="subscriber_of_operator"),
         ]
 
     def __str__(self) -> str:

@@ -8,7 +8,7 @@ from billing.migrations._vouchers_sql import KEEP_VOUCHERS, LOOSEN_VOUCHERS
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0013_orders_of_periods"),
+        ("billing", "0017_consents_and_collection"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 

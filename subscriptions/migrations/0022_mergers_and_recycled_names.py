@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0019_periods_paid_before"),
+        ("subscriptions", "0021_users"),
     ]
 
     operations = [
