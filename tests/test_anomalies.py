@@ -13,11 +13,11 @@ from rest_framework.test import APIClient
 
 from billing.anomalies import cases, finding, sweeping
 from billing.anomalies.finding import Finding, Thresholds
-from billing.models import AnomalyCase
+from billing.models import AnomalyCase, AnomalySweep
 from metering import rollups
 from metering.models import UsageHour
 from subscriptions import lifecycle
-from subscriptions.models import Operator, Subscriber, Suspension
+from subscriptions.models import Operator, OutboxEvent, Subscriber, Suspension
 from tests.factories import (
     NOW,
     client_for,
@@ -109,6 +109,11 @@ def test_a_bill_above_five_times_the_mean_of_three_months_is_a_case(
         "9.90",
         3,
     )
+    # The sweep makes it a case, and tells the subscriber.
+    AnomalySweep.objects.create(operator=operator, usage_until=since, bills_until=since)
+    assert ("dear", "bill") in swept(operator, local(2026, 6, 5))
+    told = OutboxEvent.objects.get(kind="bill.abnormal")
+    assert (told.subscriber_id, told.payload["mean"]) == (bill.subscriber_id, "9.90")
     lower = Thresholds(bill_factor=Decimal("5.15"))
     assert not list(finding.bills(operator.pk, lower, since=since, until=local(2026, 6, 5)))
 

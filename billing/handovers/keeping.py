@@ -22,7 +22,7 @@ from billing.models import Handover, RecyclingPolicy, WalletMovement
 from billing.orders import keeping as orders
 from subscriptions import buckets, lifecycle, registry
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Operator, Subject, Subscriber, Subscription
+from subscriptions.models import Bucket, Operator, Subject, Subscriber, Subscription
 
 Kind, State, Balance = Handover.Kind, Handover.State, Handover.Balance
 COOLING_DAYS = 90
@@ -222,9 +222,6 @@ def decide(
         )
     handover.decided_by, handover.decided_at, handover.decision = by, at, reason
     if approve:
-        for one in (handover.subscriber, handover.receiver):
-            if one is not None:
-                lifecycle.check_open(one.pk)
         registry.lock_bindings(operator)
         _do(handover, at=at)
     else:
@@ -242,6 +239,7 @@ def _do(handover: Handover, *, at: dt.datetime) -> None:
     both = sorted({giver.pk, *([receiver.pk] if receiver is not None else [])})
     for subscriber_id in both:
         orders.lock_subscriber(subscriber_id)
+        lifecycle.check_open(subscriber_id)
     list(
         Subscription.objects.filter(subscriber_id__in=both)
         .order_by("subscriber_id", "id")
@@ -261,6 +259,13 @@ def _do(handover: Handover, *, at: dt.datetime) -> None:
     for number in found.open_orders:
         orders.cancel(operator, number, reason=why, at=at)
     handover.amount = _move_wallet(handover, found.wallet, at=at)
+    # In the order of charges, which may be of both: what follows takes them one subscriber first.
+    list(
+        Bucket.objects.filter(subscriber_id__in=both)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+        .values_list("id")
+    )
     if receiver is None:
         days = dt.timedelta(days=cooling_days(operator.pk))
         registry.recycle(giver, bindings, since=handover.since, free_from=at + days)
