@@ -25,9 +25,11 @@ INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
 _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
+    "disputed": ASSET,
     "wallet": LIABILITY,
     "prepaid": LIABILITY,
     "voucher": LIABILITY,
+    "refund": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
@@ -36,6 +38,8 @@ _KINDS = {
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
+    "dispute_loss": EXPENSE,
+    "provider_fee": EXPENSE,
 }
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
@@ -43,6 +47,10 @@ WALLET = "wallet"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
 VOUCHER = "voucher"  # sold and not redeemed yet
 VOUCHER_BREAKAGE = "voucher_breakage"  # never redeemed
+REFUND = "refund"  # on its way back to subscribers
+DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
+DISPUTE_LOSS = "dispute_loss"
+PROVIDER_FEE = "provider_fee"
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

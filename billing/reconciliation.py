@@ -16,6 +16,7 @@ from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from billing.handovers.checks import CHECKS as HANDOVER_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
+from billing.refund_checks import CHECKS as REFUND_CHECKS
 from billing.vouchers.checks import CHECKS as VOUCHER_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
@@ -554,6 +555,7 @@ CHECKS = (
     *ORDER_CHECKS,
     *HANDOVER_CHECKS,
     *VOUCHER_CHECKS,
+    *REFUND_CHECKS,
     *PROVIDER_CHECKS,
 )
 

@@ -65,6 +65,7 @@ KEPT = (
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
     *("billing_voucherbatch", "billing_voucher", "billing_voucherstep"),
+    *("billing_refund", "billing_refundstep", "billing_dispute", "billing_disputestep"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
     *("billing_providerpayment", "billing_paymenttask"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),

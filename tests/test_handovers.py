@@ -158,7 +158,7 @@ def test_the_balance_moves_by_pairs_of_journal_rows(
     ends = {b.valid_until for b in buckets_of(subscriber) if b.kind != "uncovered"}
     assert {b.valid_until for b in buckets_of(other)} == ends
     assert wallets.balance_of(other.pk, "CNY") == Decimal("20.00")
-    assert BucketEntry.objects.filter(kind=7).count() == 2
+    assert BucketEntry.objects.filter(kind=8).count() == 2
     gateway.charge(record("r-2", subject="user-s-1", occurred_at=NOW + HOUR))
     assert left(other) < before
     assert_books_agree()

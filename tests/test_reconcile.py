@@ -22,11 +22,13 @@ from billing import (
     closing,
     corrections,
     costs,
+    disputes,
     due,
     dunning,
     finals,
     invoicing,
     payments,
+    refunds,
     settling,
     transfers,
 )
@@ -34,11 +36,11 @@ from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
 from billing.handovers import keeping as handovers
-from billing.models import Invoice, Order
+from billing.models import Invoice, Order, PaymentIntent, Refund
 from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from billing.vouchers import keeping as vouchers
-from billing.ways.provider import Answer, Fate
+from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.adjusted import ADJUSTED
 from metering.models import AdjustedRecord, UsageRecord
@@ -308,6 +310,7 @@ def live() -> None:
     adjust(carrier)
     owe(carrier)
     buy(carrier)
+    pay_back(carrier)
     pay_before(carrier)
     redeem_vouchers(carrier)
     hand_over(carrier)
@@ -407,6 +410,35 @@ def buy(carrier: Carrier) -> None:
     path = f"/api/v1/orders/{made['number']}/pay"
     paid = api.post(path, {"way": "wallet"}, format="json").json()
     assert paid["state"] == "paid", paid
+
+
+def pay_back(carrier: Carrier) -> None:
+    """Boosters that were paid by the bank: refunds in every state, a dispute that is open and one
+    that is lost."""
+    operator, at = carrier.operator, carrier.now
+    buyer = make_subscriber(operator, "buyer")
+    subscribe(buyer, operator.plans.get(code="stop"))
+    carrier.use(("buyer", at, 300_000))
+    orders = []
+    for nr in range(6):
+        made = buying.order_booster(operator, buyer.pk, "small", at=at)
+        told = transfers.Told(f"r-{nr}", made.amount, "CNY", at)
+        fill = transfers.tell(operator, told, at=at)
+        transfers.match(operator, fill.pk, transfers.Pays(order=made.number), at=at)
+        orders.append(made.number)
+    asked_for = [
+        refunds.ask(operator, number, amount=Decimal("0.40"), reason="x", by="x", at=at)
+        for number in orders[:4]
+    ]
+    numbers = [one.number for one in asked_for if isinstance(one, Refund)]
+    refunds.transferred(operator, numbers[0], reference="back", by="x", at=at)
+    refunds.to_wallet(operator, numbers[1], by="x", at=at)
+    refunds.cancel(operator, numbers[2], by="x", at=at)
+    for number, fate in ((orders[4], Fate.WAITING), (orders[5], Fate.FAILED)):
+        intent = PaymentIntent.objects.get(operator=operator, key=f"{number}-1")
+        said = Answer(fate, amount=intent.amount)
+        notice = Event(number, About.DISPUTE, intent.key, f"du-{number}", said, at, {"fee": "0.50"})
+        assert disputes.take_dispute(operator, notice, at=at)
 
 
 def pay_before(carrier: Carrier) -> None:
@@ -569,6 +601,11 @@ TABLES = (
     "billing_providerpayment",
     "billing_paymenttask",
     "subscriptions_expectedperiod",
+    "billing_refund",
+    "billing_refundstep",
+    "billing_dispute",
+    "billing_disputestep",
+    "subscriptions_freeze",
 )
 
 
@@ -675,6 +712,7 @@ CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 ORDER, MOVEMENT, CARD = "billing_order", "billing_walletmovement", "billing_voucher"
 HANDOVER, FIRST = "billing_handover", "(SELECT min(id) FROM subscriptions_subscriber)"
 ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
+REFUND, DISPUTE, FREEZE = "billing_refund", "billing_dispute", "subscriptions_freeze"
 TAKEN = "billing_providerpayment"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
@@ -1046,8 +1084,8 @@ FAULTS: list[tuple[str, Fault]] = [
     ("voucher_given", delete(MOVEMENT, "key LIKE 'voucher:%'")),
     ("voucher_given", update(BUCKET, "granted = granted + 1", "grant_key LIKE 'gift:voucher:%'")),
     ("voucher_given", update(ORDER, "booster_id = NULL", "key LIKE 'voucher:%'")),
-    ("handed_over", update(ENTRY, "units = units + 1", "kind = 7")),
-    ("handed_over", delete(ENTRY, "kind = 7")),
+    ("handed_over", update(ENTRY, "units = units + 1", "kind = 8")),
+    ("handed_over", delete(ENTRY, "kind = 8")),
     ("handed_over", update(HANDOVER, "units = units + 1")),
     ("handed_over", update(HANDOVER, f"receiver_id = {FIRST}")),
     ("merged", update(HANDOVER, f"receiver_id = {FIRST}")),
@@ -1069,6 +1107,22 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     ("unpaid_empty", update("subscriptions_expectedperiod", "plan_id = -1")),
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
+    ("freezes", update(FREEZE, "units = units + 1", "state = 'taken'")),
+    ("freezes", delete(ENTRY, "kind = 7")),
+    ("bucket_reserved", delete(FREEZE, "state = 'frozen'")),
+    ("order_refunds", update(REFUND, "amount = amount + 1", "state = 'succeeded'")),
+    ("order_refunds", update(ORDER, "unapplied = 0.01", "state = 'refunding'")),
+    ("refund_steps", delete("billing_refundstep", "state = 'succeeded'")),
+    ("refund_steps", update(REFUND, "steps = 9")),
+    ("refund_posted", update(REFUND, "amount = amount + 1", "state = 'pending'")),
+    ("refund_posted", update(SIDE, "amount = amount + 1", on_account("refund"))),
+    ("refund_posted", delete(REFUND)),
+    ("refund_units", update(REFUND, "units = units + 1")),
+    ("refund_units", update(FREEZE, "state = 'thawed'", "key LIKE '%-R-%' AND state = 'taken'")),
+    ("disputes", update(DISPUTE, "state = 'won'", "state = 'lost'")),
+    ("disputes", update(DISPUTE, "fee = fee + 1")),
+    ("disputes", update(SIDE, "amount = amount + 1", on_account("disputed"))),
+    ("disputes", delete("billing_disputestep")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
     ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'wallet'")),

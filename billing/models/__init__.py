@@ -51,6 +51,7 @@ from billing.models.providers import (
     ProviderPayment,
     ProviderSecret,
 )
+from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.vouchers import (
     Voucher,
@@ -84,6 +85,8 @@ __all__ = [
     "DayFigures",
     "Deferral",
     "DeferralSweep",
+    "Dispute",
+    "DisputeStep",
     "Document",
     "DunningCase",
     "DunningCursor",
@@ -116,6 +119,8 @@ __all__ = [
     "ProviderPayment",
     "ProviderSecret",
     "RecyclingPolicy",
+    "Refund",
+    "RefundStep",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",

@@ -9,8 +9,8 @@ from billing.migrations._anomalies_sql import KEEP_CASES, LOOSEN_CASES
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0019_files_in_and_out"),
-        ("subscriptions", "0022_mergers_and_recycled_names"),
+        ("billing", "0020_files_in_and_out"),
+        ("subscriptions", "0024_mergers_and_recycled_names"),
     ]
 
     operations = [

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0021_users"),
+        ("subscriptions", "0023_webhooks"),
     ]
 
     operations = [
@@ -43,7 +43,8 @@ class Migration(migrations.Migration):
                     (4, "Withdrawal"),
                     (5, "Reversal"),
                     (6, "Lapse"),
-                    (7, "Handover"),
+                    (7, "Refund"),
+                    (8, "Handover"),
                 ]
             ),
         ),
