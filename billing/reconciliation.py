@@ -18,6 +18,7 @@ from billing.orders.checks import CHECKS as ORDER_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
 from billing.refund_checks import CHECKS as REFUND_CHECKS
 from billing.vouchers.checks import CHECKS as VOUCHER_CHECKS
+from billing.wallet_checks import CHECKS as WALLET_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -556,6 +557,7 @@ CHECKS = (
     *HANDOVER_CHECKS,
     *VOUCHER_CHECKS,
     *REFUND_CHECKS,
+    *WALLET_CHECKS,
     *PROVIDER_CHECKS,
 )
 

@@ -17,10 +17,13 @@ from billing import (
     figures,
     finals,
     inbox,
+    methods,
     prepaid,
+    receiving,
     refunds,
 )
 from billing.anomalies import sweeping
+from billing.auto_top_up import charging
 from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
@@ -115,10 +118,43 @@ def expire_orders() -> None:
 
 
 @shared_task
+def end_wallet_times() -> None:
+    """End holds and bonuses whose time is over, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        due.end_wallet_times(operator, at=clock.now(operator))
+
+
+@shared_task
+def fill_wallets() -> None:
+    """Fill wallets by themselves, as was agreed to; providers are called, so never from a move of
+    a test clock."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        while charging.run(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
 def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+        receiving.return_open(operator, at=clock.now(operator))
+
+
+@shared_task
+def recall_payments() -> None:
+    """Let nobody pay any more what is paid, expired or cancelled."""
+    for operator in Operator.objects.all():
+        paying.recall(operator, at=clock.now(operator))
+
+
+@shared_task
+def ask_about_methods() -> None:
+    """Learn what saved methods are called, and let providers forget removed ones."""
+    for operator in Operator.objects.all():
+        methods.sweep(operator, at=clock.now(operator))
 
 
 @shared_task

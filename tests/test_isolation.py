@@ -43,6 +43,20 @@ SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
 SECRET = "THEIRS"  # stands in every name of the other operator's
 
 
+AUTO_TOP_UP = {
+    "threshold": "9.00",
+    "amount": "9.00",
+    "daily_limit": "9.00",
+    "monthly_limit": "9.00",
+    "way": "card",
+    "method": SECRET,
+    "text": SECRET,
+    "text_version": "1",
+    "language": "en",
+    "channel": "portal",
+}
+
+
 class Theirs:
     """An operator with one of everything."""
 
@@ -109,6 +123,13 @@ class Theirs:
         dispute = disputes.take_dispute(self.operator, notice, at=NOW)
         assert dispute is not None
         self.dispute = dispute.number
+        fill = {"reference": f"{SECRET}-2", "amount": "5.00", "pays": {"wallet": "s-1"}}
+        assert post(self.api, "transfers", fill | {"payer": SECRET}).status_code == 201
+        hold = {"amount": "3.00", "purpose": SECRET}
+        self.hold = post(self.api, "subscribers/s-1/wallet/holds", hold).json()["id"]
+        offered = {"fixed": [], "free": {"least": "0.01", "most": "99.00"}}
+        assert put(self.api, "top-up-policy", offered).status_code == 200
+        assert put(self.api, "subscribers/s-1/auto-top-up", AUTO_TOP_UP).status_code == 200
         agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
@@ -226,6 +247,15 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/disputes/{number}/submit"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement.csv"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/holds"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/wallet/holds"): {"amount": "1.00", "purpose": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/release"): {"reason": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/capture"): {"order": "X-1"},  # released: refused
+    ("GET", "/api/v1/subscribers/{external_id}/auto-top-up"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/auto-top-up"): AUTO_TOP_UP,
+    ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
     ("GET", "/api/v1/imports/{import_id}"): None,
@@ -306,6 +336,7 @@ REFUSED = (
     "refunds/{number}/cancel",
     "{delivery_id}/replay",
     *("/codes", "imports/{import_id}/start", "{case_id}/dismiss"),
+    "/capture",
 )
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
@@ -395,6 +426,8 @@ OUR_OWN: dict[Door, Any] = {
         "busy_days": 2,
     },
     ("POST", "/api/v1/webhook-endpoints"): {"url": "https://ours.example.com"},
+    ("GET", "/api/v1/top-up-policy"): None,
+    ("PUT", "/api/v1/top-up-policy"): {"fixed": ["5.00"], "free": None},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
     ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
@@ -432,7 +465,14 @@ EVENTS = {
     ("POST", "/v1/traces"),
     ("POST", "/v1/logs"),
 }
+METHODS = {  # tests/test_stripe.py
+    ("GET", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("DELETE", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}/default"),
+}
 ELSEWHERE = {
+    *METHODS,
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/letterhead"),  # likewise
     ("POST", "/api/v1/dunning/resume"),  # likewise
@@ -474,7 +514,9 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         number=theirs.numbered(path),
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        hold_id=theirs.hold,
         task_id=theirs.task.pk,
+        method_id=1,
         provider="stripe",
         endpoint_id=theirs.endpoint,
         delivery_id=theirs.delivery,
@@ -487,6 +529,8 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         serial="light-0000001",
         original="v1/chat",
     )
+    if "/statement" in path:
+        return f"{filled}?from=2026-06-01&to=2026-06-30"
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
 
@@ -537,6 +581,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_banktransfer": by_operator,
         "billing_refund": by_operator,
         "billing_dispute": by_operator,
+        "billing_wallet": by_operator,
+        "billing_walletmovement": by_operator,
+        "billing_wallethold": by_operator,
+        "billing_topuppolicy": by_operator,
+        "billing_autotopup": by_operator,
+        "billing_autotopuprun": by_operator,
         "billing_provideraccount": by_operator,
         "billing_providerpayment": by_operator,
         "billing_paymenttask": by_operator,

@@ -26,12 +26,15 @@ from billing import (
     due,
     dunning,
     finals,
+    holds,
     invoicing,
     payments,
     refunds,
     settling,
+    top_up_policies,
     transfers,
 )
+from billing.auto_top_up import agreements, charging
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -39,6 +42,7 @@ from billing.handovers import keeping as handovers
 from billing.models import Invoice, Order, PaymentIntent, Refund
 from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
+from billing.top_up_policies import Policy, Rule
 from billing.vouchers import keeping as vouchers
 from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
@@ -314,6 +318,7 @@ def live() -> None:
     pay_before(carrier)
     redeem_vouchers(carrier)
     hand_over(carrier)
+    fill_wallet(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -510,6 +515,42 @@ def hand_over(carrier: Carrier) -> None:
     assert handovers.ask(merge, at=at).state == "done"
 
 
+def fill_wallet(carrier: Carrier) -> None:
+    """One tops up and gets a bonus, holds a part, pays with another, and has its wallet filled by
+    itself, though the card fails and it pays by the bank in the end."""
+    operator, at = carrier.operator, carrier.now
+    rule = Rule(at_least=Decimal(10), percent=Decimal(10), valid_days=90)
+    top_up_policies.put(operator, Policy(rules=[rule]), by="x", at=at, effective_from=at)
+    whose = make_subscriber(operator, "saver").pk
+
+    def pay_by_bank(order: Order, reference: str) -> None:
+        told = transfers.Told(reference, order.amount, "CNY", at)
+        arrived = transfers.tell(operator, told, at=at)
+        transfers.match(operator, arrived.pk, transfers.Pays(order=order.number), at=at)
+
+    pay_by_bank(buying.order_top_up(operator, whose, Decimal(10), currency="CNY", at=at), "b-3")
+    for key in ("h-1", "h-2"):
+        hold = holds.place(operator, holds.Draft(whose, Decimal(2), "x", key), at=at)
+    bought = buying.order_booster(operator, whose, "small", at=at)
+    holds.capture(operator, hold.id, bought.number, at=at)
+    terms = agreements.Terms(
+        threshold=Decimal(9),
+        amount=Decimal(9),
+        daily_limit=Decimal(9),
+        monthly_limit=Decimal(9),
+        way="card",
+        method="pm_1",
+        text="Fill it up.",
+        text_version="1",
+        language="en",
+        channel="portal",
+    )
+    agreements.agree(operator, whose, terms, at=at)
+    assert charging.run(operator, at=at) == 1
+    pay_by_bank(Order.objects.get(subscriber_id=whose, state="created"), "b-4")
+    assert charging.run(operator, at=at + HOUR) == 1
+
+
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
     payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
@@ -606,6 +647,11 @@ TABLES = (
     "billing_dispute",
     "billing_disputestep",
     "subscriptions_freeze",
+    "billing_walletbonus",
+    "billing_walletbonusentry",
+    "billing_wallethold",
+    "billing_autotopup",
+    "billing_autotopuprun",
 )
 
 
@@ -1073,6 +1119,17 @@ FAULTS: list[tuple[str, Fault]] = [
     ("written_off", update(POSTING, "kind = 'payment'", "kind = 'recovery'")),
     ("wallets", update("billing_wallet", "balance = balance + 1")),
     ("wallets", delete(MOVEMENT)),
+    ("wallet_bonus", update("billing_wallet", "bonus = bonus - 0.01", "bonus > 0")),
+    ("wallet_bonus", update("billing_walletbonus", "remaining = remaining - 0.01")),
+    ("wallet_bonus", delete("billing_walletbonusentry")),
+    ("wallet_bonus", update(SIDE, "amount = amount + 1", on_account("bonus"))),
+    ("top_up_bonus", update("billing_walletbonus", "granted = granted + 1")),
+    ("top_up_bonus", update("billing_walletbonus", "order_id = -1")),
+    ("wallet_holds", update("billing_wallet", "held = held - 1", "held > 0")),
+    ("wallet_holds", delete("billing_wallethold", "state = 'held'")),
+    ("wallet_holds", update("billing_wallethold", "captured = 0.5", "state = 'captured'")),
+    ("auto_top_up", update("billing_autotopuprun", "order_id = -1")),
+    ("auto_top_up", update("billing_autotopup", "daily_limit = 1")),
     ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
     ("vouchers_owed", update(CARD, "state = 'redeemed'", "state = 'activated'")),
     ("vouchers_owed", update(SIDE, "amount = amount + 1", on_account("voucher"))),

@@ -295,7 +295,7 @@ def _move_wallet(handover: Handover, amount: Decimal, *, at: dt.datetime) -> Dec
     kinds = WalletMovement.Kind
     giver, receiver = handover.subscriber, handover.receiver
     out = wallets.Move(
-        giver.pk, handover.currency, kinds.PAYMENT, -amount, key, f"to {receiver.external_id}"[:200]
+        giver.pk, handover.currency, kinds.PAYOUT, -amount, key, f"to {receiver.external_id}"[:200]
     )
     into = wallets.Move(
         receiver.pk, handover.currency, kinds.TOP_UP, amount, key, f"of {giver.external_id}"[:200]

@@ -85,7 +85,8 @@ def plan(
     wallet = rating.ZERO
     if with_wallet:
         found = Wallet.objects.filter(subscriber_id=giver.pk, currency=operator.currency).first()
-        wallet = rating.ZERO if found is None else found.balance
+        if found is not None:  # neither what was given with a top-up, nor what is held
+            wallet = found.balance - max(found.bonus, found.held)
     cost = [_cost(bucket) for bucket in touched]
     open_orders: list[str] = []
     effect: dict[str, Any] = {

@@ -1,6 +1,7 @@
 """Tables of this room, one file per subject."""
 
 from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
+from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.collecting import (
@@ -42,6 +43,7 @@ from billing.models.interchange import (
 )
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
 from billing.models.providers import (
@@ -60,7 +62,15 @@ from billing.models.vouchers import (
     VoucherSet,
     VoucherStep,
 )
-from billing.models.wallets import Wallet, WalletMovement
+from billing.models.wallets import (
+    BonusRule,
+    TopUpPolicy,
+    Wallet,
+    WalletBonus,
+    WalletBonusEntry,
+    WalletHold,
+    WalletMovement,
+)
 
 __all__ = [
     "Account",
@@ -69,7 +79,10 @@ __all__ = [
     "AnomalyStep",
     "AnomalySweep",
     "Approval",
+    "AutoTopUp",
+    "AutoTopUpRun",
     "BankTransfer",
+    "BonusRule",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
@@ -112,6 +125,7 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentMethod",
     "PaymentTask",
     "Posting",
     "ProviderAccount",
@@ -126,11 +140,15 @@ __all__ = [
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "TopUpPolicy",
     "Voucher",
     "VoucherBatch",
     "VoucherMisses",
     "VoucherSet",
     "VoucherStep",
     "Wallet",
+    "WalletBonus",
+    "WalletBonusEntry",
+    "WalletHold",
     "WalletMovement",
 ]

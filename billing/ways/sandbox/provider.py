@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -31,14 +32,23 @@ NAME = ProviderAccount.Provider.SANDBOX
 # By redirect to the company's page; a code to scan leads to the same.
 BY_CODE = "wechat_pay"
 WAYS = ("alipay", company.CARD, BY_CODE)
+# Of payments, refunds and disputes.
 _FATES = {
-    Payment.State.WAITING: Fate.WAITING,
-    Payment.State.PROCESSING: Fate.WAITING,
-    Payment.State.SUCCEEDED: Fate.SUCCEEDED,
-    Payment.State.FAILED: Fate.FAILED,
-    Payment.State.EXPIRED: Fate.FAILED,
+    "waiting": Fate.WAITING,
+    "processing": Fate.WAITING,
+    "succeeded": Fate.SUCCEEDED,
+    "failed": Fate.FAILED,
+    "expired": Fate.FAILED,
+    "open": Fate.WAITING,
+    "won": Fate.SUCCEEDED,
+    "lost": Fate.FAILED,
 }
-_KINDS = {"payment": About.PAYMENT, "refund": About.REFUND, "dispute": About.DISPUTE}
+_KINDS = {
+    "payment": About.PAYMENT,
+    "refund": About.REFUND,
+    "dispute": About.DISPUTE,
+    "method": About.METHOD,
+}
 
 
 def is_open(account: ProviderAccount) -> bool:
@@ -75,41 +85,35 @@ class SandboxPartner:
 
     def read(self, body: bytes) -> Event:
         said = notices.content(body)
-        payment = said["payment"]
-        about = _KINDS[said["type"].partition(".")[0]]
-        subject = said[about]
-        answer = Answer(
-            _fate(about, subject["state"]),
-            reference=payment["id"],
-            reason=subject["reason"],
-            amount=Decimal(subject["amount"]),
-            currency=subject["currency"],
+        kind, _, happened = said["type"].partition(".")
+        about = _KINDS[kind]
+        subject = said[kind]
+        event = partial(
+            Event, id=said["id"], occurred_at=dt.datetime.fromisoformat(said["occurred_at"])
         )
-        if answer.fate == Fate.SUCCEEDED and about == About.PAYMENT and not is_open(self._account):
+        if about == About.METHOD:
+            answer = Answer(Fate.SUCCEEDED)
+            details: dict[str, Any] = {"happened": happened}
+        else:
+            answer = _answer(subject, said["payment"])
+            details = {}
+        if about == About.DISPUTE:
+            details = {"due_by": dt.datetime.fromisoformat(subject["due_at"])}
+        if about == About.PAYMENT and answer.fate == Fate.SUCCEEDED and not is_open(self._account):
             about = About.NOTHING
-        return Event(
-            id=said["id"],
-            about=about,
-            key=subject.get("key", payment["key"]),
-            reference=subject["id"],
-            answer=answer,
-            occurred_at=dt.datetime.fromisoformat(said["occurred_at"]),
-            details=_details(said),
-        )
+        key = subject.get("key") or said["payment"]["key"]
+        return event(about=about, key=key, reference=subject["id"], answer=answer, details=details)
 
 
-def _fate(about: About, state: str) -> Fate:
-    if about == About.PAYMENT:
-        return _FATES[Payment.State(state)]
-    return {"succeeded": Fate.SUCCEEDED, "won": Fate.SUCCEEDED}.get(
-        state, Fate.FAILED if state in ("failed", "lost") else Fate.WAITING
+def _answer(subject: dict[str, Any], payment: dict[str, Any]) -> Answer:
+    """What a notice says of a payment, a refund, or a dispute, which is named by its payment."""
+    return Answer(
+        _FATES[subject["state"]],
+        reference=subject["id"] if "key" in subject else payment["id"],
+        reason=subject["reason"],
+        amount=Decimal(subject["amount"]),
+        currency=subject["currency"],
     )
-
-
-def _details(said: dict[str, Any]) -> dict[str, Any]:
-    return {name: said[name] for name in ("dispute",) if name in said} | {
-        "payment": said["payment"]
-    }
 
 
 class SandboxProvider:
@@ -174,15 +178,23 @@ class SandboxProvider:
         except company.Refused as refused:
             return Answer(Fate.FAILED, reason=str(refused))
         return Answer(
-            _fate(About.REFUND, refund.state),
+            _FATES[refund.state],
             reference=refund.pk,
             reason=refund.reason,
             amount=refund.amount,
             currency=attempt.currency,
         )
 
+    def respond(self, attempt: Attempt, reference: str, evidence: dict[str, str]) -> Answer:
+        """Say something to a dispute; again it replaces what was said."""
+        try:
+            company.answer_dispute(self._account.pk, reference, evidence)
+        except company.Refused as refused:
+            return Answer(Fate.FAILED, reason=str(refused))
+        return Answer(Fate.WAITING, reference=reference)
+
     def _answer(self, payment: Payment) -> Answer:
-        fate = _FATES[Payment.State(payment.state)]
+        fate = _FATES[payment.state]
         return Answer(
             fate,
             reference=payment.pk,

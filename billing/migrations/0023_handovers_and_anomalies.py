@@ -9,7 +9,7 @@ from billing.migrations._anomalies_sql import KEEP_CASES, LOOSEN_CASES
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0020_files_in_and_out"),
+        ("billing", "0022_files_in_and_out"),
         ("subscriptions", "0024_mergers_and_recycled_names"),
     ]
 

@@ -6,7 +6,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0019_vouchers"),
+        ("billing", "0021_vouchers"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 

@@ -8,7 +8,7 @@ from billing.migrations._vouchers_sql import KEEP_VOUCHERS, LOOSEN_VOUCHERS
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0018_refunds_and_disputes"),
+        ("billing", "0020_saved_methods"),
         ("subscriptions", "0019_periods_paid_before"),
     ]
 
