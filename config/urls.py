@@ -23,6 +23,7 @@ urlpatterns = [
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("accounts/", include("subscriptions.users.urls")),
+    path("", include("billing.portal.urls")),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),
 ]

@@ -27,7 +27,7 @@ from billing.models import (
 )
 from billing.orders import paying
 from billing.ways import accounts, known
-from billing.ways.provider import Attempt, Fate, Provider
+from billing.ways.provider import About, Attempt, Fate, Provider, Saves, Saving
 from billing.ways.sandbox import company, notices
 from billing.ways.sandbox.models import BalanceTransaction, Dispute, Method, Notice, Payment, Refund
 from subscriptions import clock
@@ -233,17 +233,21 @@ def test_a_card_that_was_saved_is_charged_without_its_holder(
 ) -> None:
     account = accounts.open_sandbox(operator, at=NOW)
     provider = known.again("card", account, at=NOW)
-    who = {"merchant": "M", "customer": str(subscriber.pk), "return_url": ""}
-    saving = company.ask_to_save(account.pk, "m-1", **who, at=NOW)
-    assert company.ask_to_save(account.pk, "m-1", **who, at=NOW) == saving
-    page = Browser().open(f"/sandbox/save/{saving.secret}")
+    partner = known.partner_of(account, at=NOW)
+    assert isinstance(partner, Saves)
+    saving = Saving(subscriber.pk, "m-1", "", "", NOW)
+    answer = partner.begin_saving(saving)
+    assert partner.begin_saving(saving) == answer
+    page = Browser().open(answer.action["url"])
     page.press("do", "save", card="4242424242424242")
     assert page.status == 422
 
     page.press("do", "save", card=number)
     [kept] = company.methods_of(account.pk, str(subscriber.pk))
-    [said] = told("method.saved")
-    assert (said["method"]["id"], said["method"]["key"]) == (kept.pk, "m-1")
+    [notice] = Notice.objects.all()
+    event = partner.read(notice.body.encode())
+    assert (event.about, event.key, event.reference) == (About.METHOD, "m-1", kept.pk)
+    assert event.details == {"happened": "saved", "card": partner.describe(kept.pk)}
     assert page.says("已保存银行卡", kept.last4)
 
     def charge(key: str, method: str) -> Any:
@@ -253,7 +257,7 @@ def test_a_card_that_was_saved_is_charged_without_its_holder(
 
     answer = charge("k-1", kept.pk)
     assert (answer.fate, answer.reason) == (fate, reason)
-    company.forget_method(account.pk, kept.pk, at=NOW)
+    partner.forget(kept.pk)
     assert charge("k-2", kept.pk).reason == "unknown_method"
     assert charge("k-3", "sbx_card_of_nobody").reason == "unknown_method"
 

@@ -101,7 +101,7 @@ def _new(asked: Asked, *, at: dt.datetime) -> Payment:
 def _charge_kept(payment: Payment, method_id: str, *, at: dt.datetime) -> None:
     """Charge a card without its holder: who must be asked first cannot be."""
     card = Method.objects.filter(
-        id=method_id, account=payment.account, customer=payment.customer, removed_at=None
+        id=method_id, account=payment.account, customer=payment.customer, kept=True
     ).first()
     if card is None:
         return _fail(payment, "unknown_method", at=at)
@@ -197,7 +197,7 @@ def balance_transactions(
 
 def methods_of(account: int, customer: str) -> list[Method]:
     """The cards that are kept for a customer of a merchant."""
-    rows = Method.objects.filter(account=account, customer=customer, removed_at=None)
+    rows = Method.objects.filter(account=account, customer=customer, kept=True)
     return list(rows.order_by("created_at", "id"))
 
 
@@ -226,9 +226,9 @@ def method_of(account: int, method_id: str) -> Method | None:
 
 
 @transaction.atomic(durable=True)
-def forget_method(account: int, method_id: str, *, at: dt.datetime) -> None:
+def forget_method(account: int, method_id: str) -> None:
     """Keep a card no longer. Again changes nothing."""
-    Method.objects.filter(account=account, id=method_id, removed_at=None).update(removed_at=at)
+    Method.objects.filter(account=account, id=method_id).update(kept=False)
 
 
 # What a payer does -------------------------------------------------------------------------------
@@ -287,7 +287,7 @@ def hold_card(payment_id: str, number: str, expires_on: dt.date, *, at: dt.datet
     payment = _payable(payment_id, at=at)
     card = _card(number, payment.account, payment.customer, expires_on, at=at)
     # No next payment finds it.
-    card.removed_at = at
+    card.kept = False
     card.save(force_insert=True)
     payment.method = card
     payment.save(update_fields=["method"])

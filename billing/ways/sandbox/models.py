@@ -24,7 +24,7 @@ class Method(models.Model):
     last4 = models.CharField(max_length=4)
     expires_on = models.DateField()
     created_at = models.DateTimeField()
-    removed_at = models.DateTimeField(null=True, blank=True)
+    kept = models.BooleanField(default=True)  # for payments to come
 
     objects: models.Manager[Method]
 

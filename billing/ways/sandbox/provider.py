@@ -18,9 +18,12 @@ from billing.ways.provider import (
     About,
     Answer,
     Attempt,
+    Card,
     Event,
     Fate,
     Notice,
+    Saving,
+    Unavailable,
     Unreadable,
     Unverified,
 )
@@ -72,6 +75,29 @@ class SandboxPartner:
     def provider(self, way: str) -> SandboxProvider:
         return SandboxProvider(self._account, way)
 
+    def begin_saving(self, saving: Saving) -> Answer:
+        if not is_open(self._account):
+            return Answer(Fate.FAILED, reason="sandbox_closed")
+        asked = company.ask_to_save(
+            self._account.pk,
+            saving.key,
+            merchant=self._account.operator.name,
+            customer=str(saving.subscriber_id),
+            return_url=saving.return_url,
+            at=saving.at,
+        )
+        url = _address("sandbox-save", asked.secret)
+        return Answer(Fate.WAITING, asked.customer, action={"kind": "redirect", "url": url})
+
+    def describe(self, reference: str) -> Card:
+        method = company.method_of(self._account.pk, reference)
+        if method is None:
+            raise Unavailable("the sandbox does not know this card")
+        return Card(method.brand, method.last4, method.expires_on.year, method.expires_on.month)
+
+    def forget(self, reference: str) -> None:
+        company.forget_method(self._account.pk, reference)
+
     def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
         try:
             said = notices.check(headers, body, self._secrets(ProviderSecret.Kind.WEBHOOK), at=wall)
@@ -93,7 +119,7 @@ class SandboxPartner:
         )
         if about == About.METHOD:
             answer = Answer(Fate.SUCCEEDED)
-            details: dict[str, Any] = {"happened": happened}
+            details: dict[str, Any] = {"happened": happened, "card": _card(subject)}
         else:
             answer = _answer(subject, said["payment"])
             details = {}
@@ -103,6 +129,15 @@ class SandboxPartner:
             about = About.NOTHING
         key = subject.get("key") or said["payment"]["key"]
         return event(about=about, key=key, reference=subject["id"], answer=answer, details=details)
+
+
+def _card(said: dict[str, Any]) -> Card:
+    until = dt.date.fromisoformat(said["expires_on"])
+    return Card(said["brand"], said["last4"], until.year, until.month)
+
+
+def _address(name: str, secret: str) -> str:
+    return f"{settings.PUBLIC_URL}{reverse(name, args=[secret])}"
 
 
 def _answer(subject: dict[str, Any], payment: dict[str, Any]) -> Answer:
@@ -205,7 +240,7 @@ class SandboxProvider:
         )
 
     def _action(self, payment: Payment) -> dict[str, Any]:
-        address = settings.PUBLIC_URL + reverse("sandbox-payment", args=[payment.secret])
+        address = _address("sandbox-payment", payment.secret)
         if self.way == BY_CODE:
             return {"kind": "qr", "text": address, "url": address}
         return {"kind": "redirect", "url": address}

@@ -11,7 +11,7 @@ from billing.migrations._provider_books_sql import KEEP_PROVIDER_BOOKS, LOOSEN_P
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0019_top_ups_and_holds"),
+        ("billing", "0023_handovers_and_anomalies"),
         ("subscriptions", "0021_users"),
     ]
 
