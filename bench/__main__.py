@@ -24,7 +24,7 @@ from bench.senders import SendingError
 from config.serve import PlatformError
 
 NAMES = (
-    *("skewed", "spread", "openmeter", "single", "reserve", "authorize"),
+    *("skewed", "spread", "openmeter", "single", "reserve", "authorize", "webhook"),
     *("stored", "memory", "balance", "folding", "opening", "close", "renewals", "beside", "pdf"),
 )
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"

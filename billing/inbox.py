@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from django.db import InterfaceError, OperationalError, transaction
 
-from billing import disputes, receiving, refunds
+from billing import disputes, methods, receiving, refunds
 from billing.models import Order, PaymentIntent, ProviderAccount, ProviderEvent
 from billing.orders import paying
 from billing.ways import known
@@ -30,6 +30,10 @@ _WAITS = [dt.timedelta(minutes=minutes) for minutes in (1, 2, 5, 15, 60, 240, 72
 # Who takes notices of each subject, in the transaction that marks them done; each bears to be told
 # twice, late, and out of order.
 Taker = Callable[[Operator, ProviderAccount, Event, dt.datetime], str]
+
+
+class NobodyTakes(DomainError):
+    cause = "nobody_takes"
 
 
 def keep(
@@ -93,7 +97,10 @@ def _take(operator: Operator, row: ProviderEvent, *, at: dt.datetime) -> str:
     event = known.partner_of(account, at=at).read(bytes(row.body))
     if event.about == About.NOTHING:
         return "it concerns nothing here"
-    return TAKERS[event.about](operator, account, event, at)
+    taker = TAKERS.get(event.about)
+    if taker is None:
+        raise NobodyTakes(f"nobody takes what is about a {event.about}")
+    return taker(operator, account, event, at)
 
 
 def _take_payment(
@@ -120,6 +127,8 @@ def _take_payment(
 def _take_refund(
     operator: Operator, account: ProviderAccount, event: Event, at: dt.datetime
 ) -> str:
+    if receiving.hear_refund(operator, account, event.key, event.answer, at=at):
+        return ""
     found = refunds.settle_refund(operator, event, at=at)
     return "" if found is not None else "no refund of ours"
 
@@ -135,6 +144,7 @@ def _take_dispute(
 TAKERS: dict[About, Taker] = {
     About.PAYMENT: _take_payment,
     About.REFUND: _take_refund,
+    About.METHOD: methods.take,
     About.DISPUTE: _take_dispute,
 }
 

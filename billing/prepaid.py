@@ -125,6 +125,7 @@ def back(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> Non
             keeping.left_of(order),
             f"rest:{order.number}",
             order.number,
+            of_order=order.number,
         )
         for order in orders
     ]

@@ -9,6 +9,7 @@ ProviderPayment and PaymentTask.
 from __future__ import annotations
 
 import datetime as dt
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -27,7 +28,7 @@ from billing.models import (
 )
 from billing.orders import buying, keeping
 from billing.ways import known
-from billing.ways.provider import Answer, Attempt, Fate
+from billing.ways.provider import Answer, Attempt, Fate, Unavailable
 from subscriptions.errors import Conflict, DomainError, Invalid, NotFound
 from subscriptions.models import Operator
 
@@ -257,8 +258,40 @@ def give_back(operator: Operator, task: PaymentTask, *, at: dt.datetime) -> Paym
     payment = task.payment
     assert payment is not None
     provider = known.again(payment.way, payment.account, at=at)
-    answer = provider.refund(_attempt(payment, at=at), payment.amount, key=f"task-{task.pk}")
+    answer = provider.refund(
+        _attempt(payment, at=at), payment.amount, key=f"{_REFUND_KEY}{task.pk}"
+    )
     return _given_back(task.pk, answer, at=at)
+
+
+def hear_refund(
+    operator: Operator, account: ProviderAccount, key: str, answer: Answer, *, at: dt.datetime
+) -> bool:
+    """What a provider tells of the refund of an unclear payment; False where it is of none."""
+    task = PaymentTask.objects.filter(
+        operator=operator, payment__account=account, pk=_task_id(key)
+    ).first()
+    if task is None:
+        return False
+    _given_back(task.pk, answer, at=at)
+    return True
+
+
+_REFUND_KEY = "task-"
+
+
+def _task_id(key: str) -> int:
+    """0, which is no task, for the key of something else."""
+    digits = key.removeprefix(_REFUND_KEY)
+    return int(digits) if key.startswith(_REFUND_KEY) and digits.isdecimal() else 0
+
+
+def return_open(operator: Operator, *, at: dt.datetime) -> None:
+    """Ask again for refunds of unclear payments that no provider has settled yet."""
+    rows = PaymentTask.objects.filter(operator=operator, state=PaymentTask.State.RETURNING)
+    for task in rows.select_related("payment__account").order_by("pk")[:100]:
+        with suppress(Unavailable):
+            give_back(operator, task, at=at)
 
 
 @transaction.atomic

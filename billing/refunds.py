@@ -658,7 +658,7 @@ def _tell(order: Order, refund: Refund, kind: str, *, at: dt.datetime) -> None:
             outbox.Happening(
                 order.subscriber_id,
                 kind,
-                f"{kind}:{refund.number}:{refund.tries}",
+                f"{kind}:{refund.number}:{refund.steps}",
                 at,
                 {
                     "refund": refund.number,

@@ -299,6 +299,16 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expires": 15.0},
     },
+    "end-wallet-times": {
+        "task": "billing.tasks.end_wallet_times",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "fill-wallets": {
+        "task": "billing.tasks.fill_wallets",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
     "order-periods": {
         "task": "billing.tasks.order_periods",
         "schedule": 60.0,
@@ -313,6 +323,37 @@ CELERY_BEAT_SCHEDULE = {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,
         "options": {"expires": 60.0},
+    },
+    "make-vouchers": {
+        "task": "billing.tasks.make_vouchers",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+    "expire-vouchers": {
+        "task": "billing.tasks.expire_vouchers",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
+    "move-files": {
+        "task": "billing.tasks.move_files",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+    "look-for-anomalies": {
+        "task": "billing.tasks.look_for_anomalies",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
+    "forget-files": {"task": "billing.tasks.forget_files", "schedule": 3600.0},
+    "recall-payments": {
+        "task": "billing.tasks.recall_payments",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
+    "ask-about-methods": {
+        "task": "billing.tasks.ask_about_methods",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
     },
     "finish-refunds": {
         "task": "billing.tasks.finish_refunds",
@@ -365,6 +406,8 @@ CELERY_BEAT_SCHEDULE = {
     "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
 
+# Where Stripe is, for those who have one of their own to try things on.
+STRIPE_API = env.str("STRIPE_API", default="")
 # A company that only plays to take payments, for operators without a real one. It grants for
 # nothing: on a database of its own a platform has it only where that is said.
 SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in env)

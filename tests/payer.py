@@ -53,7 +53,7 @@ class Browser:
                     if kind == "input"
                     and (words.get("type") not in ("radio", "checkbox") or "checked" in words)
                 }
-                where = urljoin(self.at, form["action"])
+                where = urljoin(self.at, form.get("action", ""))
                 self._follow("POST", where, {**sent, **fields, name: value})
                 return self
         raise AssertionError(f"there is no button {name}={value} on {self.at}:\n{self.text}")

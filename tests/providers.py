@@ -11,7 +11,7 @@ import stripe
 from django.db import transaction
 from rest_framework.test import APIClient
 
-from billing import receiving
+from billing import inbox, receiving
 from billing.models import PaymentTask, ProviderAccount
 from billing.ways import accounts
 from subscriptions import clock
@@ -88,3 +88,13 @@ def unclear_payment(
     with transaction.atomic():
         receiving.receive(operator, paid, None, None, at=clock.now(operator))
     return PaymentTask.objects.get(payment__reference=reference)
+
+
+def deliver(
+    operator: Operator, account: ProviderAccount, *bodies: bytes, secret: str = SIGNED_WITH
+) -> None:
+    """Send these notices, and have them worked."""
+    for body in bodies:
+        answer = tell(account, body, signature(body, secret))
+        assert answer.status_code == 200, answer.content
+    inbox.work(operator, at=clock.now(operator))

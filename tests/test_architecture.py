@@ -198,11 +198,24 @@ WRITERS = {
     "billing/collecting/policies.py": {"collectionpolicy"},
     "billing/collecting/cases.py": {"collectioncase", "collectionstep"},
     "billing/wallets.py": {"wallet", "walletmovement"},
+    "billing/vouchers/keeping.py": {"voucher", "voucherbatch", "voucherset", "voucherstep"},
+    "billing/vouchers/guessing.py": {"vouchermisses"},
+    "billing/handovers/keeping.py": {"handover", "recyclingpolicy"},
+    "billing/anomalies/cases.py": {"anomalycase", "anomalypolicy", "anomalystep"},
+    "billing/anomalies/sweeping.py": {"anomalysweep"},
+    "billing/interchange/imports.py": {"importjob", "importpart", "importchunk"},
+    "billing/interchange/exports.py": {"exportjob", "exportpart"},
     "billing/refunds.py": {"refund", "refundstep"},
     "billing/disputes.py": {"dispute", "disputestep"},
+    "billing/bonuses.py": {"walletbonus", "walletbonusentry"},
+    "billing/holds.py": {"wallethold"},
+    "billing/top_up_policies.py": {"topuppolicy", "bonusrule"},
+    "billing/auto_top_up/agreements.py": {"autotopup"},
+    "billing/auto_top_up/runs.py": {"autotopuprun"},
     "billing/transfers.py": {"banktransfer"},
     "billing/ways/accounts.py": {"provideraccount", "providersecret"},
     "billing/inbox.py": {"providerevent"},
+    "billing/methods.py": {"paymentmethod"},
     "billing/receiving.py": {"providerpayment", "paymenttask"},
     "billing/dunning.py": {
         "dunningcase",
@@ -221,7 +234,7 @@ MODELS = {
 # Another company's books, in a folder of its own; what they are called is its own affair.
 SANDBOX = "billing/ways/sandbox/"
 SANDBOX_WRITERS = {
-    "company.py": {"payment", "refund", "method", "dispute", "balancetransaction"},
+    "company.py": {"payment", "refund", "method", "dispute", "balancetransaction", "saving"},
     "notices.py": {"notice"},
 }
 SANDBOX_MODELS = {

@@ -13,6 +13,7 @@ from billing import closing, disputes, refunds
 from billing.models import Invoice, Order, Refund
 from billing.orders import buying, paying
 from billing.ways.provider import Fate
+from metering import rollups
 from subscriptions import catalog, clock
 from subscriptions.errors import DomainError
 from subscriptions.models import Bucket, Operator
@@ -150,6 +151,7 @@ def test_a_plan_whose_units_burn_meanwhile_gives_back_what_its_invoice_says(
     at_once(*[partial(use, gateway, nr, "user-s-2") for nr in range(4)], partial(ask, plan))
 
     set_clock(operator, CLOSE)
+    rollups.fold_all(at=CLOSE)
     closing.close_due(operator, at=CLOSE)
     invoice = Invoice.objects.get(subscriber_id=other.pk)
     assert invoice.gross == invoice.paid == Decimal("9.90") - slow.given_back()

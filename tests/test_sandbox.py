@@ -27,7 +27,7 @@ from billing.models import (
 )
 from billing.orders import paying
 from billing.ways import accounts, known
-from billing.ways.provider import Attempt, Fate, Provider
+from billing.ways.provider import About, Attempt, Fate, Provider, Saves, Saving
 from billing.ways.sandbox import company, notices
 from billing.ways.sandbox.models import BalanceTransaction, Dispute, Method, Notice, Payment, Refund
 from subscriptions import clock
@@ -228,13 +228,27 @@ def test_each_test_card_does_what_it_says(
         (DECLINES, Fate.FAILED, "card_declined"),
     ],
 )
-def test_a_card_that_was_kept_is_charged_without_its_holder(
-    operator: Operator, api: APIClient, subscriber: Subscriber, number: str, fate: str, reason: str
+def test_a_card_that_was_saved_is_charged_without_its_holder(
+    operator: Operator, subscriber: Subscriber, number: str, fate: str, reason: str
 ) -> None:
-    _, payer = begin(api, "card")
-    payer.press("do", "pay", card=number, keep="yes")
-    [kept] = company.methods_of(ProviderAccount.objects.get().pk, str(subscriber.pk))
-    provider = known.again("card", ProviderAccount.objects.get(), at=NOW)
+    account = accounts.open_sandbox(operator, at=NOW)
+    provider = known.again("card", account, at=NOW)
+    partner = known.partner_of(account, at=NOW)
+    assert isinstance(partner, Saves)
+    saving = Saving(subscriber.pk, "m-1", "", "", NOW)
+    answer = partner.begin_saving(saving)
+    assert partner.begin_saving(saving) == answer
+    page = Browser().open(answer.action["url"])
+    page.press("do", "save", card="4242424242424242")
+    assert page.status == 422
+
+    page.press("do", "save", card=number)
+    [kept] = company.methods_of(account.pk, str(subscriber.pk))
+    [notice] = Notice.objects.all()
+    event = partner.read(notice.body.encode())
+    assert (event.about, event.key, event.reference) == (About.METHOD, "m-1", kept.pk)
+    assert event.details == {"happened": "saved", "card": partner.describe(kept.pk)}
+    assert page.says("已保存银行卡", kept.last4)
 
     def charge(key: str, method: str) -> Any:
         asked = (operator.pk, subscriber.pk, key, "N-1", Decimal("5.00"), "CNY")
@@ -243,20 +257,25 @@ def test_a_card_that_was_kept_is_charged_without_its_holder(
 
     answer = charge("k-1", kept.pk)
     assert (answer.fate, answer.reason) == (fate, reason)
-    company.forget_method(kept.account, kept.pk, at=NOW)
+    partner.forget(kept.pk)
     assert charge("k-2", kept.pk).reason == "unknown_method"
     assert charge("k-3", "sbx_card_of_nobody").reason == "unknown_method"
 
 
-def test_a_card_is_kept_only_where_the_payer_agrees(
+def test_a_card_is_not_saved_against_its_holders_will(
     operator: Operator, api: APIClient, subscriber: Subscriber
 ) -> None:
+    account = accounts.open_sandbox(operator, at=NOW)
+    saving = company.ask_to_save(
+        account.pk, "m-1", merchant="M", customer=str(subscriber.pk), return_url="", at=NOW
+    )
+    Browser().open(f"/sandbox/save/{saving.secret}").press("do", "cancel")
+    with pytest.raises(company.Refused):
+        company.save_card(saving.pk, PAYS, NOW.date(), at=NOW)
     _, payer = begin(api, "card")
-    assert 'name="keep" value="yes">' in payer.text  # and not ticked
-
     payer.press("do", "pay", card=PAYS)
 
-    assert company.methods_of(ProviderAccount.objects.get().pk, str(subscriber.pk)) == []
+    assert company.methods_of(account.pk, str(subscriber.pk)) == []
 
 
 # Afterwards --------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from django.db import InterfaceError, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.http.request import UnreadablePostError
+from django.views.decorators.csrf import csrf_exempt
 
 from billing import inbox
 from billing.models import ProviderAccount
@@ -23,6 +24,7 @@ from subscriptions.api.problems import Problem
 LARGEST = 1024 * 1024
 
 
+@csrf_exempt
 def webhook(request: HttpRequest, provider: str, public_id: str) -> HttpResponse:
     """Keep what a provider tells; 2xx once it is kept, so that it is told again until then."""
     if request.method != "POST":

@@ -14,8 +14,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.api.invoices import MoneyBody, Reason
+from billing.api.methods import ReturnUrl
 from billing.checkout import links
-from billing.models import Invoice, Order, PaymentIntent
+from billing.models import Invoice, Order, PaymentIntent, PaymentMethod
 from billing.orders import buying, keeping, paying
 from billing.ways import known
 from subscriptions import clock, registry
@@ -107,6 +108,10 @@ class NewOrder(serializers.Serializer[Any]):
 
 class Payment(serializers.Serializer[Any]):
     way = serializers.ChoiceField(choices=known.NAMES)
+    method = Text(
+        required=False, max_length=20, help_text="of a `card`: the id of a saved one, charged now"
+    )
+    return_url = ReturnUrl(required=False, help_text="where the payer comes back to")
 
 
 # Showing -----------------------------------------------------------------------------------------
@@ -287,6 +292,19 @@ class OrderCancelDoor(OperatorDoor):
         return Response(shown)
 
 
+def _method(operator: Operator, number: str, method_id: str) -> str:
+    """A saved method of whom the order is of. Raises NotFound, paying.UnknownMethod."""
+    order = keeping.find(operator, number)
+    found = PaymentMethod.objects.filter(
+        operator=operator,
+        subscriber_id=order.subscriber_id,
+        pk=int(method_id) if method_id.isascii() and method_id.isdecimal() else 0,
+    ).first()
+    if found is None:
+        raise paying.UnknownMethod("the subscriber has no such method")
+    return found.reference
+
+
 class OrderPayDoor(OperatorDoor):
     # Not by Idempotency-Key: a provider is called outside of any transaction, and an attempt that
     # waits is handed out again.
@@ -303,6 +321,16 @@ class OrderPayDoor(OperatorDoor):
         at = clock.now(operator)
         said = Payment(data=request.data)
         said.is_valid(raise_exception=True)
-        back = links.return_url(keeping.find(operator, number))
-        paying.pay(operator, number, said.validated_data["way"], at=at, return_url=back)
+        wanted = said.validated_data
+        method = _method(operator, number, wanted["method"]) if "method" in wanted else ""
+        # A saved method is charged without its owner, unless it is said where that one is.
+        back = "" if method else links.return_url(keeping.find(operator, number))
+        paying.pay(
+            operator,
+            number,
+            wanted["way"],
+            at=at,
+            method=method,
+            return_url=wanted.get("return_url", back),
+        )
         return Response(_fresh(operator, number, at=at))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from billing.models import PaymentMethod
 from subscriptions.models import Operator
 
 
@@ -16,4 +17,7 @@ class Saved(NamedTuple):
 
 def default_of(operator: Operator, subscriber_id: int) -> Saved | None:
     """The method that a subscriber wants to be charged; None: it has saved none."""
-    return None
+    method = PaymentMethod.objects.filter(
+        operator=operator, subscriber_id=subscriber_id, is_default=True, account__ended_at=None
+    ).first()
+    return None if method is None else Saved("card", method.reference)

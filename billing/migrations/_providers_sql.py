@@ -17,7 +17,7 @@ CREATE TRIGGER what_was_tried_stays BEFORE UPDATE ON billing_paymentintent FOR E
     EXECUTE FUNCTION billing_refuse('an attempt that has ended never changes');
 """
 # After its end only this: the provider has heard of it.
-_INTENTS = """
+INTENTS = """
 DROP TRIGGER what_was_tried_stays ON billing_paymentintent;
 CREATE TRIGGER what_was_tried_stays BEFORE UPDATE ON billing_paymentintent FOR EACH ROW
     WHEN (OLD.ended_at IS NOT NULL AND
@@ -65,7 +65,7 @@ DROP TRIGGER what_was_paid_stays ON billing_providerpayment;
 DROP TRIGGER what_was_told_stays ON billing_providerevent;
 """
 KEEP_PROVIDERS = [
-    _INTENTS,
+    INTENTS,
     _RULES,
     *(
         f"CREATE TRIGGER kept_for_good BEFORE DELETE ON {table} FOR EACH STATEMENT"

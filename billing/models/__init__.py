@@ -1,5 +1,7 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
+from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
 from billing.models.collecting import (
@@ -31,8 +33,17 @@ from billing.models.dunning import (
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.figures import DayFigures
+from billing.models.handovers import Handover, RecyclingPolicy
+from billing.models.interchange import (
+    ExportJob,
+    ExportPart,
+    ImportChunk,
+    ImportJob,
+    ImportPart,
+)
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
 from billing.models.providers import (
@@ -44,12 +55,34 @@ from billing.models.providers import (
 )
 from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
-from billing.models.wallets import Wallet, WalletMovement
+from billing.models.vouchers import (
+    Voucher,
+    VoucherBatch,
+    VoucherMisses,
+    VoucherSet,
+    VoucherStep,
+)
+from billing.models.wallets import (
+    BonusRule,
+    TopUpPolicy,
+    Wallet,
+    WalletBonus,
+    WalletBonusEntry,
+    WalletHold,
+    WalletMovement,
+)
 
 __all__ = [
     "Account",
+    "AnomalyCase",
+    "AnomalyPolicy",
+    "AnomalyStep",
+    "AnomalySweep",
     "Approval",
+    "AutoTopUp",
+    "AutoTopUpRun",
     "BankTransfer",
+    "BonusRule",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
@@ -74,9 +107,15 @@ __all__ = [
     "DunningPolicy",
     "DunningStop",
     "Entry",
+    "ExportJob",
+    "ExportPart",
     "FapiaoItem",
     "FapiaoRequest",
     "FinalSweep",
+    "Handover",
+    "ImportChunk",
+    "ImportJob",
+    "ImportPart",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
@@ -86,12 +125,14 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentMethod",
     "PaymentTask",
     "Posting",
     "ProviderAccount",
     "ProviderEvent",
     "ProviderPayment",
     "ProviderSecret",
+    "RecyclingPolicy",
     "Refund",
     "RefundStep",
     "ReminderCursor",
@@ -99,6 +140,15 @@ __all__ = [
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "TopUpPolicy",
+    "Voucher",
+    "VoucherBatch",
+    "VoucherMisses",
+    "VoucherSet",
+    "VoucherStep",
     "Wallet",
+    "WalletBonus",
+    "WalletBonusEntry",
+    "WalletHold",
     "WalletMovement",
 ]

@@ -211,7 +211,12 @@ class PaymentTask(models.Model):
 
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="+", db_index=False)
     payment = models.OneToOneField(
-        ProviderPayment, models.PROTECT, related_name="task", null=True, blank=True
+        ProviderPayment,
+        models.PROTECT,
+        related_name="task",
+        null=True,
+        blank=True,
+        db_constraint=False,
     )
     event = models.OneToOneField(
         ProviderEvent, models.PROTECT, related_name="task", null=True, blank=True

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
-from billing import invoicing, ledger, payments, rating, wallets
+from billing import invoicing, ledger, payments, rating, top_up_policies, wallets
 from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
@@ -20,8 +20,6 @@ from subscriptions.models import Operator, Plan, Subscription
 from subscriptions.outbox import Happening
 
 Kind = Order.Kind
-# More is a mistake of somebody who types.
-MOST = Decimal("1000000.00")
 
 
 class AmountDiffers(Conflict):
@@ -42,11 +40,14 @@ def order_top_up(
     key: str = "",
     expires_at: dt.datetime | None = None,
 ) -> Order:
-    """Order money into the wallet. Raises Invalid, keeping.KeyUsed."""
+    """Order money into the wallet. Raises Invalid, NotOffered, keeping.KeyUsed."""
     if currency != operator.currency:
         raise Invalid(f"a wallet is in {operator.currency}")
-    if amount > MOST:
-        raise Invalid(f"at most {MOST} {currency} go into a wallet at once")
+    if amount > top_up_policies.MOST:
+        raise Invalid(f"at most {top_up_policies.MOST} {currency} go into a wallet at once")
+    # What was ordered before by this key is answered, whatever is offered since.
+    if amount > 0 and not (key and Order.objects.filter(operator=operator, key=key).exists()):
+        top_up_policies.check_amount(operator, amount, at=at)
     draft = Draft(
         subscriber_id, Kind.TOP_UP, amount, currency, expires_at or at + keeping.VALID, key
     )
@@ -243,9 +244,37 @@ def _fill_wallet(
         f"order:{order.number}",
         order.number,
     )
-    wallets.move(operator.pk, [into], at=at)
+    moves = [into]
+    given = top_up_policies.bonus_of(order, at=at)
+    if given is not None:
+        bonus, gift = given
+        moves.append(
+            wallets.Move(
+                order.subscriber_id,
+                order.currency,
+                WalletMovement.Kind.BONUS,
+                bonus,
+                f"bonus:{order.number}",
+                order.number,
+                gift=gift,
+            )
+        )
+    wallets.move(operator.pk, moves, at=at)
     _post(operator, order, (source, into.side()), at=at)
+    _tell_topped_up(order, given[0] if given else rating.ZERO, at=at)
     return {}
+
+
+def _tell_topped_up(order: Order, bonus: Decimal, *, at: dt.datetime) -> None:
+    payload = {
+        "order": order.number,
+        "amount": f"{order.amount:.2f}",
+        "bonus": f"{bonus:.2f}",
+        "balance": f"{wallets.balance_of(order.subscriber_id, order.currency):.2f}",
+        "currency": order.currency,
+    }
+    key = f"wallet.topped_up:{order.number}"
+    outbox.tell([Happening(order.subscriber_id, "wallet.topped_up", key, at, payload)])
 
 
 def _pay_invoice(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from metering.reconciliation import Check
 
-# By subscriber and currency: the wallet, its statement and the ledger say the same.
+# By subscriber and currency: the wallet, its statement and the ledger say the same; a bonus is on
+# an account of its own.
 _WALLETS = """
 SELECT coalesce(w.operator_id, m.operator_id, l.operator_id), CASE
            WHEN coalesce(w.balance, 0) <> coalesce(m.amount, 0)
-             OR coalesce(w.balance, 0) <> coalesce(l.amount, 0)
+             OR coalesce(w.balance - w.bonus, 0) <> coalesce(l.amount, 0)
              OR coalesce(w.movements, 0) <> coalesce(m.movements, 0)
              OR m.operator_id <> w.operator_id OR l.operator_id <> w.operator_id
            THEN jsonb_build_object(

@@ -85,6 +85,7 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     if not at < draft.expires_at <= at + LONGEST:
         raise Invalid(f"an order expires after now, within {LONGEST.days} days")
     lock_subscriber(draft.subscriber_id)
+    lifecycle.check_open(draft.subscriber_id)
     key = draft.key or uuid.uuid4().hex
     known = Order.objects.filter(operator=operator, key=key).first()
     if known is not None:
@@ -165,6 +166,13 @@ def find(operator: Operator, number: str) -> Order:
     if found is None:
         raise NotFound("there is no such order")
     return found
+
+
+def numbers_of(subscriber_id: int, order_ids: Iterable[int | None]) -> dict[int, str]:
+    """The numbers of a subscriber's orders, by their ids."""
+    ids = [one for one in order_ids if one is not None]
+    rows = Order.objects.filter(subscriber_id=subscriber_id, id__in=ids)
+    return dict(rows.values_list("id", "number"))
 
 
 def locked(operator: Operator, number: str) -> Order:
@@ -360,6 +368,9 @@ def answered(
     intent.action = action if action is not None else intent.action
     intent.reason = reason[:200]
     intent.ended_at = at if ended else None
+    # What has failed here may still be open at its provider.
+    lost = state == Tried.FAILED and intent.account_id is not None
+    intent.recall_at = at if lost else None
     PaymentIntent.objects.filter(
         subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr
     ).update(
@@ -368,6 +379,7 @@ def answered(
         action=intent.action,
         reason=intent.reason,
         ended_at=intent.ended_at,
+        recall_at=intent.recall_at,
     )
 
 
@@ -438,6 +450,14 @@ def end_attempts(order: Order, *, at: dt.datetime, reason: str) -> None:
     ended = {"state": Tried.CANCELLED, "ended_at": at, "reason": reason[:200]}
     waiting.filter(account__isnull=False).update(**ended, recall_at=at)
     waiting.update(**ended)
+
+
+def left_open(intent: PaymentIntent, reference: str, *, at: dt.datetime) -> None:
+    """Note of an attempt that has ended that its provider has just begun it: it is to hear of the
+    end."""
+    PaymentIntent.objects.filter(
+        subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr, reference=""
+    ).update(reference=reference, recall_at=at)
 
 
 def recalled(intent: PaymentIntent) -> None:

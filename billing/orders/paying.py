@@ -13,7 +13,7 @@ from typing import Any
 from django.db import transaction
 
 from billing import receiving
-from billing.models import Order, PaymentIntent, ProviderAccount, ProviderPayment
+from billing.models import Order, PaymentIntent, PaymentMethod, ProviderAccount, ProviderPayment
 from billing.orders import buying, keeping
 from billing.ways import known, wallet
 from billing.ways.provider import Answer, Attempt, Fate, Provider, Unavailable
@@ -25,6 +25,10 @@ Tried = PaymentIntent.State
 
 class UnknownWay(Invalid):
     cause = "unknown_way"
+
+
+class UnknownMethod(Invalid):
+    cause = "unknown_method"
 
 
 def pay(
@@ -53,6 +57,8 @@ def pay(
         keeping.payable(order, at=at)
         if way == wallet.WAY and order.kind == Order.Kind.TOP_UP:
             raise Invalid("a wallet is not filled from itself")
+        if method and not _may_charge(order, account, method):
+            raise UnknownMethod("the subscriber has not saved this method here")
         intent = keeping.attempt(
             order, way, at=at, account=account, method=method, return_url=return_url
         )
@@ -62,6 +68,18 @@ def pay(
             return order
     answer = provider.create(attempt)
     return take(operator, number, intent.nr, provider, answer, at=at)
+
+
+def _may_charge(order: Order, account: ProviderAccount | None, method: str) -> bool:
+    return (
+        account is not None
+        and PaymentMethod.objects.filter(
+            subscriber_id=order.subscriber_id,
+            account=account,
+            reference=method,
+            state=PaymentMethod.State.SAVED,
+        ).exists()
+    )
 
 
 def pay_locked(operator: Operator, order: Order, way: str, *, at: dt.datetime) -> None:
@@ -77,26 +95,51 @@ def pay_locked(operator: Operator, order: Order, way: str, *, at: dt.datetime) -
 
 # An attempt whose answer is not there after so long has lost whoever asked.
 _LOST = dt.timedelta(minutes=1)
+# So many calls in vain, and the others of this operator are left to the next round.
+_PATIENCE = 3
 
 
 def ask_again(operator: Operator, *, at: dt.datetime, limit: int = 100) -> int:
     """Finish attempts that a crash left between being written down and being answered: each
     provider is asked with the same key, so it makes no second one. Answers how many were finished.
     """
-    lost = list(
-        PaymentIntent.objects.filter(
-            operator=operator, state=Tried.INTENDED, created_at__lte=at - _LOST
-        ).order_by("created_at")[:limit]
+    lost = PaymentIntent.objects.filter(
+        operator=operator, state=Tried.INTENDED, created_at__lte=at - _LOST
     )
-    done = 0
-    for intent in lost:
+    done = away = 0
+    for intent in lost.order_by("created_at")[:limit]:
         order = Order.objects.get(subscriber_id=intent.subscriber_id, id=intent.order_id)
         try:
             provider = known.again(intent.way, intent.account, at=at)
             answer = provider.create(asked_for(order, intent, at=at))
         except Unavailable:
+            away += 1
+            if away == _PATIENCE:
+                break
             continue
         take(operator, order.number, intent.nr, provider, answer, at=at)
+        done += 1
+    return done
+
+
+def recall(operator: Operator, *, at: dt.datetime, limit: int = 100) -> int:
+    """Tell providers of attempts that nobody waits for any more, so that no stale code is paid;
+    what was paid all the same is taken. Answers how many were told."""
+    ended = PaymentIntent.objects.filter(operator=operator, recall_at__lte=at)
+    done = away = 0
+    for intent in ended.order_by("recall_at")[:limit]:
+        order = Order.objects.get(subscriber_id=intent.subscriber_id, id=intent.order_id)
+        try:
+            provider = known.again(intent.way, intent.account, at=at)
+            answer = provider.cancel(asked_for(order, intent, at=at))
+        except Unavailable:
+            away += 1
+            if away == _PATIENCE:
+                break
+            continue
+        if answer.fate == Fate.SUCCEEDED:
+            take(operator, order.number, intent.nr, provider, answer, at=at)
+        keeping.recalled(intent)
         done += 1
     return done
 
@@ -117,6 +160,7 @@ def asked_for(order: Order, intent: PaymentIntent, *, at: dt.datetime) -> Attemp
         currency=intent.currency,
         at=at,
         reference=intent.reference,
+        begun_at=intent.created_at,
         expires_at=order.expires_at,
         method=intent.method,
         return_url=intent.return_url,
@@ -197,8 +241,12 @@ def _hear(
                     reference=answer.reference,
                     reason=f"the payment is {money.became}",
                 )
-    elif intent.ended_at is None and intent.account_id == account.pk:
+    elif intent.account_id != account.pk:
+        return
+    elif intent.ended_at is None:
         _not_paid(order, intent, answer, at=at)
+    elif answer.fate == Fate.WAITING and answer.reference and not intent.reference:
+        keeping.left_open(intent, answer.reference, at=at)
 
 
 def _not_paid(order: Order, intent: PaymentIntent, answer: Answer, *, at: dt.datetime) -> None:

@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from billing.ledger import Side
+from subscriptions.errors import DomainError
 
 
 class Fate(StrEnum):
@@ -40,6 +41,7 @@ class Attempt:
     currency: str
     at: dt.datetime
     reference: str = ""  # the provider's own name for it, once there is one
+    begun_at: dt.datetime | None = None  # when it was written down
     expires_at: dt.datetime | None = None  # by the operator's clock; nobody may pay after it
     method: str = ""  # the provider's name of a saved method: charged without the payer
     return_url: str = ""  # where the payer is sent back to; nothing is granted there
@@ -79,7 +81,31 @@ class Event:
     reference: str
     answer: Answer
     occurred_at: dt.datetime
-    details: dict[str, Any] = field(default_factory=dict)  # of a dispute: its reason, its due day
+    # Of a dispute: its reason, its due day. Of a method: `happened` (saved, changed, removed) and
+    # its `card`, where that is told.
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """A method that a subscriber is about to save; `customer` is the provider's name of the
+    subscriber, once there is one."""
+
+    subscriber_id: int
+    key: str
+    customer: str
+    return_url: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What people know a saved card by."""
+
+    brand: str
+    last4: str
+    exp_year: int | None = None
+    exp_month: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +116,14 @@ class Notice:
     kind: str  # in the provider's words
 
 
-class Unavailable(Exception):
+class Unavailable(DomainError):
     """The provider did not answer: nobody knows what became of the call, so it is asked again."""
+
+    status = 503
+    cause = "provider_unavailable"
+
+    def __init__(self, detail: str = "the provider did not answer") -> None:
+        super().__init__(f"{detail}; nothing is lost, try again in a minute")
 
 
 class Unverified(Exception):
@@ -138,3 +170,17 @@ class Partner(Protocol):
 
     def read(self, body: bytes) -> Event:
         """What verified bytes tell, long after. Calls nobody."""
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """A partner that also keeps methods which are charged later without their owner."""
+
+    def begin_saving(self, saving: Saving) -> Answer:
+        """Where the subscriber saves one; `reference` is the customer's. Raises Unavailable."""
+
+    def describe(self, reference: str) -> Card:
+        """What people know a saved method by. Raises Unavailable."""
+
+    def forget(self, reference: str) -> None:
+        """Let a saved method be charged no more. Raises Unavailable."""

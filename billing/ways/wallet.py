@@ -55,6 +55,7 @@ class WalletProvider:
             amount,
             f"refund:{key}",
             attempt.order,
+            of_order=attempt.order,
         )
         wallets.move(attempt.operator_id, [back], at=attempt.at)
         return Answer(Fate.SUCCEEDED, reference=key, amount=amount)

@@ -16,7 +16,14 @@ from typing import Any
 from django.db import transaction
 
 from billing.ways.sandbox import notices
-from billing.ways.sandbox.models import BalanceTransaction, Dispute, Method, Payment, Refund
+from billing.ways.sandbox.models import (
+    BalanceTransaction,
+    Dispute,
+    Method,
+    Payment,
+    Refund,
+    Saving,
+)
 
 State = Payment.State
 Kind = BalanceTransaction.Kind
@@ -94,7 +101,7 @@ def _new(asked: Asked, *, at: dt.datetime) -> Payment:
 def _charge_kept(payment: Payment, method_id: str, *, at: dt.datetime) -> None:
     """Charge a card without its holder: who must be asked first cannot be."""
     card = Method.objects.filter(
-        id=method_id, account=payment.account, customer=payment.customer, removed_at=None
+        id=method_id, account=payment.account, customer=payment.customer, kept=True
     ).first()
     if card is None:
         return _fail(payment, "unknown_method", at=at)
@@ -190,14 +197,38 @@ def balance_transactions(
 
 def methods_of(account: int, customer: str) -> list[Method]:
     """The cards that are kept for a customer of a merchant."""
-    rows = Method.objects.filter(account=account, customer=customer, removed_at=None)
+    rows = Method.objects.filter(account=account, customer=customer, kept=True)
     return list(rows.order_by("created_at", "id"))
 
 
 @transaction.atomic(durable=True)
-def forget_method(account: int, method_id: str, *, at: dt.datetime) -> None:
+def ask_to_save(
+    account: int, key: str, *, merchant: str, customer: str, return_url: str, at: dt.datetime
+) -> Saving:
+    """Begin to keep a card for a customer; the same key again is the same one."""
+    saving = Saving(
+        id=_name("save"),
+        account=account,
+        key=key,
+        secret=secrets.token_urlsafe(32),
+        merchant=merchant,
+        customer=customer,
+        return_url=return_url,
+        created_at=at,
+    )
+    Saving.objects.bulk_create([saving], ignore_conflicts=True)
+    return Saving.objects.get(account=account, key=key)
+
+
+def method_of(account: int, method_id: str) -> Method | None:
+    """A card that is kept, or was."""
+    return Method.objects.filter(account=account, id=method_id).first()
+
+
+@transaction.atomic(durable=True)
+def forget_method(account: int, method_id: str) -> None:
     """Keep a card no longer. Again changes nothing."""
-    Method.objects.filter(account=account, id=method_id, removed_at=None).update(removed_at=at)
+    Method.objects.filter(account=account, id=method_id).update(kept=False)
 
 
 # What a payer does -------------------------------------------------------------------------------
@@ -251,28 +282,62 @@ def expire(payment_id: str, *, at: dt.datetime) -> Payment:
 
 
 @transaction.atomic(durable=True)
-def hold_card(
-    payment_id: str, number: str, expires_on: dt.date, *, keep: bool, at: dt.datetime
-) -> Payment:
-    """The payer's card for this payment; kept for the next one where they agree. Raises Refused."""
-    card = CARDS.get(number)
-    if card is None:
-        raise Refused("unknown_card")
+def hold_card(payment_id: str, number: str, expires_on: dt.date, *, at: dt.datetime) -> Payment:
+    """The payer's card, for this payment alone. Raises Refused."""
     payment = _payable(payment_id, at=at)
-    payment.method = Method.objects.create(
+    card = _card(number, payment.account, payment.customer, expires_on, at=at)
+    # No next payment finds it.
+    card.kept = False
+    card.save(force_insert=True)
+    payment.method = card
+    payment.save(update_fields=["method"])
+    return payment
+
+
+def _card(
+    number: str, account: int, customer: str, expires_on: dt.date, *, at: dt.datetime
+) -> Method:
+    known = CARDS.get(number)
+    if known is None:
+        raise Refused("unknown_card")
+    return Method(
         id=_name("card"),
-        account=payment.account,
-        customer=payment.customer,
-        behaviour=card.behaviour,
-        brand=card.brand,
+        account=account,
+        customer=customer,
+        behaviour=known.behaviour,
+        brand=known.brand,
         last4=number[-4:],
         expires_on=expires_on,
         created_at=at,
-        # One that is for this payment alone is not kept for a next one.
-        removed_at=None if keep else at,
     )
-    payment.save(update_fields=["method"])
-    return payment
+
+
+@transaction.atomic(durable=True)
+def save_card(saving_id: str, number: str, expires_on: dt.date, *, at: dt.datetime) -> Saving:
+    """The customer lets a card be kept. Raises Refused."""
+    saving = _to_be_saved(saving_id)
+    card = _card(number, saving.account, saving.customer, expires_on, at=at)
+    card.save(force_insert=True)
+    saving.state, saving.method = Saving.State.SAVED, card
+    saving.save(update_fields=["state", "method"])
+    notices.tell_of_method(saving, card, at=at)
+    return saving
+
+
+@transaction.atomic(durable=True)
+def cancel_saving(saving_id: str) -> Saving:
+    """The customer would rather not. Raises Refused."""
+    saving = _to_be_saved(saving_id)
+    saving.state = Saving.State.CANCELLED
+    saving.save(update_fields=["state"])
+    return saving
+
+
+def _to_be_saved(saving_id: str) -> Saving:
+    saving = Saving.objects.select_for_update().get(pk=saving_id)
+    if saving.state != Saving.State.WAITING:
+        raise Refused("not_waiting")
+    return saving
 
 
 @dataclass(frozen=True, slots=True)

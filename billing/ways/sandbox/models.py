@@ -24,7 +24,7 @@ class Method(models.Model):
     last4 = models.CharField(max_length=4)
     expires_on = models.DateField()
     created_at = models.DateTimeField()
-    removed_at = models.DateTimeField(null=True, blank=True)
+    kept = models.BooleanField(default=True)  # for payments to come
 
     objects: models.Manager[Method]
 
@@ -33,6 +33,45 @@ class Method(models.Model):
 
     def __str__(self) -> str:
         return f"{self.brand} {self.last4}"
+
+
+class Saving(models.Model):
+    """A card that a customer is about to let the sandbox keep, on the page of `secret`; `method` is
+    what came of it. `key` is the merchant's. Written by company.py.
+    """
+
+    class State(models.TextChoices):
+        WAITING = "waiting"
+        SAVED = "saved"
+        CANCELLED = "cancelled"
+
+    id = models.CharField(primary_key=True, max_length=40)
+    account = models.BigIntegerField()
+    key = models.CharField(max_length=64)
+    secret = models.CharField(max_length=64, unique=True)
+    merchant = models.CharField(max_length=200)
+    customer = models.CharField(max_length=64)
+    return_url = models.CharField(max_length=1000, blank=True, default="")
+    state = models.CharField(max_length=9, choices=State.choices, default=State.WAITING)
+    method = models.OneToOneField(
+        Method, models.PROTECT, related_name="saving", null=True, blank=True
+    )
+    created_at = models.DateTimeField()
+
+    objects: models.Manager[Saving]
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "key"], name="sandbox_saving_once"),
+            models.CheckConstraint(
+                name="sandbox_saving_of_a_card",
+                condition=Q(state="saved", method__isnull=False)
+                | (Q(method__isnull=True) & ~Q(state="saved")),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.id
 
 
 class Payment(models.Model):

@@ -19,7 +19,7 @@ from typing import Any
 from django.db import connection
 from django.db.models import F, Q
 
-from billing.ways.sandbox.models import Dispute, Notice, Payment, Refund
+from billing.ways.sandbox.models import Dispute, Method, Notice, Payment, Refund, Saving
 
 # Between tries; when they are used up it is given up.
 PAUSES = (2, 5, 15, 60, 300, 1800, 7200, 14400, 28800)
@@ -63,8 +63,20 @@ def tell_of_dispute(payment: Payment, dispute: Dispute, *, at: dt.datetime) -> N
     _tell(payment.account, f"dispute.{dispute.state}", about, at)
 
 
+def tell_of_method(saving: Saving, card: Method, *, at: dt.datetime) -> None:
+    said = {
+        "id": card.id,
+        "key": saving.key,
+        "customer": card.customer,
+        "brand": card.brand,
+        "last4": card.last4,
+        "expires_on": card.expires_on.isoformat(),
+    }
+    _tell(saving.account, "method.saved", {"method": said}, at)
+
+
 def _payment(payment: Payment) -> dict[str, Any]:
-    said: dict[str, Any] = {
+    return {
         "id": payment.id,
         "key": payment.key,
         "way": payment.way,
@@ -73,16 +85,6 @@ def _payment(payment: Payment) -> dict[str, Any]:
         "state": payment.state,
         "reason": payment.reason,
     }
-    card = payment.method
-    if card is not None and card.removed_at is None:
-        said["method"] = {
-            "id": card.id,
-            "customer": card.customer,
-            "brand": card.brand,
-            "last4": card.last4,
-            "expires_on": card.expires_on.isoformat(),
-        }
-    return said
 
 
 def _tell(account: int, kind: str, about: dict[str, Any], at: dt.datetime, copies: int = 1) -> None:

@@ -21,11 +21,11 @@ from django.utils.cache import add_never_cache_headers
 from django.utils.timesince import timeuntil
 from django.utils.translation import gettext as _
 from django.views.decorators.csrf import csrf_protect
-from django.views.decorators.http import require_GET, require_POST
+from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
 from billing.models import ProviderAccount
 from billing.ways.sandbox import company, provider
-from billing.ways.sandbox.models import Dispute, Method, Payment, Refund
+from billing.ways.sandbox.models import Dispute, Method, Payment, Refund, Saving
 from subscriptions import clock
 from subscriptions.models import Operator
 
@@ -58,19 +58,24 @@ def _page(view: Page) -> Page:
     return shown
 
 
-def _found(secret: str) -> tuple[Payment, Operator, dt.datetime]:
-    """The payment of a page as it is now, by its merchant's clock.
+def _merchant(account_id: int) -> tuple[Operator, dt.datetime]:
+    """Whom an account belongs to, and the time there.
 
-    There is none where the merchant takes real money by now, or the sandbox is off.
+    Nobody where the merchant takes real money by now, or the sandbox is off.
     """
-    known = Payment.objects.filter(secret=secret).values("account")
-    account = ProviderAccount.objects.filter(pk__in=known).select_related("operator").first()
+    account = ProviderAccount.objects.filter(pk=account_id).select_related("operator").first()
     if account is None or not provider.is_open(account):
         raise Http404
-    at = clock.now(account.operator)
+    return account.operator, clock.now(account.operator)
+
+
+def _found(secret: str) -> tuple[Payment, Operator, dt.datetime]:
+    """The payment of a page as it is now, by its merchant's clock."""
+    known = Payment.objects.filter(secret=secret).values_list("account", flat=True).first()
+    merchant, at = _merchant(known or 0)
     payment = company.page_of(secret, at=at)
     assert payment is not None
-    return payment, account.operator, at
+    return payment, merchant, at
 
 
 @_page
@@ -98,20 +103,39 @@ def act(request: HttpRequest, secret: str) -> HttpResponse:
     return HttpResponseRedirect(reverse("sandbox-payment", args=[secret]), status=303)
 
 
+@_page
+@require_http_methods(["GET", "POST"])
+def save(request: HttpRequest, secret: str) -> HttpResponse:
+    """The page on which a card is given to be kept, and charged later without its holder."""
+    saving = Saving.objects.filter(secret=secret).select_related("method").first()
+    at = _merchant(saving.account if saving else 0)[1]
+    assert saving is not None
+    wrong = ""
+    if request.method == "POST":
+        try:
+            if request.POST.get("do") == "save":
+                company.save_card(saving.pk, request.POST.get("card", ""), _expiry(at), at=at)
+            else:
+                company.cancel_saving(saving.pk)
+        except company.Refused as refused:
+            wrong = _("Choose one of the test cards.") if str(refused) == "unknown_card" else ""
+        if not wrong:
+            return HttpResponseRedirect(request.path, status=303)
+    context = {"saving": saving, "cards": _cards(), "wrong": wrong}
+    return render(request, "sandbox/save.html", context, status=422 if wrong else 200)
+
+
+def _expiry(at: dt.datetime) -> dt.date:
+    return dt.date(at.year + CARD_YEARS, 12, 31)
+
+
 # What the buttons do -----------------------------------------------------------------------------
 
 
 def _pay(payment: Payment, request: HttpRequest, at: dt.datetime, **how: bool) -> None:
     """With a card: by what is behind its number; one that asks waits for the step."""
     if payment.way == company.CARD and payment.method_id is None:
-        expires_on = dt.date(at.year + CARD_YEARS, 12, 31)
-        payment = company.hold_card(
-            payment.pk,
-            request.POST.get("card", ""),
-            expires_on,
-            keep=request.POST.get("keep") == "yes",
-            at=at,
-        )
+        payment = company.hold_card(payment.pk, request.POST.get("card", ""), _expiry(at), at=at)
         assert payment.method is not None
         if payment.method.behaviour == Method.Behaviour.ASKS:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Mapping
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from django.conf import settings
@@ -17,9 +18,12 @@ from billing.ways.provider import (
     About,
     Answer,
     Attempt,
+    Card,
     Event,
     Fate,
     Notice,
+    Saving,
+    Unavailable,
     Unreadable,
     Unverified,
 )
@@ -31,14 +35,23 @@ NAME = ProviderAccount.Provider.SANDBOX
 # By redirect to the company's page; a code to scan leads to the same.
 BY_CODE = "wechat_pay"
 WAYS = ("alipay", company.CARD, BY_CODE)
+# Of payments, refunds and disputes.
 _FATES = {
-    Payment.State.WAITING: Fate.WAITING,
-    Payment.State.PROCESSING: Fate.WAITING,
-    Payment.State.SUCCEEDED: Fate.SUCCEEDED,
-    Payment.State.FAILED: Fate.FAILED,
-    Payment.State.EXPIRED: Fate.FAILED,
+    "waiting": Fate.WAITING,
+    "processing": Fate.WAITING,
+    "succeeded": Fate.SUCCEEDED,
+    "failed": Fate.FAILED,
+    "expired": Fate.FAILED,
+    "open": Fate.WAITING,
+    "won": Fate.SUCCEEDED,
+    "lost": Fate.FAILED,
 }
-_KINDS = {"payment": About.PAYMENT, "refund": About.REFUND, "dispute": About.DISPUTE}
+_KINDS = {
+    "payment": About.PAYMENT,
+    "refund": About.REFUND,
+    "dispute": About.DISPUTE,
+    "method": About.METHOD,
+}
 
 
 def is_open(account: ProviderAccount) -> bool:
@@ -62,6 +75,29 @@ class SandboxPartner:
     def provider(self, way: str) -> SandboxProvider:
         return SandboxProvider(self._account, way)
 
+    def begin_saving(self, saving: Saving) -> Answer:
+        if not is_open(self._account):
+            return Answer(Fate.FAILED, reason="sandbox_closed")
+        asked = company.ask_to_save(
+            self._account.pk,
+            saving.key,
+            merchant=self._account.operator.name,
+            customer=str(saving.subscriber_id),
+            return_url=saving.return_url,
+            at=saving.at,
+        )
+        url = _address("sandbox-save", asked.secret)
+        return Answer(Fate.WAITING, asked.customer, action={"kind": "redirect", "url": url})
+
+    def describe(self, reference: str) -> Card:
+        method = company.method_of(self._account.pk, reference)
+        if method is None:
+            raise Unavailable("the sandbox does not know this card")
+        return Card(method.brand, method.last4, method.expires_on.year, method.expires_on.month)
+
+    def forget(self, reference: str) -> None:
+        company.forget_method(self._account.pk, reference)
+
     def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
         try:
             said = notices.check(headers, body, self._secrets(ProviderSecret.Kind.WEBHOOK), at=wall)
@@ -75,41 +111,44 @@ class SandboxPartner:
 
     def read(self, body: bytes) -> Event:
         said = notices.content(body)
-        payment = said["payment"]
-        about = _KINDS[said["type"].partition(".")[0]]
-        subject = said[about]
-        answer = Answer(
-            _fate(about, subject["state"]),
-            reference=payment["id"],
-            reason=subject["reason"],
-            amount=Decimal(subject["amount"]),
-            currency=subject["currency"],
+        kind, _, happened = said["type"].partition(".")
+        about = _KINDS[kind]
+        subject = said[kind]
+        event = partial(
+            Event, id=said["id"], occurred_at=dt.datetime.fromisoformat(said["occurred_at"])
         )
-        if answer.fate == Fate.SUCCEEDED and about == About.PAYMENT and not is_open(self._account):
+        if about == About.METHOD:
+            answer = Answer(Fate.SUCCEEDED)
+            details: dict[str, Any] = {"happened": happened, "card": _card(subject)}
+        else:
+            answer = _answer(subject, said["payment"])
+            details = {}
+        if about == About.DISPUTE:
+            details = {"due_by": dt.datetime.fromisoformat(subject["due_at"])}
+        if about == About.PAYMENT and answer.fate == Fate.SUCCEEDED and not is_open(self._account):
             about = About.NOTHING
-        return Event(
-            id=said["id"],
-            about=about,
-            key=subject.get("key", payment["key"]),
-            reference=subject["id"],
-            answer=answer,
-            occurred_at=dt.datetime.fromisoformat(said["occurred_at"]),
-            details=_details(said),
-        )
+        key = subject.get("key") or said["payment"]["key"]
+        return event(about=about, key=key, reference=subject["id"], answer=answer, details=details)
 
 
-def _fate(about: About, state: str) -> Fate:
-    if about == About.PAYMENT:
-        return _FATES[Payment.State(state)]
-    return {"succeeded": Fate.SUCCEEDED, "won": Fate.SUCCEEDED}.get(
-        state, Fate.FAILED if state in ("failed", "lost") else Fate.WAITING
+def _card(said: dict[str, Any]) -> Card:
+    until = dt.date.fromisoformat(said["expires_on"])
+    return Card(said["brand"], said["last4"], until.year, until.month)
+
+
+def _address(name: str, secret: str) -> str:
+    return f"{settings.PUBLIC_URL}{reverse(name, args=[secret])}"
+
+
+def _answer(subject: dict[str, Any], payment: dict[str, Any]) -> Answer:
+    """What a notice says of a payment, a refund, or a dispute, which is named by its payment."""
+    return Answer(
+        _FATES[subject["state"]],
+        reference=subject["id"] if "key" in subject else payment["id"],
+        reason=subject["reason"],
+        amount=Decimal(subject["amount"]),
+        currency=subject["currency"],
     )
-
-
-def _details(said: dict[str, Any]) -> dict[str, Any]:
-    return {name: said[name] for name in ("dispute",) if name in said} | {
-        "payment": said["payment"]
-    }
 
 
 class SandboxProvider:
@@ -174,15 +213,23 @@ class SandboxProvider:
         except company.Refused as refused:
             return Answer(Fate.FAILED, reason=str(refused))
         return Answer(
-            _fate(About.REFUND, refund.state),
+            _FATES[refund.state],
             reference=refund.pk,
             reason=refund.reason,
             amount=refund.amount,
             currency=attempt.currency,
         )
 
+    def respond(self, attempt: Attempt, reference: str, evidence: dict[str, str]) -> Answer:
+        """Say something to a dispute; again it replaces what was said."""
+        try:
+            company.answer_dispute(self._account.pk, reference, evidence)
+        except company.Refused as refused:
+            return Answer(Fate.FAILED, reason=str(refused))
+        return Answer(Fate.WAITING, reference=reference)
+
     def _answer(self, payment: Payment) -> Answer:
-        fate = _FATES[Payment.State(payment.state)]
+        fate = _FATES[payment.state]
         return Answer(
             fate,
             reference=payment.pk,
@@ -193,7 +240,7 @@ class SandboxProvider:
         )
 
     def _action(self, payment: Payment) -> dict[str, Any]:
-        address = settings.PUBLIC_URL + reverse("sandbox-payment", args=[payment.secret])
+        address = _address("sandbox-payment", payment.secret)
         if self.way == BY_CODE:
             return {"kind": "qr", "text": address, "url": address}
         return {"kind": "redirect", "url": address}

@@ -15,7 +15,7 @@ from typing import Any
 import stripe
 
 from billing.models import ProviderAccount
-from billing.ways.provider import About, Answer, Event, Fate, Notice, Unreadable, Unverified
+from billing.ways.provider import About, Answer, Card, Event, Fate, Notice, Unreadable, Unverified
 from billing.ways.stripe.amounts import from_stripe
 
 TOLERANCE_SECONDS = 300
@@ -68,7 +68,11 @@ def read(body: bytes) -> Event:
         reference=reference,
         answer=answer,
         occurred_at=dt.datetime.fromtimestamp(said["created"], dt.UTC),
-        details={"type": said["type"], "object": said["data"]["object"]},
+        details={
+            "type": said["type"],
+            "object": said["data"]["object"],
+            **_of_method(said["type"], said["data"]["object"]),
+        },
     )
 
 
@@ -80,17 +84,17 @@ def _nothing(thing: dict[str, Any]) -> Read:
 
 
 def _payment(thing: dict[str, Any]) -> Read:
-    return About.PAYMENT, _key(thing), thing["id"], of_intent(thing)
+    return About.PAYMENT, key_of(thing), thing["id"], of_intent(thing)
 
 
 def _checkout(thing: dict[str, Any]) -> Read:
     if thing["mode"] != "payment":
         return _nothing(thing)
-    return About.PAYMENT, _key(thing), thing["id"], of_checkout(thing)
+    return About.PAYMENT, key_of(thing), thing["id"], of_checkout(thing)
 
 
 def _refund(thing: dict[str, Any]) -> Read:
-    return About.REFUND, _key(thing), thing["id"], of_refund(thing)
+    return About.REFUND, key_of(thing), thing["id"], of_refund(thing)
 
 
 def _dispute(thing: dict[str, Any]) -> Read:
@@ -106,11 +110,46 @@ def _dispute(thing: dict[str, Any]) -> Read:
     return About.DISPUTE, "", thing["id"], answer
 
 
+def _setup(thing: dict[str, Any]) -> Read:
+    reference = method_reference(_id(thing["customer"]), _id(thing["payment_method"]))
+    return About.METHOD, key_of(thing), reference, Answer(Fate.SUCCEEDED)
+
+
 def _method(thing: dict[str, Any]) -> Read:
-    return About.METHOD, _key(thing), thing["id"], Answer(Fate.WAITING)
+    """One that was detached names its customer no more: it is found by its own name."""
+    reference = method_reference(_id(thing.get("customer") or ""), thing["id"])
+    return About.METHOD, "", reference, Answer(Fate.WAITING)
 
 
-def _key(thing: dict[str, Any]) -> str:
+def method_reference(customer: str, method: str) -> str:
+    """A saved method as we name it: Stripe charges it with its customer only."""
+    return f"{customer}/{method}"
+
+
+def card_of(method: dict[str, Any]) -> Card:
+    card = method.get("card") or {}
+    return Card(
+        card.get("brand") or method["type"],
+        card.get("last4") or "",
+        card.get("exp_year"),
+        card.get("exp_month"),
+    )
+
+
+def _of_method(kind: str, thing: dict[str, Any]) -> dict[str, Any]:
+    match kind:
+        case "setup_intent.succeeded":
+            return {"happened": "saved"}
+        case "payment_method.detached":
+            return {"happened": "removed"}
+        case "payment_method.updated" | "payment_method.automatically_updated":
+            return {"happened": "changed", "card": card_of(thing)}
+        case _:
+            return {}
+
+
+def key_of(thing: dict[str, Any]) -> str:
+    """Our key, as Stripe was told it; empty of what we did not ask for."""
     return str((thing.get("metadata") or {}).get("key", ""))
 
 
@@ -212,12 +251,11 @@ _READERS: dict[str, Callable[[dict[str, Any]], Read]] = {
     ),
     **dict.fromkeys(
         [
-            "setup_intent.succeeded",
-            "setup_intent.setup_failed",
             "payment_method.automatically_updated",
             "payment_method.updated",
             "payment_method.detached",
         ],
         _method,
     ),
+    "setup_intent.succeeded": _setup,
 }
