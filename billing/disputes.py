@@ -150,7 +150,7 @@ def _open(
     amount = event.answer.amount or intent.amount
     held = rating.ZERO
     if order.kind == Order.Kind.TOP_UP:
-        held = min(wallets.balance_of(order.subscriber_id, order.currency), amount)
+        held = min(wallets.own_of(order.subscriber_id, order.currency), amount)
     dispute = Dispute.objects.create(
         subscriber_id=order.subscriber_id,
         id=dispute_id,

@@ -126,8 +126,9 @@ def _period(order: Order, *, at: dt.datetime, locked: bool) -> Offer:
 
 
 def _top_up(order: Order) -> Offer:
-    balance = wallets.balance_of(order.subscriber_id, order.currency)
-    return Offer(min(balance, order.amount - order.refunded), Rule.BALANCE, Fund.WALLET)
+    """What of its money is still there: neither what was given with it, nor what is held."""
+    there = wallets.own_of(order.subscriber_id, order.currency)
+    return Offer(min(there, order.amount - order.refunded), Rule.BALANCE, Fund.WALLET)
 
 
 def _invoice(order: Order) -> Offer:

@@ -15,6 +15,7 @@ import datetime as dt
 import logging
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -240,6 +241,10 @@ def _take_from(operator: Operator, order: Order, refund: Refund, *, at: dt.datet
         )
         wallets.move(operator.pk, [out], at=at)
         source = out.side()
+        # What came with it as a gift goes with it.
+        wallets.take_back_bonus(
+            operator.pk, (refund.subscriber_id, refund.currency), order.id, at=at
+        )
     elif refund.fund == Fund.CREDIT_NOTE:
         if order.kind == Order.Kind.INVOICE:
             assert refund.note_id is not None
@@ -468,6 +473,8 @@ def _into_wallet(
     operator: Operator, order: Order, refund: Refund, *, at: dt.datetime, reason: str = ""
 ) -> None:
     back = _move(order, refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}")
+    if order.way == wallet.WAY:  # what a bonus paid is a bonus again
+        back = replace(back, of_order=order.number)
     wallets.move(operator.pk, [back], at=at)
     _succeeded(operator, order, refund, back.side(), at=at, reason=reason)
 

@@ -314,6 +314,12 @@ def balance_of(subscriber_id: int, currency: str) -> Decimal:
     return rating.ZERO if wallet is None else wallet.balance
 
 
+def own_of(subscriber_id: int, currency: str) -> Decimal:
+    """What of it can be paid out: the subscriber's own money that is not held."""
+    wallet = find(subscriber_id, currency)
+    return rating.ZERO if wallet is None else min(wallet.balance - wallet.bonus, _free(wallet))
+
+
 def find(subscriber_id: int, currency: str) -> Wallet | None:
     """A subscriber's wallet in a currency, once money went in."""
     return Wallet.objects.filter(subscriber_id=subscriber_id, currency=currency).first()
