@@ -63,6 +63,7 @@ ACROSS_SUBSCRIBERS = {
     "outbox_told",
     "reservation_expiry_queue",
     "adjustment_list",
+    "usage_hour_time",  # BRIN: a sweep reads the last hours of all
     f"{partitions.name_of(RECORDS, DAY)}_batch",
 }
 
