@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import environ
 
@@ -276,6 +276,21 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "send-emails": {
+        "task": "subscriptions.tasks.send_emails",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "send-texts": {
+        "task": "subscriptions.tasks.send_texts",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "tell-expiries": {
+        "task": "subscriptions.tasks.tell_expiries",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
+    },
     "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
 
@@ -283,6 +298,18 @@ CELERY_BEAT_SCHEDULE = {
 # any port: `hooks.internal,10.20.0.0/16`; and the ports that all others may be called on.
 WEBHOOK_ALLOWED = env.list("WEBHOOK_ALLOWED", default=[])
 WEBHOOK_PORTS = [int(port) for port in env.list("WEBHOOK_PORTS", default=["443", "8443"])]
+
+# Where people reach the pages: what links in e-mails begin with.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000")
+NOTICE_DOMAIN = urlsplit(PUBLIC_URL).hostname or "localhost"
+# Unset, e-mail goes to the log, and so do text messages.
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
+EMAIL_TIMEOUT = 10
+SMS_BACKEND = env.str("SMS_BACKEND", default="subscriptions.notices.sms.Console")
+SMS_FILE = env.str("SMS_FILE", default=str(DATA / "sms.txt"))
+SMS_URL = env.str("SMS_URL", default="")
+SMS_TOKEN = env.str("SMS_TOKEN", default="")
 
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")

@@ -9,6 +9,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 
 from config import pages
 from config.health import healthz
+from subscriptions.api.declining import decline
 
 urlpatterns = [
     path("healthz", healthz),
@@ -18,6 +19,7 @@ urlpatterns = [
     path("", include("metering.api.vendor_urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("notices/decline/<str:token>", decline, name="decline-notices"),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),
 ]

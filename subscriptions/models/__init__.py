@@ -5,6 +5,7 @@ from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
 from subscriptions.models.jobs import Job
+from subscriptions.models.notices import Channel, Notice, NoticePolicy, NoticePreference
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -31,12 +32,16 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Channel",
     "Coupon",
     "Ending",
     "ExpectedPeriod",
     "Gateway",
     "IdempotentRequest",
     "Job",
+    "Notice",
+    "NoticePolicy",
+    "NoticePreference",
     "Operator",
     "OutboxEvent",
     "Plan",
