@@ -24,8 +24,8 @@ from bench.senders import SendingError
 from config.serve import PlatformError
 
 NAMES = (
-    *("skewed", "spread", "openmeter", "single", "reserve", "authorize"),
-    *("stored", "memory", "balance", "folding", "opening", "close", "beside", "pdf"),
+    *("skewed", "spread", "openmeter", "single", "reserve", "authorize", "webhook"),
+    *("stored", "memory", "balance", "folding", "opening", "close", "renewals", "beside", "pdf"),
 )
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
 

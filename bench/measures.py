@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import stripe
 from django.db import connection, transaction
 from django.db.models import Sum
 from rich.progress import Progress
 
 from bench import bills, load, population, preload, senders
+from bench import renewals as renewing
 from bench.lab import Lab, Web
 from bench.load import BATCH, Marks, Material
 from bench.machine import Memory, Meter, Shares, memory_of
@@ -33,7 +35,8 @@ from bench.report import Row, at_least, at_most, middle, percentile
 from bench.senders import Door, Reading, Sent
 from billing.documents import drawing
 from billing.documents.content import Content
-from billing.models import Invoice
+from billing.models import Invoice, ProviderEvent
+from billing.ways import accounts
 from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
@@ -569,6 +572,91 @@ def authorize(lab: Lab) -> list[Row]:
     ]
 
 
+def webhook(lab: Lab) -> list[Row]:
+    """How long a provider's notice takes, against a bare Django view that inserts one row."""
+    with lab.database() as database:
+        operator = Operator.objects.create(code="shop", name="shop", created_at=clock.wall())
+        account = accounts.set_up(
+            operator,
+            "stripe",
+            name="acct_1",
+            live=True,
+            secrets={"api": "sk_live_of_a_bench", "webhook": _SIGNED_WITH},
+            at=clock.wall(),
+        )
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE bench_note (id bigserial PRIMARY KEY, body bytea)")
+        path = f"/webhooks/stripe/{account.public_id}"
+        count = lab.effort.of(20_000)
+        pairs = []
+        with lab.platform(database, application="bench.bare:application") as web:
+            for nr in range(lab.effort.rounds + 1):
+                # Signed just before they are sent: a signature is good for five minutes.
+                told = [_notice(web.port, path, f"{nr}-{one}") for one in range(count)]
+                noted = [_notice(web.port, "/v1/bare-note", f"{nr}-{one}") for one in range(count)]
+                seconds = lab.effort.seconds if nr else 1.0
+                pair = (_ask(lab, web, told, seconds), _ask(lab, web, noted, seconds))
+                if nr:
+                    pairs.append(pair)
+            kept = ProviderEvent.objects.count()
+    ratios = [
+        percentile(a.sent.latencies, 0.99) / percentile(b.sent.latencies, 0.99) for a, b in pairs
+    ]
+    ratio = middle(ratios)
+    p99, bare = (
+        middle(percentile(pair[side].sent.latencies, 0.99) for pair in pairs) * 1000
+        for side in (0, 1)
+    )
+    return [
+        Row(
+            "webhook",
+            f"a provider's webhook, {_ASKERS} connections, 99th percentile",
+            "≤ 3 × a bare view",
+            f"p99 {p99:.1f} ms; bare view with one INSERT {bare:.1f} ms."
+            f" {middle(a.sent.rate for a, _ in pairs):,.0f} requests/s against"
+            f" {middle(b.sent.rate for _, b in pairs):,.0f}; {kept:,} kept",
+            ratio,
+            at_most(ratio, 3.0),
+            {
+                "ratios": [round(one, 3) for one in ratios],
+                "webhook": [a.figures() for a, _ in pairs],
+                "bare": [b.figures() for _, b in pairs],
+            },
+        )
+    ]
+
+
+_SIGNED_WITH = "whsec_of_a_bench"
+
+
+def _notice(port: int, path: str, name: str) -> list[bytes]:
+    """A signed notice of a payment, ready for the wire; about as long as they are."""
+    intent = {
+        "id": f"pi_{name}",
+        "object": "payment_intent",
+        "status": "succeeded",
+        "amount": 990,
+        "amount_received": 990,
+        "currency": "cny",
+        "metadata": {"key": f"CT-O-{name}"},
+        "description": "x" * 2500,
+    }
+    event = {
+        "id": f"evt_{name}",
+        "type": "payment_intent.succeeded",
+        "created": 1,
+        "livemode": True,
+        "data": {"object": intent},
+    }
+    body = json.dumps(event)
+    signature = stripe.WebhookSignature.generate_signature_header(body, _SIGNED_WITH)
+    head = (
+        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nStripe-Signature: {signature}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    return [(head + body).encode()]
+
+
 def _ask(lab: Lab, web: Web, chains: list[list[bytes]], seconds: float) -> Round:
     team = senders.chained(
         web.port,
@@ -1014,11 +1102,16 @@ def _closers(
     lab: Lab, database: str, at: dt.datetime, jobs: list[list[str]]
 ) -> list[subprocess.Popen[str]]:
     """Workers of a close that only wait to be let go."""
-    command = [sys.executable, "-m", "bench.closer", population.CODE, at.isoformat()]
+    command = ["bench.closer", population.CODE, at.isoformat()]
+    return _workers(lab, database, [[*command, *job] for job in jobs])
+
+
+def _workers(lab: Lab, database: str, jobs: list[list[str]]) -> list[subprocess.Popen[str]]:
+    """Processes of modules that say when they are ready, and wait to be let go."""
     environment = {**os.environ, "DATABASE_URL": lab.url(database)}
     workers = [
         subprocess.Popen(
-            [*command, *job],
+            [sys.executable, "-m", *job],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
@@ -1037,6 +1130,53 @@ def _go(workers: list[subprocess.Popen[str]]) -> None:
         assert worker.stdin is not None
         worker.stdin.write("go\n")
         worker.stdin.flush()
+
+
+RENEWALS, CLOSED_BESIDE = 200_000, 100_000
+
+
+def renewals(lab: Lab) -> list[Row]:
+    """Renewals from wallets by two workers, against the close by two workers in the same run."""
+    with lab.database() as database:
+        at = _when_due(clock.wall())
+        closing = _make_due(lab.effort.of(CLOSED_BESIDE), at=at)
+        seconds, _ = _close(lab, database, at)
+        invoices_per_second = closing / seconds
+        wanted = lab.effort.of(RENEWALS)
+        with Progress(console=lab.console, transient=True) as progress:
+            task = progress.add_task("Subscribers that renew", total=wanted)
+            operator = renewing.build(wanted, lambda many: progress.advance(task, many))
+        moments = (renewing.ORDERS_AT.isoformat(), renewing.PAYS_AT.isoformat())
+        jobs = [["bench.renewer", renewing.CODE, *moments]] * CLOSERS
+        workers = _workers(lab, database, jobs)
+        began = time.monotonic()
+        _go(workers)
+        answers = [json.loads(worker.communicate()[0]) for worker in workers]
+        seconds = time.monotonic() - began
+        assert all(worker.returncode == 0 for worker in workers)
+        done = renewing.paid(operator)
+    assert done == wanted, f"{done} renewals of {wanted}"
+    ratio = done / seconds / invoices_per_second
+    most = max(answer["kib"] for answer in answers)
+    ordering = max(answer["ordering_seconds"] for answer in answers)
+    return [
+        Row(
+            "renewals",
+            f"{done:,} periods ordered and paid from wallets by two workers",
+            "≥ 0.3 of the close's invoices/s",
+            f"{done / seconds:,.0f} renewals/s ({seconds:.1f} s, ordering {ordering:.1f} s of it);"
+            f" the close {invoices_per_second:,.0f} invoices/s; a worker took"
+            f" {most / 1024:,.0f} MiB",
+            ratio,
+            at_least(ratio, 0.3, 0.3),
+            {
+                "renewals": done,
+                "seconds": round(seconds, 2),
+                "invoices_per_second": round(invoices_per_second, 1),
+                "workers": answers,
+            },
+        )
+    ]
 
 
 def beside(lab: Lab) -> list[Row]:
@@ -1155,12 +1295,14 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "single": single,
     "reserve": reserve,
     "authorize": authorize,
+    "webhook": webhook,
     "stored": stored,
     "memory": memory,
     "balance": balance,
     "folding": folding,
     "opening": opening,
     "close": close,
+    "renewals": renewals,
     "beside": beside,
     "pdf": pdf,
 }

@@ -11,32 +11,34 @@ Locks in one order: the subscriber, the subscription, the expected period, order
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Collection
 
 from django.db import transaction
 
 from billing import prepaid
+from billing.collecting import cases, policies, renewing
 from billing.models import Order
 from billing.orders import buying, keeping
 from subscriptions import expected, lifecycle
 from subscriptions.models import Operator
 
-# How long before its first second a period is asked to be paid.
-AHEAD = dt.timedelta(days=5)
 _CHUNK = 500
 
 
 def sweep(operator: Operator, *, at: dt.datetime) -> None:
-    """Ask for all periods that begin within AHEAD, and look again at what has changed.
+    """Ask for all periods that begin within the policy's days, and look again at what has changed.
 
-    May be repeated, and broken off anywhere: each period is a transaction of its own. One that
-    cannot be looked at holds up no other: the first error is raised when all others are done.
+    May be repeated, broken off anywhere, and done by several at once: a chunk of periods is a
+    transaction, or each by itself where something is not plain. One that cannot be looked at holds
+    up no other: the first error is raised when all others are done.
     """
     if not lifecycle.has_plans_paid_before(operator.pk):
         return
-    while lifecycle.expect_ahead(operator.pk, at=at, until=at + AHEAD, limit=_CHUNK):
+    until = at + dt.timedelta(days=policies.terms_by(operator.pk)(at).days_ahead)
+    while lifecycle.expect_ahead(operator.pk, at=at, until=until, limit=_CHUNK):
         pass
     failed: dict[expected.Key, Exception] = {}
-    while keys := expected.unasked(operator.pk, but=failed, limit=_CHUNK):
+    while (keys := _next(operator, failed, at=at)) is not None:
         for key in keys:
             try:
                 look(operator, key, at=at)
@@ -44,6 +46,23 @@ def sweep(operator: Operator, *, at: dt.datetime) -> None:
                 failed[key] = error
     for one in failed.values():
         raise one
+
+
+@transaction.atomic
+def _next(
+    operator: Operator, failed: Collection[expected.Key], *, at: dt.datetime
+) -> list[expected.Key] | None:
+    """Order the next chunk of periods; answers which of them have to be looked at one by one, None
+    where there is none left."""
+    keys = expected.claim(operator.pk, but=failed, limit=_CHUNK)
+    if not keys:
+        return None
+    try:
+        with transaction.atomic():
+            return renewing.order_many(operator, keys, at=at)
+    except Exception:
+        # One of them is at fault: by itself it says why.
+        return keys
 
 
 @transaction.atomic
@@ -95,8 +114,13 @@ def look(operator: Operator, key: expected.Key, *, at: dt.datetime) -> None:
     paid = expected.expect([now])[key] is not None
     if not paid and not over:
         if live is None:
-            buying.order_period(operator, key, prospect.plan_id, at=at, expires_at=prospect.ends_at)
+            made = buying.order_period(
+                operator, key, prospect.plan_id, at=at, expires_at=prospect.ends_at
+            )
+            if made is not None:
+                first = {made.id} if prospect.first else set()
+                cases.begin_orders(operator, [made], first=first, at=at)
         elif live.state == Order.State.PAID:
             # It had another plan for a while, which nobody looked at.
             lifecycle.pay_period(key, prospect.plan_id, at=at)
-    expected.asked(key, at=at)
+    expected.asked([key], at=at)

@@ -18,6 +18,7 @@ from django.db import OperationalError, connection, transaction
 from django.db.models import Count, F, Min, Q, Sum
 
 from billing import invoicing, prepaid
+from billing.collecting import cases
 from billing.models import CloseChunk
 from metering import rollups
 from subscriptions import advisory
@@ -155,6 +156,12 @@ def _close(operator: Operator, chunk: CloseChunk, *, at: dt.datetime) -> None:
         at=at,
     )
     prepaid.apply(
+        operator,
+        first_subscriber=chunk.first_subscriber,
+        last_subscriber=chunk.last_subscriber,
+        at=at,
+    )
+    cases.begin_invoices(
         operator,
         first_subscriber=chunk.first_subscriber,
         last_subscriber=chunk.last_subscriber,

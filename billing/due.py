@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import before_period, closing, deferral, dunning, finals, prepaid
+from billing import before_period, closing, deferral, dunning, finals, holds, prepaid, wallets
+from billing.collecting import running as collecting
 from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
@@ -39,10 +40,12 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     rollups.fold_all(at=at)
     usage_windows.compare_due(operator.pk, at=at)
     expire_orders(operator, at=at)
+    end_wallet_times(operator, at=at)
     # First, so that a bill knows of every invoice that was late by its end.
     dunning.run(operator, at=at)
     closing.close_due(operator, at=at)
     finals.run(operator, at=at)
+    collecting.run(operator, at=at)
     earn_deferred(operator, at=at)
     expiring.sweep(operator, at=at)
 
@@ -62,6 +65,14 @@ def expire_reservations(operator: Operator, *, at: dt.datetime) -> None:
 def expire_orders(operator: Operator, *, at: dt.datetime) -> None:
     """Expire one operator's orders that nobody has paid in time."""
     while keeping.expire_due(operator, at=at):
+        pass
+
+
+def end_wallet_times(operator: Operator, *, at: dt.datetime) -> None:
+    """End holds, and let bonuses lapse, whose time is over."""
+    while holds.expire_due(operator, at=at):
+        pass
+    while wallets.lapse_due(operator.pk, at=at):
         pass
 
 

@@ -25,8 +25,11 @@ INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
 _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
+    "disputed": ASSET,
     "wallet": LIABILITY,
+    "bonus": LIABILITY,
     "prepaid": LIABILITY,
+    "refund": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
@@ -34,11 +37,22 @@ _KINDS = {
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
+    "dispute_loss": EXPENSE,
+    "marketing": EXPENSE,
+    "provider_fee": EXPENSE,
+    "payment_differences": EXPENSE,
 }
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
+BONUS = "bonus"  # in wallets, given and not paid
+MARKETING = "marketing"
+PROVIDER_FEE = "provider_fee"
+PAYMENT_DIFFERENCES = "payment_differences"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
+REFUND = "refund"  # on its way back to subscribers
+DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
+DISPUTE_LOSS = "dispute_loss"
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

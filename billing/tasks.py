@@ -6,7 +6,23 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, figures, finals, prepaid
+from billing import (
+    before_period,
+    closing,
+    costs,
+    disputes,
+    due,
+    dunning,
+    figures,
+    finals,
+    inbox,
+    methods,
+    prepaid,
+    receiving,
+    refunds,
+)
+from billing.auto_top_up import charging
+from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
 from billing.orders import paying
@@ -96,10 +112,62 @@ def expire_orders() -> None:
 
 
 @shared_task
+def end_wallet_times() -> None:
+    """End holds and bonuses whose time is over, by every operator's own clock."""
+    for operator in Operator.objects.all():
+        due.end_wallet_times(operator, at=clock.now(operator))
+
+
+@shared_task
+def fill_wallets() -> None:
+    """Fill wallets by themselves, as was agreed to; providers are called, so never from a move of
+    a test clock."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        while charging.run(operator, at=clock.now(operator)):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
 def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+        receiving.return_open(operator, at=clock.now(operator))
+
+
+@shared_task
+def recall_payments() -> None:
+    """Let nobody pay any more what is paid, expired or cancelled."""
+    for operator in Operator.objects.all():
+        paying.recall(operator, at=clock.now(operator))
+
+
+@shared_task
+def ask_about_methods() -> None:
+    """Learn what saved methods are called, and let providers forget removed ones."""
+    for operator in Operator.objects.all():
+        methods.sweep(operator, at=clock.now(operator))
+
+
+@shared_task
+def finish_refunds() -> None:
+    """Tell providers of refunds that are theirs to make, and ask after those that wait; and of
+    disputes that were answered."""
+    for operator in Operator.objects.all():
+        refunds.sweep(operator, at=clock.now(operator))
+        disputes.sweep(operator, at=clock.now(operator))
+
+
+@shared_task
+def work_notices() -> None:
+    """Work what providers have told."""
+    began = time.monotonic()
+    for operator in inbox.waiting():
+        while inbox.work(operator, at=clock.now(operator), limit=50):
+            if time.monotonic() - began > _TURN:
+                return
 
 
 @shared_task
@@ -109,6 +177,13 @@ def order_periods() -> None:
     for operator in Operator.objects.filter(is_test=False).order_by("pk"):
         before_period.sweep(operator, at=clock.now(operator))
         prepaid.give_back(operator, at=clock.now(operator))
+
+
+@shared_task
+def collect_due() -> None:
+    """Collect what is due from who agreed to it; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        collecting.run(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from allauth.core.exceptions import RateLimited
+from allauth.usersessions.middleware import UserSessionsMiddleware
 from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.messages.middleware import MessageMiddleware
@@ -25,7 +27,7 @@ from django_htmx.middleware import HtmxMiddleware
 
 from subscriptions.api import problems
 
-_NO_PAGES = ("/api/", "/v1/", "/v2/", "/healthz", "/static/")
+_NO_PAGES = ("/api/", "/v1/", "/v2/", "/webhooks/", "/healthz", "/static/")
 _DOCS = "/api/docs/"
 
 Next = Callable[[HttpRequest], Any]
@@ -67,6 +69,7 @@ Csrf = _for_pages(CsrfViewMiddleware)
 Authentication = _for_pages(AuthenticationMiddleware)
 Messages = _for_pages(MessageMiddleware)
 Frames = _for_pages(XFrameOptionsMiddleware)
+UserSessions = _for_pages(UserSessionsMiddleware)
 Htmx = _for_pages(HtmxMiddleware)
 
 _POLICY = {
@@ -104,6 +107,19 @@ def policies(get_response: Next) -> Next:
             response.headers.setdefault("Content-Security-Policy", DOCS_POLICY)
         return response
 
+    return middleware
+
+
+def limits(get_response: Next) -> Next:
+    """Too many attempts is a page of its own, wherever in allauth's views they were counted."""
+
+    def middleware(request: HttpRequest) -> Any:
+        return get_response(request)
+
+    def process_exception(request: HttpRequest, exception: Exception) -> HttpResponse | None:
+        return too_many(request) if isinstance(exception, RateLimited) else None
+
+    middleware.process_exception = process_exception  # type: ignore[attr-defined]
     return middleware
 
 
@@ -147,6 +163,15 @@ def server_error(request: HttpRequest) -> HttpResponse:
         500,
         _("That went wrong on our side"),
         _("The error was recorded. Nothing was bought or charged twice; please try again."),
+    )
+
+
+def too_many(request: HttpRequest) -> HttpResponse:
+    return _error(
+        request,
+        429,
+        _("Too many attempts"),
+        _("Wait some minutes, then try again. A code that was sent stays good for a while."),
     )
 
 

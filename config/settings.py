@@ -27,24 +27,41 @@ else:
 DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _services else "")
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
+# How people's browsers, and providers that send them back, reach this platform.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
+# Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
+SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["localhost", "127.0.0.1", "[::1]"])
+
+# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
+HTTPS = env.bool("HTTPS", default=False)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
+SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
+SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
     "django.contrib.messages",
+    "django.contrib.humanize",
     "django.contrib.staticfiles",
     "django.contrib.postgres",
     "djmoney",
     "django_htmx",
+    "allauth",
+    "allauth.account",
+    "allauth.mfa",
+    "allauth.usersessions",
     "rest_framework",
     "drf_spectacular",
     "drf_spectacular_sidecar",
     "subscriptions",
     "metering",
     "billing",
+    "billing.ways.sandbox",
     "config",
 ]
 
@@ -60,7 +77,11 @@ MIDDLEWARE = [
     "config.pages.Authentication",
     "config.pages.Messages",
     "config.pages.Frames",
+    "config.pages.UserSessions",
     "config.pages.Htmx",
+    "config.pages.limits",
+    # Asked for by this name; to the API it costs some microseconds.
+    "allauth.account.middleware.AccountMiddleware",
 ]
 
 ROOT_URLCONF = "config.urls"
@@ -155,15 +176,55 @@ SPECTACULAR_SETTINGS = {
 CURRENCIES = ("CNY", "USD", "HKD", "EUR")
 DEFAULT_CURRENCY = "CNY"
 
+# Who signs in. Everything about a user is in subscriptions/users, but for what allauth does.
+AUTH_USER_MODEL = "subscriptions.User"
+AUTHENTICATION_BACKENDS = ["allauth.account.auth_backends.AuthenticationBackend"]
+AUTH_PASSWORD_VALIDATORS = [
+    {"NAME": f"django.contrib.auth.password_validation.{name}"}
+    for name in (
+        "UserAttributeSimilarityValidator",
+        "MinimumLengthValidator",
+        "CommonPasswordValidator",
+        "NumericPasswordValidator",
+    )
+]
+LOGIN_URL = "account_login"
+LOGIN_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
+SESSION_COOKIE_AGE = 14 * 86400
+ACCOUNT_ADAPTER = "subscriptions.users.adapter.AccountAdapter"
+ACCOUNT_FORMS = {"signup": "subscriptions.users.forms.EmailSignupForm"}
+ACCOUNT_USER_MODEL_USERNAME_FIELD = None
+ACCOUNT_LOGIN_METHODS = {"email", "phone"}
+ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "phone"]
+ACCOUNT_EMAIL_VERIFICATION = "mandatory"
+ACCOUNT_EMAIL_VERIFICATION_BY_CODE_ENABLED = True
+ACCOUNT_LOGIN_BY_CODE_ENABLED = True
+ACCOUNT_PASSWORD_RESET_BY_CODE_ENABLED = True
+ACCOUNT_CHANGE_EMAIL = True
+ACCOUNT_EMAIL_NOTIFICATIONS = True
+ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
+ACCOUNT_REAUTHENTICATION_REQUIRED = True
+ACCOUNT_SESSION_REMEMBER = True
+MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
+MFA_PASSKEY_LOGIN_ENABLED = True
+# Browsers offer passkeys to TLS and to this machine only, whatever is allowed here.
+MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS
+# How many proxies of ours add to X-Forwarded-For: whose address the limits of sign-in count.
+ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXIES", default=0)
+
+# Which operator's portal a host is; any other host is that of PORTAL_OPERATOR, or of the only one.
+PORTAL_HOSTS = env.dict("PORTAL_HOSTS", default={})
+PORTAL_OPERATOR = env.str("PORTAL_OPERATOR", default="")
+
+# Unset, messages go to the log.
+vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
+DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
+SMS_SENDER = env.str("SMS_SENDER", default="subscriptions.users.texts.to_console")
+
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True
 X_FRAME_OPTIONS = "DENY"
 CSRF_FAILURE_VIEW = "config.pages.stale_form"
-# Where TLS ends in front: cookies and pages for TLS only, and the proxy's word for it.
-HTTPS = env.bool("HTTPS", default=False)
-SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = LANGUAGE_COOKIE_SECURE = HTTPS
-SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
-SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 # No script of ours reads it: htmx sends what the page says.
 CSRF_COOKIE_HTTPONLY = True
 LANGUAGE_COOKIE_AGE = 365 * 86400
@@ -238,8 +299,23 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 15.0,
         "options": {"expires": 15.0},
     },
+    "end-wallet-times": {
+        "task": "billing.tasks.end_wallet_times",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "fill-wallets": {
+        "task": "billing.tasks.fill_wallets",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
     "order-periods": {
         "task": "billing.tasks.order_periods",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "collect-due": {
+        "task": "billing.tasks.collect_due",
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
@@ -247,6 +323,36 @@ CELERY_BEAT_SCHEDULE = {
         "task": "billing.tasks.finish_payments",
         "schedule": 60.0,
         "options": {"expires": 60.0},
+    },
+    "recall-payments": {
+        "task": "billing.tasks.recall_payments",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
+    "ask-about-methods": {
+        "task": "billing.tasks.ask_about_methods",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "finish-refunds": {
+        "task": "billing.tasks.finish_refunds",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
+    "work-notices": {
+        "task": "billing.tasks.work_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
+    "settle-sandbox": {
+        "task": "billing.ways.sandbox.tasks.settle",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "send-sandbox-notices": {
+        "task": "billing.ways.sandbox.tasks.send_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
     },
     "forget-reservations": {"task": "billing.tasks.forget_reservations", "schedule": 3600.0},
     "sweep-fapiao": {
@@ -294,17 +400,18 @@ CELERY_BEAT_SCHEDULE = {
     "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
 
+# Where Stripe is, for those who have one of their own to try things on.
+STRIPE_API = env.str("STRIPE_API", default="")
+# A company that only plays to take payments, for operators without a real one. It grants for
+# nothing: on a database of its own a platform has it only where that is said.
+SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in env)
 # Hosts and networks that webhooks may be sent to although they are not public, without TLS and on
 # any port: `hooks.internal,10.20.0.0/16`; and the ports that all others may be called on.
 WEBHOOK_ALLOWED = env.list("WEBHOOK_ALLOWED", default=[])
 WEBHOOK_PORTS = [int(port) for port in env.list("WEBHOOK_PORTS", default=["443", "8443"])]
 
-# Where people reach the pages: what links in e-mails begin with.
-PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000")
+# What the ids of e-mails end with.
 NOTICE_DOMAIN = urlsplit(PUBLIC_URL).hostname or "localhost"
-# Unset, e-mail goes to the log, and so do text messages.
-vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
-DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
 EMAIL_TIMEOUT = 10
 SMS_BACKEND = env.str("SMS_BACKEND", default="subscriptions.notices.sms.Console")
 SMS_FILE = env.str("SMS_FILE", default=str(DATA / "sms.txt"))
@@ -318,6 +425,14 @@ FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
 # Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
 RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
 RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
+# Attempts to sign in, too.
+CACHES = {
+    "default": {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": RATE_LIMIT_URL,
+        "KEY_PREFIX": f"{RATE_LIMIT_PREFIX}:cache",
+    }
+}
 
 LOGGING = {
     "version": 1,

@@ -7,6 +7,7 @@ from django.urls import include, path
 from django.views.i18n import set_language
 from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitView
 
+from billing.api.notices import webhook
 from config import pages
 from config.health import healthz
 from subscriptions.api.declining import decline
@@ -17,9 +18,13 @@ urlpatterns = [
     path("api/v1/", include("subscriptions.api.urls")),
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
+    path("webhooks/<slug:provider>/<slug:public_id>", webhook),
+    path("pay/", include("billing.checkout.urls")),
+    path("sandbox/", include("billing.ways.sandbox.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("notices/decline/<str:token>", decline, name="decline-notices"),
+    path("accounts/", include("subscriptions.users.urls")),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),
 ]
@@ -29,4 +34,5 @@ if settings.DEBUG:
 handler400 = "config.pages.bad_request"
 handler403 = "config.pages.forbidden"
 handler404 = "config.pages.not_found"
+handler429 = "config.pages.too_many"
 handler500 = "config.pages.server_error"

@@ -17,6 +17,7 @@ from django.db.models import QuerySet
 from subscriptions import pgarrays
 from subscriptions.models import ExpectedPeriod, Plan
 from subscriptions.pgarrays import Instants, Int8s
+from subscriptions.sharding import shard_of
 
 Key = tuple[int, int, dt.datetime]  # (subscriber, subscription, the period's start)
 
@@ -81,32 +82,83 @@ def look_again(subscriber_id: int, subscription_id: int, *, since: dt.datetime) 
     ).update(asked_at=None)
 
 
-def unasked(operator_id: int, *, but: Collection[Key], limit: int) -> list[Key]:
-    """Expected periods that nobody has asked to be paid, or that have changed since; `but` some."""
-    rows = ExpectedPeriod.objects.filter(operator_id=operator_id, asked_at__isnull=True)
-    found = rows.order_by("starts_at", "subscriber_id").values_list(
-        "subscriber_id", "subscription_id", "starts_at"
-    )[: limit + len(but)]
-    return [key for key in found if key not in but]
+# Who has a subscriber in hand looks after its periods.
+_CLAIM_SQL = """
+SELECT e.subscriber_id, e.subscription_id, e.starts_at
+FROM subscriptions_expectedperiod e
+JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+WHERE e.operator_id = %s AND e.asked_at IS NULL
+  AND (e.subscriber_id, e.subscription_id, e.starts_at) NOT IN (
+      SELECT * FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[]))
+ORDER BY e.starts_at, e.subscriber_id
+LIMIT %s
+FOR NO KEY UPDATE OF s SKIP LOCKED
+"""
 
 
-def locked(key: Key) -> ExpectedPeriod | None:
+def claim(operator_id: int, *, but: Collection[Key], limit: int) -> list[Key]:
+    """Expected periods that nobody has asked to be paid, or that have changed since, `but` some; of
+    subscribers whom nobody else has in hand: these are locked until the transaction ends."""
+    assert connection.in_atomic_block
+    with pgarrays.statements() as cursor:
+        but_columns = pgarrays.columns(but, Int8s, Int8s, Instants)
+        cursor.execute(_CLAIM_SQL, [operator_id, *but_columns, limit])
+        found: list[Key] = [(row[0], row[1], row[2]) for row in cursor.fetchall()]
+    # A transaction keeps to one shard.
+    return [key for key in found if shard_of(key[0]) == shard_of(found[0][0])]
+
+
+class Standing(NamedTuple):
+    """What is known of an expected period."""
+
+    plan_id: int
+    paid_at: dt.datetime | None
+    asked_at: dt.datetime | None
+
+
+_LOCK_SQL = """
+SELECT e.subscriber_id, e.subscription_id, e.starts_at, e.plan_id, e.paid_at, e.asked_at
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[])
+     AS k (subscriber_id, subscription_id, starts_at)
+JOIN subscriptions_expectedperiod e USING (subscriber_id, subscription_id, starts_at)
+ORDER BY 1, 2, 3
+FOR NO KEY UPDATE OF e
+"""
+
+
+def lock_many(keys: Collection[Key]) -> dict[Key, Standing]:
+    """Those of these periods that are expected, under lock."""
+    assert connection.in_atomic_block
+    with pgarrays.statements() as cursor:
+        cursor.execute(_LOCK_SQL, pgarrays.columns(keys, Int8s, Int8s, Instants))
+        return {(row[0], row[1], row[2]): Standing(*row[3:]) for row in cursor.fetchall()}
+
+
+def locked(key: Key) -> Standing | None:
     """An expected period under lock."""
-    subscriber_id, subscription_id, starts_at = key
-    rows = ExpectedPeriod.objects.filter(
-        subscriber_id=subscriber_id, subscription_id=subscription_id, starts_at=starts_at
-    )
-    return rows.select_for_update(no_key=True).first()
+    return lock_many([key]).get(key)
 
 
-def asked(key: Key, *, at: dt.datetime) -> None:
-    """Note that a locked period is looked at."""
-    _of(key).update(asked_at=at)
+_ASKED_SQL = """
+UPDATE subscriptions_expectedperiod e SET asked_at = %s
+FROM unnest(%s::bigint[], %s::bigint[], %s::timestamptz[])
+     AS k (subscriber_id, subscription_id, starts_at)
+WHERE e.subscriber_id = k.subscriber_id AND e.subscription_id = k.subscription_id
+  AND e.starts_at = k.starts_at
+"""
+_PAID_SQL = _ASKED_SQL.replace("asked_at", "paid_at")
 
 
-def paid(key: Key, *, at: dt.datetime) -> None:
-    """Note that a locked period is paid."""
-    _of(key).update(paid_at=at)
+def asked(keys: Collection[Key], *, at: dt.datetime) -> None:
+    """Note that locked periods are looked at."""
+    with pgarrays.statements() as cursor:
+        cursor.execute(_ASKED_SQL, [at, *pgarrays.columns(keys, Int8s, Int8s, Instants)])
+
+
+def paid(keys: Collection[Key], *, at: dt.datetime) -> None:
+    """Note that locked periods are paid."""
+    with pgarrays.statements() as cursor:
+        cursor.execute(_PAID_SQL, [at, *pgarrays.columns(keys, Int8s, Int8s, Instants)])
 
 
 def forget(key: Key) -> None:

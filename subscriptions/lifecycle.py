@@ -16,7 +16,7 @@ import datetime as dt
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -510,20 +510,8 @@ def end_now(
     subscription.ends_at, subscription.next_plan = at, None
     _take_back(subscription, at=at)
     expected.look_again(subscriber_id, subscription_id, since=period.starts_at)
-    held = list(
-        Bucket.objects.filter(
-            subscriber_id=subscriber_id,
-            subscription_id=subscription_id,
-            kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
-            valid_from__lte=at,
-            valid_until__gt=at,
-        )
-        .order_by("subscriber_id", "id")
-        .select_for_update(no_key=True)
-    )
-    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
-    granted = sum(b.granted or 0 for b in allowances)
-    unused = sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+    held = list(_own_buckets(key, at=at).select_for_update(no_key=True))
+    granted, unused = _granted_and_unused(held)
     Ending.objects.create(
         subscriber_id=subscriber_id,
         subscription_id=subscription_id,
@@ -557,6 +545,53 @@ def end_now(
     plan, number = subscription.plan.code, str(subscription_id)
     _tell(subscriber_id, "subscription.ended", at=at, subscription=number, plan=plan)
     return _get(key)
+
+
+def _own_buckets(key: Key, *, at: dt.datetime) -> QuerySet[Bucket]:
+    """What a subscription's period has brought it and could still burn at `at`."""
+    subscriber_id, subscription_id = key
+    return Bucket.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
+        valid_from__lte=at,
+        valid_until__gt=at,
+    ).order_by("subscriber_id", "id")
+
+
+def _granted_and_unused(held: Iterable[Bucket]) -> tuple[int, int]:
+    """Of the allowances among them."""
+    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
+    granted = sum(b.granted or 0 for b in allowances)
+    return granted, sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What share of its price a period would give back: all of it, `unused` of `granted`, or none
+    (`refund`, as an Ending says it)."""
+
+    refund: str
+    granted: int = 0
+    unused: int = 0
+
+
+def given_back_now(key: PeriodKey, *, at: dt.datetime, locked: bool = False) -> GivenBack:
+    """What `end_now` with a refund would say at `at` of this period; all of it where the
+    subscription has not begun, nothing where another period runs by now. Changes nothing;
+    `locked`: in the caller's transaction nothing of it is burned any more."""
+    subscription = _get(key[:2])
+    if at < subscription.starts_at:
+        return GivenBack(Ending.Refund.FULL)
+    period = SubscriptionPeriod.objects.filter(
+        subscriber_id=key[0], subscription_id=key[1], starts_at=key[2]
+    ).first()
+    ended = subscription.ends_at is not None and subscription.ends_at <= at
+    if ended or period is None or not period.starts_at <= at < period.ends_at:
+        return GivenBack(Ending.Refund.NONE)
+    held = _own_buckets(key[:2], at=at)
+    granted, unused = _granted_and_unused(held.select_for_update(no_key=True) if locked else held)
+    return GivenBack(_refund(subscription.plan, period, granted, unused, at=at), granted, unused)
 
 
 def _refund(
@@ -676,6 +711,7 @@ class Prospect:
 
     plan_id: int
     ends_at: dt.datetime
+    first: bool  # of its subscription
 
 
 def has_plans_paid_before(operator_id: int) -> bool:
@@ -713,39 +749,65 @@ def expect_ahead(operator_id: int, *, at: dt.datetime, until: dt.datetime, limit
     return len(rows)
 
 
-def lock_period(key: PeriodKey) -> None:
-    """Lock a subscription, and what is expected of one of its periods, after their subscriber."""
-    with connection.cursor() as cursor:
-        cursor.execute(_LOCK_SQL, [[key[0]], [key[1]]])
-    expected.locked(key)
+def lock_periods(keys: Sequence[PeriodKey]) -> dict[PeriodKey, expected.Standing]:
+    """Lock subscriptions, and what is expected of these periods, after their subscribers; answers
+    what is."""
+    with pgarrays.statements() as cursor:
+        cursor.execute(_LOCK_SQL, _subscriptions_of(keys))
+    return expected.lock_many(keys)
+
+
+def _subscriptions_of(keys: Iterable[PeriodKey]) -> list[list[int]]:
+    """Their keys as columns, in order."""
+    return pgarrays.columns(sorted({key[:2] for key in keys}), Int8s, Int8s)
 
 
 def prospect(key: PeriodKey, *, at: dt.datetime) -> Prospect | None:
     """What a period that is to be paid before is by now; None: it does not come, or costs nothing
     before. Locks its subscription, in the caller's transaction."""
-    subscriber_id, subscription_id, starts_at = key
-    with connection.cursor() as cursor:
-        cursor.execute(_LOCK_SQL, [[subscriber_id], [subscription_id]])
-        cursor.execute(_HELD_SQL, [[subscriber_id], [subscription_id]])
-        rows = cursor.fetchall()
-    if not rows:
-        return None
-    held = _Held(*rows[0])
-    if starts_at < held.opened_until:
-        period = SubscriptionPeriod.objects.filter(
-            subscriber_id=subscriber_id, subscription_id=subscription_id, starts_at=starts_at
-        ).first()
-        found = None if period is None else (period.plan, period.ends_at)
-    elif starts_at == held.opened_until:
-        ids = {held.plan_id, held.next_plan_id, held.last_plan_id} - {None}
-        plans = Plan.objects.in_bulk(ids)
-        opening = next(_openings(held, plans, before=starts_at + _MICROSECOND), None)
-        found = None if opening is None else (opening.plan, opening.ends_at)
-    else:
-        return None
-    if found is None or not expected.collects_before(found[0]):
-        return None
-    return Prospect(found[0].pk, found[1])
+    return prospects([key], at=at).get(key)
+
+
+def prospects(keys: Sequence[PeriodKey], *, at: dt.datetime) -> dict[PeriodKey, Prospect]:
+    """What each of these periods is by now, of those that come and cost something before."""
+    held, opened = _standing(keys)
+    plans = Plan.objects.in_bulk(
+        {pk for h in held.values() for pk in (h.plan_id, h.next_plan_id, h.last_plan_id) if pk}
+    )
+    found = {}
+    for key in keys:
+        one = held.get(key[:2])
+        if one is None:
+            continue
+        plan = ends_at = None
+        if key in opened:
+            plan, ends_at = opened[key].plan, opened[key].ends_at
+        elif key[2] == one.opened_until:
+            # Of a copy, for looking moves it on.
+            opening = next(_openings(replace(one), plans, before=key[2] + _MICROSECOND), None)
+            if opening is not None:
+                plan, ends_at = opening.plan, opening.ends_at
+        if plan is not None and ends_at is not None and expected.collects_before(plan):
+            found[key] = Prospect(plan.pk, ends_at, first=key[2] == one.starts_at)
+    return found
+
+
+def _standing(
+    keys: Sequence[PeriodKey],
+) -> tuple[dict[Key, _Held], dict[PeriodKey, SubscriptionPeriod]]:
+    """The subscriptions of these periods, locked, and those of the periods that are opened."""
+    columns = _subscriptions_of(keys)
+    with pgarrays.statements() as cursor:
+        cursor.execute(_LOCK_SQL, columns)
+        cursor.execute(_HELD_SQL, columns)
+        held = {(h.subscriber_id, h.id): h for h in (_Held(*row) for row in cursor.fetchall())}
+    rows = SubscriptionPeriod.objects.filter(
+        subscriber_id__in={key[0] for key in keys},
+        subscription_id__in={key[1] for key in keys},
+        starts_at__in={key[2] for key in keys},
+    ).select_related("plan")
+    opened = {(row.subscriber_id, row.subscription_id, row.starts_at): row for row in rows}
+    return held, opened
 
 
 @transaction.atomic
@@ -756,35 +818,61 @@ def pay_period(key: PeriodKey, plan_id: int, *, at: dt.datetime) -> None:
     Raises PeriodGone where it does not come, is over or billed, has another plan by now, or is
     paid already.
     """
-    subscriber_id, subscription_id, starts_at = key
-    _lock_subscribers([subscriber_id])
-    _bring_up([key[:2]], at=at, before=at + _MICROSECOND)
-    to_come = prospect(key, at=at)
-    if to_come is None or to_come.plan_id != plan_id or to_come.ends_at <= at:
-        raise PeriodGone("the period does not come, is over, or has another plan by now")
-    if expected.locked(key) is None:
-        operator_id = Subscriber.objects.values_list("operator_id", flat=True).get(pk=subscriber_id)
-        expected.expect([expected.Expected(*key, operator_id, plan_id)])
-    row = expected.locked(key)
-    assert row is not None
-    if row.paid_at is not None or row.plan_id != plan_id:
-        raise PeriodGone("the period is paid already, or has another plan by now")
-    expected.paid(key, at=at)
-    period = SubscriptionPeriod.objects.filter(
-        subscriber_id=subscriber_id, subscription_id=subscription_id, starts_at=starts_at
-    ).first()
-    if period is None:
-        return
-    if period.closed_at is not None:
-        raise PeriodGone("the period is billed already")
-    with connection.cursor() as cursor:
-        cursor.execute(_HELD_SQL, [[subscriber_id], [subscription_id]])
-        [held] = [_Held(*found) for found in cursor.fetchall()]
-    opening = _Opening(held, starts_at, period.ends_at, period.plan, turned=True)
-    allowances = [
-        grant for grant in _grants(opening, {key: at}) if grant.kind == Bucket.Kind.ALLOWANCE
+    refused = pay_periods({key: plan_id}, at=at)
+    if refused:
+        raise PeriodGone(refused[key])
+
+
+@transaction.atomic
+def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[PeriodKey, str]:
+    """Pay many periods, each by the price of a plan version; answers why some cannot be: nothing
+    has happened to these."""
+    keys = sorted(wanted)
+    if not keys:
+        return {}
+    _lock_subscribers(sorted({key[0] for key in keys}))
+    _bring_up(sorted({key[:2] for key in keys}), at=at, before=at + _MICROSECOND)
+    to_come = prospects(keys, at=at)
+    refused: dict[PeriodKey, str] = {}
+    for key in keys:
+        one = to_come.get(key)
+        if one is None or one.plan_id != wanted[key] or one.ends_at <= at:
+            refused[key] = "the period does not come, is over, or has another plan by now"
+    coming = [key for key in keys if key not in refused]
+    known = expected.lock_many(coming)
+    new = [key for key in coming if key not in known]
+    if new:
+        owners = dict(
+            Subscriber.objects.filter(pk__in={key[0] for key in new}).values_list(
+                "pk", "operator_id"
+            )
+        )
+        expected.expect([expected.Expected(*key, owners[key[0]], wanted[key]) for key in new])
+        known |= expected.lock_many(new)
+    held, opened = _standing(keys)
+    for key in coming:
+        row = known[key]
+        if row.paid_at is not None or row.plan_id != wanted[key]:
+            refused[key] = "the period is paid already, or has another plan by now"
+        elif key in opened and opened[key].closed_at is not None:
+            refused[key] = "the period is billed already"
+    paid = [key for key in coming if key not in refused]
+    expected.paid(paid, at=at)
+    openings = [
+        _Opening(held[key[:2]], key[2], opened[key].ends_at, opened[key].plan, turned=True)
+        for key in paid
+        if key in opened
     ]
-    buckets.grant(allowances, at=at)
+    times = dict.fromkeys(paid, at)
+    allowances = [
+        grant
+        for opening in openings
+        for grant in _grants(opening, times)
+        if grant.kind == Bucket.Kind.ALLOWANCE
+    ]
+    if allowances:
+        buckets.grant(allowances, at=at)
+    return refused
 
 
 # Suspending --------------------------------------------------------------------------------------

@@ -64,6 +64,12 @@ KEPT = (
     *("billing_payment", "billing_dunningevent"),
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
+    *("billing_refund", "billing_refundstep", "billing_dispute", "billing_disputestep"),
+    *("billing_walletbonus", "billing_walletbonusentry", "billing_wallethold"),
+    *("billing_topuppolicy", "billing_bonusrule", "billing_autotopup", "billing_autotopuprun"),
+    *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
+    *("billing_providerpayment", "billing_paymenttask", "billing_paymentmethod"),
+    *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
 )
 
 

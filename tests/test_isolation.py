@@ -10,8 +10,9 @@ import pytest
 from django.db import connection, transaction
 from rest_framework.test import APIClient
 
-from billing import invoicing
-from billing.models import Approval, Invoice
+from billing import disputes, invoicing
+from billing.models import Approval, Invoice, PaymentIntent
+from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
 from subscriptions import lifecycle
@@ -29,12 +30,27 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
+from tests.providers import unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
 SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
 SECRET = "THEIRS"  # stands in every name of the other operator's
+
+
+AUTO_TOP_UP = {
+    "threshold": "9.00",
+    "amount": "9.00",
+    "daily_limit": "9.00",
+    "monthly_limit": "9.00",
+    "way": "card",
+    "method": SECRET,
+    "text": SECRET,
+    "text_version": "1",
+    "language": "en",
+    "channel": "portal",
+}
 
 
 class Theirs:
@@ -84,6 +100,27 @@ class Theirs:
         self.order = ordered.json()["number"]
         transfer = {"reference": SECRET, "amount": "7.00", "payer": SECRET}
         self.transfer = post(self.api, "transfers", transfer).json()["id"]
+        paid = post(self.api, "subscribers/s-1/orders", {"kind": "top_up", "amount": "6.00"})
+        pays = {"reference": SECRET[:4], "amount": "6.00", "pays": {"order": paid.json()["number"]}}
+        assert post(self.api, "transfers", pays).json()["state"] == "matched"
+        path = f"orders/{paid.json()['number']}/refunds"
+        self.refund = post(self.api, path, {"amount": "2.00", "reason": SECRET}).json()["number"]
+        intent = PaymentIntent.objects.get(state="succeeded")
+        said = Answer(Fate.WAITING, amount=intent.amount, reason=SECRET)
+        notice = Event("ev", About.DISPUTE, intent.key, SECRET, said, NOW)
+        dispute = disputes.take_dispute(self.operator, notice, at=NOW)
+        assert dispute is not None
+        self.dispute = dispute.number
+        fill = {"reference": f"{SECRET}-2", "amount": "5.00", "pays": {"wallet": "s-1"}}
+        assert post(self.api, "transfers", fill | {"payer": SECRET}).status_code == 201
+        hold = {"amount": "3.00", "purpose": SECRET}
+        self.hold = post(self.api, "subscribers/s-1/wallet/holds", hold).json()["id"]
+        offered = {"fixed": [], "free": {"least": "0.01", "most": "99.00"}}
+        assert put(self.api, "top-up-policy", offered).status_code == 200
+        assert put(self.api, "subscribers/s-1/auto-top-up", AUTO_TOP_UP).status_code == 200
+        agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
+        said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
+        self.consent = said.json()["number"]
         # Only this credit waits for somebody.
         policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
         assert put(self.api, "correction-policy", policy).status_code == 200
@@ -94,6 +131,9 @@ class Theirs:
         self.approval = Approval.objects.get()
         rate = {"rate": "0.09", "effective_from": "2027-01-01"}
         assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
+        account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
+        assert put(self.api, "payment-providers/stripe", account).status_code == 200
+        self.task = unclear_payment(self.operator, SECRET)
         hook = {"url": "https://example.com/", "description": SECRET}
         self.endpoint = post(self.api, "webhook-endpoints", hook).json()["id"]
         tested = post(self.api, f"webhook-endpoints/{self.endpoint}/test")
@@ -103,6 +143,18 @@ class Theirs:
         self.quarantined = QuarantinedRecord.objects.get()
         self.repeat = SuspectedRepeat.objects.get()
         self.window = UsageWindow.objects.get()
+
+    def numbered(self, path: str) -> str | None:
+        """The number of what the address is about."""
+        for word, own in (
+            ("consents", self.consent),
+            ("orders", self.order),
+            ("refunds", self.refund),
+            ("disputes", self.dispute),
+        ):
+            if f"/{word}/" in path:
+                return str(own)
+        return self.number
 
 
 def booster(name: str) -> dict[str, Any]:
@@ -159,10 +211,39 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/orders/{number}"): None,
     ("POST", "/api/v1/orders/{number}/pay"): {"way": "bank"},
     ("POST", "/api/v1/orders/{number}/cancel"): {"reason": "x"},
+    ("POST", "/api/v1/orders/{number}/refunds"): {"preview": True},
+    ("GET", "/api/v1/orders/{number}/refunds"): None,
+    ("GET", "/api/v1/refunds/{number}"): None,
+    ("POST", "/api/v1/refunds/{number}/transferred"): {"reference": "x"},
+    ("POST", "/api/v1/refunds/{number}/to-wallet"): None,  # once it is transferred: refused
+    ("POST", "/api/v1/refunds/{number}/retry"): None,  # likewise
+    ("POST", "/api/v1/refunds/{number}/cancel"): None,  # likewise
+    ("GET", "/api/v1/disputes/{number}"): None,
+    ("PUT", "/api/v1/disputes/{number}/evidence"): {"uncategorized_text": "x"},
+    ("POST", "/api/v1/disputes/{number}/submit"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/statement.csv"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/wallet/holds"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/wallet/holds"): {"amount": "1.00", "purpose": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/release"): {"reason": "x"},
+    ("POST", "/api/v1/wallet-holds/{hold_id}/capture"): {"order": "X-1"},  # released: refused
+    ("GET", "/api/v1/subscribers/{external_id}/auto-top-up"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/auto-top-up"): AUTO_TOP_UP,
+    ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
+    ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/consents"): {
+        "kind": "auto_renew",
+        "text": "x",
+        "text_version": "2",
+        "language": "en",
+        "channel": "app",
+    },
+    ("POST", "/api/v1/subscribers/{external_id}/consents/{number}/withdraw"): {"channel": "app"},
+    ("GET", "/api/v1/subscribers/{external_id}/collections"): None,
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
     ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
     ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
@@ -194,6 +275,10 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/re-ratings/{run_id}"): None,
     ("GET", "/api/v1/re-ratings/{run_id}/subscribers"): None,
     ("POST", "/api/v1/re-ratings/{run_id}/apply"): None,
+    ("GET", "/api/v1/payment-tasks/{task_id}"): None,
+    ("POST", "/api/v1/payment-tasks/{task_id}/resolve"): {"action": "note", "note": "x"},
+    ("POST", "/api/v1/payment-providers/{provider}/secrets"): {"kind": "api", "secret": "x"},
+    ("DELETE", "/api/v1/payment-providers/{provider}"): None,
     ("POST", "/api/v1/subscribers/{external_id}/usage-records/{record_id}/correct"): {
         "reason": "x",
         "input_tokens": 1,
@@ -203,7 +288,10 @@ NOT_FOUND: dict[Door, Any] = {
 # Where what was done before it, in this order, stands against it: a plan is held, and cancelled.
 REFUSED = (
     *("/subscriptions", "/pause", "{number}/void", "/approve", "/reject"),
+    *("orders/{number}/refunds", "/to-wallet", "refunds/{number}/retry"),
+    "refunds/{number}/cancel",
     "{delivery_id}/replay",
+    "/capture",
 )
 EMPTY_LISTS = {
     ("GET", "/api/v1/subscribers"),
@@ -215,6 +303,9 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/approvals"),
     ("GET", "/api/v1/orders"),
     ("GET", "/api/v1/transfers"),
+    ("GET", "/api/v1/refunds"),
+    ("GET", "/api/v1/disputes"),
+    ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
     ("GET", "/api/v1/webhook-endpoints"),
 }
@@ -251,6 +342,18 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/collection-policy"): None,
+    ("PUT", "/api/v1/collection-policy"): {
+        "days_ahead": 7,
+        "notice_days": 6,
+        "lead_days": 2,
+        "ways": ["wallet"],
+        "retry_days": [0, 2],
+        "from_hour": 9,
+        "until_hour": 18,
+        "grace_days": 3,
+        "phone_bill_cap": None,
+    },
     ("GET", "/api/v1/correction-policy"): None,
     ("PUT", "/api/v1/correction-policy"): {
         "approval_limit": "5.00",
@@ -265,10 +368,20 @@ OUR_OWN: dict[Door, Any] = {
         "expiry_days": 1,
     },
     ("POST", "/api/v1/webhook-endpoints"): {"url": "https://ours.example.com"},
+    ("GET", "/api/v1/top-up-policy"): None,
+    ("PUT", "/api/v1/top-up-policy"): {"fixed": ["5.00"], "free": None},
     ("GET", "/api/v1/dunning"): None,
     ("POST", "/api/v1/dunning/stop"): {"reason": "ours"},
+    ("POST", "/api/v1/plans/{code}/rehearsals"): {"month": "2026-06"},
     ("GET", "/api/v1/figures"): None,
     ("POST", "/api/v1/figures"): None,
+    ("GET", "/api/v1/payment-providers"): None,
+    ("PUT", "/api/v1/payment-providers/{provider}"): {
+        "name": "ours",
+        "live": False,
+        "api_secret": "ours",
+        "webhook_secret": "ours",
+    },
 }
 AUTHORIZING = {
     (method, path)
@@ -294,7 +407,14 @@ EVENTS = {
     ("POST", "/v1/traces"),
     ("POST", "/v1/logs"),
 }
+METHODS = {  # tests/test_stripe.py
+    ("GET", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods"),
+    ("DELETE", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}"),
+    ("POST", "/api/v1/subscribers/{external_id}/payment-methods/{method_id}/default"),
+}
 ELSEWHERE = {
+    *METHODS,
     ("GET", "/api/v1/operator"),  # names nothing but the key's own
     ("GET", "/api/v1/letterhead"),  # likewise
     ("POST", "/api/v1/dunning/resume"),  # likewise
@@ -330,14 +450,20 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         run_id=theirs.run["id"],
         code=code,
         name="ask-1",
-        number=theirs.order if "/orders/" in path else theirs.number,
+        number=theirs.numbered(path),
         approval_id=theirs.approval.pk,
         transfer_id=theirs.transfer,
+        hold_id=theirs.hold,
+        task_id=theirs.task.pk,
+        method_id=1,
+        provider="stripe",
         endpoint_id=theirs.endpoint,
         delivery_id=theirs.delivery,
         category=SECRET.lower(),
         original="v1/chat",
     )
+    if "/statement" in path:
+        return f"{filled}?from=2026-06-01&to=2026-06-30"
     return f"{filled}?by=day&{SPAN}" if "/usage" in path else filled
 
 
@@ -386,6 +512,17 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_order": by_operator,
         "billing_orderstep": by_subscriber,
         "billing_banktransfer": by_operator,
+        "billing_refund": by_operator,
+        "billing_dispute": by_operator,
+        "billing_wallet": by_operator,
+        "billing_walletmovement": by_operator,
+        "billing_wallethold": by_operator,
+        "billing_topuppolicy": by_operator,
+        "billing_autotopup": by_operator,
+        "billing_autotopuprun": by_operator,
+        "billing_provideraccount": by_operator,
+        "billing_providerpayment": by_operator,
+        "billing_paymenttask": by_operator,
         "billing_approval": by_operator,
         "billing_correctionpolicy": by_operator,
         "subscriptions_taxrate": by_operator,

@@ -9,13 +9,23 @@ from functools import partial
 import pytest
 from django.db import transaction
 
-from billing import invoicing, ledger, transfers, wallets
-from billing.models import BankTransfer, Invoice, Order, Payment, PaymentIntent, WalletMovement
+from billing import inbox, invoicing, ledger, transfers, wallets
+from billing.models import (
+    BankTransfer,
+    Invoice,
+    Order,
+    Payment,
+    PaymentIntent,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    WalletMovement,
+)
 from billing.orders import buying, keeping, paying
 from billing.transfers import Pays, Told
 from billing.ways.bank import BankTransferProvider
-from billing.ways.known import BY_WAY
-from billing.ways.provider import Answer, Attempt, Unavailable
+from billing.ways.known import ALWAYS
+from billing.ways.provider import Answer, Attempt, Fate, Unavailable
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator, Subscriber
 from tests.at_once import at_once
@@ -28,6 +38,7 @@ from tests.factories import (
     make_subscriber,
     subscribe,
 )
+from tests.providers import event, intent, stripe_account, tell
 from tests.usage import DAY, MINUTE, assert_books_agree, post
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.xdist_group("races")]
@@ -159,6 +170,61 @@ def test_a_wallet_drained_by_many_at_once_is_never_below_zero(operator: Operator
     assert wallets.balance_of(whose(), "CNY") == Decimal("2.00")
 
 
+def begun(operator: Operator, order: Order, account: ProviderAccount, way: str) -> PaymentIntent:
+    """An attempt that its provider has been asked for."""
+    with transaction.atomic():
+        held = keeping.locked(operator, order.number)
+        return keeping.attempt(held, way, at=CLOSE, account=account)
+
+
+@pytest.mark.parametrize("orders", [1, 2])
+def test_an_invoice_that_is_paid_in_two_browsers_is_paid_once(
+    operator: Operator, orders: int
+) -> None:
+    """Both payments are real, and told twice: one pays, the other is in the wallet."""
+    account = stripe_account(operator)
+    both = [invoice_order(operator) for _ in range(orders)] * (3 - orders)
+    before = wallets.balance_of(whose(), "CNY")
+    for nr, (order, way) in enumerate(zip(both, ("alipay", "wechat_pay"), strict=True)):
+        key = begun(operator, order, account, way).key
+        for again in range(2):
+            came = intent(key, 990, id=f"pi_{nr}")
+            body = event("payment_intent.succeeded", came, id=f"evt_{nr}_{again}")
+            assert tell(account, body).status_code == 200
+
+    worked = at_once(*[partial(inbox.work, operator, at=CLOSE)] * 3)
+
+    assert sum(worked) == 4
+    assert Payment.objects.count() == 1
+    assert Invoice.objects.get().state == "paid"
+    assert wallets.balance_of(whose(), "CNY") - before == Decimal("9.90")
+    became = ProviderPayment.objects.values_list("became", flat=True)
+    assert sorted(became) == ["granted", "wallet"]
+
+
+def test_the_same_notice_from_many_sides_at_once_is_one(operator: Operator) -> None:
+    account = stripe_account(operator)
+    order = invoice_order(operator)
+    first = begun(operator, order, account, "card")
+    body = event("payment_intent.succeeded", intent(first.key, 990))
+    came = Answer(Fate.SUCCEEDED, "pi_1", amount=Decimal("9.90"), currency="CNY")
+
+    def heard() -> int:
+        """By asking, as the sweep does."""
+        paying.hear(operator, order.number, first.nr, account, came, at=CLOSE)
+        return 200
+
+    def told() -> int:
+        status = int(tell(account, body).status_code)
+        inbox.work(operator, at=CLOSE)
+        return status
+
+    assert at_once(told, heard, told, heard) == [200] * 4
+    inbox.work(operator, at=CLOSE)
+    assert ProviderEvent.objects.get().state == "done"
+    assert (Payment.objects.count(), ProviderPayment.objects.count()) == (1, 1)
+
+
 class Dying(BankTransferProvider):
     """Nobody hears the answer: the process is killed, or the network is."""
 
@@ -178,7 +244,7 @@ def test_what_a_crash_left_open_is_asked_again_with_the_same_key(
     operator: Operator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider = Dying()
-    monkeypatch.setitem(BY_WAY, "bank", provider)
+    monkeypatch.setitem(ALWAYS, "bank", provider)
     order = invoice_order(operator)
     with pytest.raises(Unavailable):
         paying.pay(operator, order.number, "bank", at=CLOSE)
@@ -203,7 +269,7 @@ def test_an_answer_that_comes_after_the_order_was_cancelled_changes_nothing(
             keeping.cancel(operator, order.number, reason="too slow", at=CLOSE)
             return super().create(attempt)
 
-    monkeypatch.setitem(BY_WAY, "bank", Slow())
+    monkeypatch.setitem(ALWAYS, "bank", Slow())
 
     assert paying.pay(operator, order.number, "bank", at=CLOSE).state == "cancelled"
     assert PaymentIntent.objects.get().state == "cancelled"

@@ -154,7 +154,7 @@ def test_adjustments_keep_the_ledgers_rules() -> None:
     run_state_machine_as_test(
         Adjusting,
         settings=settings(
-            max_examples=25,
+            max_examples=12,
             stateful_step_count=30,
             deadline=None,
             print_blob=True,

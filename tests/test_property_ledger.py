@@ -693,7 +693,7 @@ def test_the_ledger_keeps_its_rules() -> None:
     run_state_machine_as_test(
         Ledger,
         settings=settings(
-            max_examples=60,
+            max_examples=25,
             stateful_step_count=30,
             deadline=None,
             print_blob=True,

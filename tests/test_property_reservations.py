@@ -413,7 +413,7 @@ def test_holds_keep_their_rules() -> None:
     run_state_machine_as_test(
         Reserving,
         settings=settings(
-            max_examples=30,
+            max_examples=15,
             stateful_step_count=30,
             deadline=None,
             print_blob=True,

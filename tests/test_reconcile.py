@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from django.core.management import CommandError, call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import F
 from rest_framework.test import APIClient
 
@@ -22,20 +22,27 @@ from billing import (
     closing,
     corrections,
     costs,
+    disputes,
     due,
     dunning,
     finals,
+    holds,
     invoicing,
     payments,
+    refunds,
     settling,
+    top_up_policies,
     transfers,
 )
+from billing.auto_top_up import agreements, charging
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
-from billing.models import Invoice, Order
-from billing.orders import paying
+from billing.models import Invoice, Order, PaymentIntent, Refund
+from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
+from billing.top_up_policies import Policy, Rule
+from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.adjusted import ADJUSTED
 from metering.models import AdjustedRecord, UsageRecord
@@ -60,6 +67,7 @@ from tests.factories import (
     subscribe,
     yuan,
 )
+from tests.providers import stripe_account, unclear_payment
 
 CHECKS = (*USAGE_CHECKS, *MONEY_CHECKS)
 
@@ -303,7 +311,9 @@ def live() -> None:
     adjust(carrier)
     owe(carrier)
     buy(carrier)
+    pay_back(carrier)
     pay_before(carrier)
+    fill_wallet(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -402,6 +412,35 @@ def buy(carrier: Carrier) -> None:
     assert paid["state"] == "paid", paid
 
 
+def pay_back(carrier: Carrier) -> None:
+    """Boosters that were paid by the bank: refunds in every state, a dispute that is open and one
+    that is lost."""
+    operator, at = carrier.operator, carrier.now
+    buyer = make_subscriber(operator, "buyer")
+    subscribe(buyer, operator.plans.get(code="stop"))
+    carrier.use(("buyer", at, 300_000))
+    orders = []
+    for nr in range(6):
+        made = buying.order_booster(operator, buyer.pk, "small", at=at)
+        told = transfers.Told(f"r-{nr}", made.amount, "CNY", at)
+        fill = transfers.tell(operator, told, at=at)
+        transfers.match(operator, fill.pk, transfers.Pays(order=made.number), at=at)
+        orders.append(made.number)
+    asked_for = [
+        refunds.ask(operator, number, amount=Decimal("0.40"), reason="x", by="x", at=at)
+        for number in orders[:4]
+    ]
+    numbers = [one.number for one in asked_for if isinstance(one, Refund)]
+    refunds.transferred(operator, numbers[0], reference="back", by="x", at=at)
+    refunds.to_wallet(operator, numbers[1], by="x", at=at)
+    refunds.cancel(operator, numbers[2], by="x", at=at)
+    for number, fate in ((orders[4], Fate.WAITING), (orders[5], Fate.FAILED)):
+        intent = PaymentIntent.objects.get(operator=operator, key=f"{number}-1")
+        said = Answer(fate, amount=intent.amount)
+        notice = Event(number, About.DISPUTE, intent.key, f"du-{number}", said, at, {"fee": "0.50"})
+        assert disputes.take_dispute(operator, notice, at=at)
+
+
 def pay_before(carrier: Carrier) -> None:
     """One pays the period that runs from a wallet; another has not paid."""
     operator, at = carrier.operator, carrier.now
@@ -414,6 +453,60 @@ def pay_before(carrier: Carrier) -> None:
     transfers.match(operator, fill.pk, transfers.Pays(wallet=ahead.pk), at=at)
     order = Order.objects.get(subscriber_id=ahead.pk)
     assert paying.pay(operator, order.number, "wallet", at=at).state == "paid"
+    pay_online(carrier)
+
+
+def pay_online(carrier: Carrier) -> None:
+    """One payment is granted, one comes after its order was cancelled, one is nobody's."""
+    operator, at = carrier.operator, carrier.now
+    account = stripe_account(operator)
+    quiet = registry.find(operator, "quiet")
+    for nr in range(2):
+        order = buying.order_top_up(operator, quiet.pk, Decimal(5), currency="CNY", at=at)
+        with transaction.atomic():
+            held = keeping.locked(operator, order.number)
+            intent = keeping.attempt(held, "card", at=at, account=account)
+        if nr:
+            keeping.cancel(operator, order.number, reason="a test", at=at)
+        came = Answer(Fate.SUCCEEDED, f"pi_{nr}", amount=Decimal(5), currency="CNY")
+        paying.hear(operator, order.number, intent.nr, account, came, at=at)
+    unclear_payment(operator, "pi_9")
+
+
+def fill_wallet(carrier: Carrier) -> None:
+    """One tops up and gets a bonus, holds a part, pays with another, and has its wallet filled by
+    itself, though the card fails and it pays by the bank in the end."""
+    operator, at = carrier.operator, carrier.now
+    rule = Rule(at_least=Decimal(10), percent=Decimal(10), valid_days=90)
+    top_up_policies.put(operator, Policy(rules=[rule]), by="x", at=at, effective_from=at)
+    whose = make_subscriber(operator, "saver").pk
+
+    def pay_by_bank(order: Order, reference: str) -> None:
+        told = transfers.Told(reference, order.amount, "CNY", at)
+        arrived = transfers.tell(operator, told, at=at)
+        transfers.match(operator, arrived.pk, transfers.Pays(order=order.number), at=at)
+
+    pay_by_bank(buying.order_top_up(operator, whose, Decimal(10), currency="CNY", at=at), "b-3")
+    for key in ("h-1", "h-2"):
+        hold = holds.place(operator, holds.Draft(whose, Decimal(2), "x", key), at=at)
+    bought = buying.order_booster(operator, whose, "small", at=at)
+    holds.capture(operator, hold.id, bought.number, at=at)
+    terms = agreements.Terms(
+        threshold=Decimal(9),
+        amount=Decimal(9),
+        daily_limit=Decimal(9),
+        monthly_limit=Decimal(9),
+        way="card",
+        method="pm_1",
+        text="Fill it up.",
+        text_version="1",
+        language="en",
+        channel="portal",
+    )
+    agreements.agree(operator, whose, terms, at=at)
+    assert charging.run(operator, at=at) == 1
+    pay_by_bank(Order.objects.get(subscriber_id=whose, state="created"), "b-4")
+    assert charging.run(operator, at=at + HOUR) == 1
 
 
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
@@ -500,7 +593,19 @@ TABLES = (
     "billing_wallet",
     "billing_walletmovement",
     "billing_banktransfer",
+    "billing_providerpayment",
+    "billing_paymenttask",
     "subscriptions_expectedperiod",
+    "billing_refund",
+    "billing_refundstep",
+    "billing_dispute",
+    "billing_disputestep",
+    "subscriptions_freeze",
+    "billing_walletbonus",
+    "billing_walletbonusentry",
+    "billing_wallethold",
+    "billing_autotopup",
+    "billing_autotopuprun",
 )
 
 
@@ -606,6 +711,8 @@ RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
+REFUND, DISPUTE, FREEZE = "billing_refund", "billing_dispute", "subscriptions_freeze"
+TAKEN = "billing_providerpayment"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
 
@@ -965,6 +1072,17 @@ FAULTS: list[tuple[str, Fault]] = [
     ("written_off", update(POSTING, "kind = 'payment'", "kind = 'recovery'")),
     ("wallets", update("billing_wallet", "balance = balance + 1")),
     ("wallets", delete(MOVEMENT)),
+    ("wallet_bonus", update("billing_wallet", "bonus = bonus - 0.01", "bonus > 0")),
+    ("wallet_bonus", update("billing_walletbonus", "remaining = remaining - 0.01")),
+    ("wallet_bonus", delete("billing_walletbonusentry")),
+    ("wallet_bonus", update(SIDE, "amount = amount + 1", on_account("bonus"))),
+    ("top_up_bonus", update("billing_walletbonus", "granted = granted + 1")),
+    ("top_up_bonus", update("billing_walletbonus", "order_id = -1")),
+    ("wallet_holds", update("billing_wallet", "held = held - 1", "held > 0")),
+    ("wallet_holds", delete("billing_wallethold", "state = 'held'")),
+    ("wallet_holds", update("billing_wallethold", "captured = 0.5", "state = 'captured'")),
+    ("auto_top_up", update("billing_autotopuprun", "order_id = -1")),
+    ("auto_top_up", update("billing_autotopup", "daily_limit = 1")),
     ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
     ("order_steps", update(ORDER, "state = 'waiting'")),
     ("order_steps", delete("billing_orderstep", "state = 'paid'")),
@@ -981,8 +1099,31 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     ("unpaid_empty", update("subscriptions_expectedperiod", "plan_id = -1")),
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
+    ("freezes", update(FREEZE, "units = units + 1", "state = 'taken'")),
+    ("freezes", delete(ENTRY, "kind = 7")),
+    ("bucket_reserved", delete(FREEZE, "state = 'frozen'")),
+    ("order_refunds", update(REFUND, "amount = amount + 1", "state = 'succeeded'")),
+    ("order_refunds", update(ORDER, "unapplied = 0.01", "state = 'refunding'")),
+    ("refund_steps", delete("billing_refundstep", "state = 'succeeded'")),
+    ("refund_steps", update(REFUND, "steps = 9")),
+    ("refund_posted", update(REFUND, "amount = amount + 1", "state = 'pending'")),
+    ("refund_posted", update(SIDE, "amount = amount + 1", on_account("refund"))),
+    ("refund_posted", delete(REFUND)),
+    ("refund_units", update(REFUND, "units = units + 1")),
+    ("refund_units", update(FREEZE, "state = 'thawed'", "key LIKE '%-R-%' AND state = 'taken'")),
+    ("disputes", update(DISPUTE, "state = 'won'", "state = 'lost'")),
+    ("disputes", update(DISPUTE, "fee = fee + 1")),
+    ("disputes", update(SIDE, "amount = amount + 1", on_account("disputed"))),
+    ("disputes", delete("billing_disputestep")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
+    ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'wallet'")),
+    ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'granted'")),
+    ("provider_payments", update(TAKEN, "became = 'settled'", "became = 'unclear'")),
+    ("provider_payments", update(TAKEN, "became = 'unclear'", "became = 'wallet'")),
+    ("provider_payments", delete("billing_paymenttask")),
+    ("provider_money", delete(TAKEN, "became = 'granted'")),
+    ("provider_money", update(TAKEN, "order_id = -1", "became = 'granted'")),
     ("deferred_sold", update(DEFERRAL, "net = net + 0.01")),
     ("deferred_sold", update(DEFERRAL, "credited = credited + 0.01")),
     ("deferred_sold", update(DEFERRAL, "invoice_id = -1")),

@@ -14,9 +14,11 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.api.invoices import MoneyBody, Reason
-from billing.models import Invoice, Order, PaymentIntent
+from billing.api.methods import ReturnUrl
+from billing.checkout import links
+from billing.models import Invoice, Order, PaymentIntent, PaymentMethod
 from billing.orders import buying, keeping, paying
-from billing.ways.known import BY_WAY
+from billing.ways import known
 from subscriptions import clock, registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
@@ -45,12 +47,13 @@ class StepBody(serializers.Serializer[Any]):
 
 
 class AttemptBody(serializers.Serializer[Any]):
-    """An attempt to pay; `action` says what the payer is to do."""
+    """An attempt to pay; `action` says what the payer is to do, `page` is where they can."""
 
     way = serializers.CharField()
     state = serializers.ChoiceField(choices=PaymentIntent.State.values)
     reason = serializers.CharField()
     action = serializers.DictField()
+    page = serializers.URLField(allow_null=True, help_text="for the payer; null once it has ended")
 
 
 class OrderBody(serializers.Serializer[Any]):
@@ -104,7 +107,11 @@ class NewOrder(serializers.Serializer[Any]):
 
 
 class Payment(serializers.Serializer[Any]):
-    way = serializers.ChoiceField(choices=sorted(BY_WAY))
+    way = serializers.ChoiceField(choices=known.NAMES)
+    method = Text(
+        required=False, max_length=20, help_text="of a `card`: the id of a saved one, charged now"
+    )
+    return_url = ReturnUrl(required=False, help_text="where the payer comes back to")
 
 
 # Showing -----------------------------------------------------------------------------------------
@@ -152,7 +159,13 @@ def _show(
             for step in steps[order.id]
         ],
         "attempts": [
-            {"way": one.way, "state": one.state, "reason": one.reason, "action": one.action}
+            {
+                "way": one.way,
+                "state": one.state,
+                "reason": one.reason,
+                "action": one.action,
+                "page": links.pay_page(one) if one.ended_at is None else None,
+            }
             for one in attempts[order.id]
         ],
     }
@@ -279,6 +292,19 @@ class OrderCancelDoor(OperatorDoor):
         return Response(shown)
 
 
+def _method(operator: Operator, number: str, method_id: str) -> str:
+    """A saved method of whom the order is of. Raises NotFound, paying.UnknownMethod."""
+    order = keeping.find(operator, number)
+    found = PaymentMethod.objects.filter(
+        operator=operator,
+        subscriber_id=order.subscriber_id,
+        pk=int(method_id) if method_id.isascii() and method_id.isdecimal() else 0,
+    ).first()
+    if found is None:
+        raise paying.UnknownMethod("the subscriber has no such method")
+    return found.reference
+
+
 class OrderPayDoor(OperatorDoor):
     # Not by Idempotency-Key: a provider is called outside of any transaction, and an attempt that
     # waits is handed out again.
@@ -289,11 +315,22 @@ class OrderPayDoor(OperatorDoor):
         responses={200: OrderBody, **refusals(404, 409, 413, 415, 422)},
     )
     def post(self, request: Request, number: str) -> Response:
-        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do.
-        Again is harmless: an order is paid once."""
+        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do,
+        and where. Again is harmless: an order is paid once."""
         operator = operator_of(request)
         at = clock.now(operator)
         said = Payment(data=request.data)
         said.is_valid(raise_exception=True)
-        paying.pay(operator, number, said.validated_data["way"], at=at)
+        wanted = said.validated_data
+        method = _method(operator, number, wanted["method"]) if "method" in wanted else ""
+        # A saved method is charged without its owner, unless it is said where that one is.
+        back = "" if method else links.return_url(keeping.find(operator, number))
+        paying.pay(
+            operator,
+            number,
+            wanted["way"],
+            at=at,
+            method=method,
+            return_url=wanted.get("return_url", back),
+        )
         return Response(_fresh(operator, number, at=at))

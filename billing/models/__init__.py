@@ -1,7 +1,14 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.collecting import (
+    CollectionCase,
+    CollectionPolicy,
+    CollectionStep,
+    Consent,
+)
 from billing.models.corrections import Approval, CorrectionPolicy
 from billing.models.costs import (
     CostCard,
@@ -27,18 +34,42 @@ from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.figures import DayFigures
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
+from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.providers import (
+    PaymentTask,
+    ProviderAccount,
+    ProviderEvent,
+    ProviderPayment,
+    ProviderSecret,
+)
+from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
-from billing.models.wallets import Wallet, WalletMovement
+from billing.models.wallets import (
+    BonusRule,
+    TopUpPolicy,
+    Wallet,
+    WalletBonus,
+    WalletBonusEntry,
+    WalletHold,
+    WalletMovement,
+)
 
 __all__ = [
     "Account",
     "Approval",
+    "AutoTopUp",
+    "AutoTopUpRun",
     "BankTransfer",
+    "BonusRule",
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "CollectionCase",
+    "CollectionPolicy",
+    "CollectionStep",
+    "Consent",
     "CorrectionPolicy",
     "CostCard",
     "CostDay",
@@ -47,6 +78,8 @@ __all__ = [
     "DayFigures",
     "Deferral",
     "DeferralSweep",
+    "Dispute",
+    "DisputeStep",
     "Document",
     "DunningCase",
     "DunningCursor",
@@ -66,12 +99,24 @@ __all__ = [
     "OrderStep",
     "Payment",
     "PaymentIntent",
+    "PaymentMethod",
+    "PaymentTask",
     "Posting",
+    "ProviderAccount",
+    "ProviderEvent",
+    "ProviderPayment",
+    "ProviderSecret",
+    "Refund",
+    "RefundStep",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",
     "Supplier",
     "SupplierGateway",
+    "TopUpPolicy",
     "Wallet",
+    "WalletBonus",
+    "WalletBonusEntry",
+    "WalletHold",
     "WalletMovement",
 ]

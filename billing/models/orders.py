@@ -5,6 +5,7 @@ from __future__ import annotations
 from django.db import models
 from django.db.models import F, Q
 
+from billing.models.providers import ProviderAccount
 from subscriptions.fields import amount_field
 from subscriptions.models import Booster, Operator, Plan, Subscriber
 
@@ -16,7 +17,8 @@ class Order(models.Model):
     paid until `expires_at`, by the operator's clock; what it buys is granted in the transaction
     that marks it paid. What a plan or booster cost is owed to the subscriber until an invoice
     names it: then (`settled_at`) `applied` of it has lowered that invoice, and the rest is
-    `refunded`. Written by billing/orders/keeping.py only.
+    `refunded`, which counts all that went back or is on its way. What of `applied` went back
+    since is `unapplied`: a credit note says it. Written by billing/orders/keeping.py only.
     """
 
     class Kind(models.TextChoices):
@@ -61,6 +63,7 @@ class Order(models.Model):
     way = models.CharField(max_length=32, blank=True, default="")  # how it was paid
     applied = amount_field(default=0)
     refunded = amount_field(default=0)
+    unapplied = amount_field(default=0)
     settled_at = models.DateTimeField(null=True, blank=True)
     # What it buys; what that became is known when it is paid.
     plan = models.ForeignKey(
@@ -128,20 +131,22 @@ class Order(models.Model):
             ),
             models.CheckConstraint(
                 name="order_used_within_amount",
-                condition=Q(applied__gte=0, refunded__gte=0)
-                & Q(amount__gte=F("applied") + F("refunded")),
+                condition=Q(applied__gte=0, refunded__gte=0, unapplied__gte=0)
+                & Q(applied__gte=F("unapplied"))
+                & Q(amount__gte=F("applied") - F("unapplied") + F("refunded")),
             ),
             models.CheckConstraint(
                 name="order_refunded_is_refunded",
                 condition=Q(state__in=["refunded"], refunded=F("amount"))
                 | Q(state="partly_refunded", refunded__gt=0, refunded__lt=F("amount"))
-                | Q(state="refunding", refunded__lt=F("amount"))
+                | Q(state="refunding", refunded__gt=0)
                 | Q(state__in=["created", "waiting", "paid", "failed", "expired", "cancelled"])
                 & Q(refunded=0),
             ),
             models.CheckConstraint(
                 name="order_settled_whole",
-                condition=Q(settled_at__isnull=True) | Q(amount=F("applied") + F("refunded")),
+                condition=Q(settled_at__isnull=True)
+                | Q(amount=F("applied") - F("unapplied") + F("refunded")),
             ),
             models.CheckConstraint(
                 name="order_names_what_it_buys",
@@ -207,6 +212,11 @@ class PaymentIntent(models.Model):
         Operator, models.PROTECT, related_name="+", db_constraint=False, db_index=False
     )
     way = models.CharField(max_length=32)
+    account = models.ForeignKey(
+        ProviderAccount, models.PROTECT, related_name="+", null=True, blank=True, db_index=False
+    )  # at the provider that is asked, where one is
+    method = models.CharField(max_length=255, blank=True, default="")  # a saved one
+    return_url = models.CharField(max_length=2000, blank=True, default="")
     key = models.CharField(max_length=64)
     currency = models.CharField(max_length=3)
     amount = amount_field()
@@ -216,6 +226,8 @@ class PaymentIntent(models.Model):
     reason = models.CharField(max_length=200, blank=True, default="")
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
+    # The provider is still to hear that it may not be paid any more.
+    recall_at = models.DateTimeField(null=True, blank=True)
 
     objects: models.Manager[PaymentIntent]
 
@@ -228,6 +240,11 @@ class PaymentIntent(models.Model):
                 condition=Q(state="intended"),
             ),
             models.Index(fields=["operator", "created_at"], name="intents_by_time"),
+            models.Index(
+                fields=["operator", "recall_at"],
+                name="intent_recall_queue",
+                condition=Q(recall_at__isnull=False),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "key"], name="intent_once"),
@@ -241,6 +258,11 @@ class PaymentIntent(models.Model):
                 name="intent_ended",
                 condition=Q(state__in=["intended", "waiting"], ended_at__isnull=True)
                 | Q(state__in=["succeeded", "failed", "cancelled"], ended_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="intent_recalled_when_ended",
+                condition=Q(recall_at__isnull=True)
+                | Q(ended_at__isnull=False, account__isnull=False),
             ),
         ]
 

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
-from billing import invoicing, ledger, payments, rating, wallets
+from billing import invoicing, ledger, payments, rating, top_up_policies, wallets
 from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
 from billing.orders.keeping import Draft
-from subscriptions import catalog, coupons, expected, lifecycle
+from subscriptions import catalog, coupons, expected, lifecycle, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Operator, Plan
+from subscriptions.models import Operator, Plan, Subscription
+from subscriptions.outbox import Happening
 
 Kind = Order.Kind
-# More is a mistake of somebody who types.
-MOST = Decimal("1000000.00")
 
 
 class AmountDiffers(Conflict):
@@ -41,11 +40,14 @@ def order_top_up(
     key: str = "",
     expires_at: dt.datetime | None = None,
 ) -> Order:
-    """Order money into the wallet. Raises Invalid, keeping.KeyUsed."""
+    """Order money into the wallet. Raises Invalid, NotOffered, keeping.KeyUsed."""
     if currency != operator.currency:
         raise Invalid(f"a wallet is in {operator.currency}")
-    if amount > MOST:
-        raise Invalid(f"at most {MOST} {currency} go into a wallet at once")
+    if amount > top_up_policies.MOST:
+        raise Invalid(f"at most {top_up_policies.MOST} {currency} go into a wallet at once")
+    # What was ordered before by this key is answered, whatever is offered since.
+    if amount > 0 and not (key and Order.objects.filter(operator=operator, key=key).exists()):
+        top_up_policies.check_amount(operator, amount, at=at)
     draft = Draft(
         subscriber_id, Kind.TOP_UP, amount, currency, expires_at or at + keeping.VALID, key
     )
@@ -172,12 +174,18 @@ def order_period(
         price,
         plan.price.currency.code,
         expires_at,
-        f"period:{subscription_id}:{starts_at.astimezone(dt.UTC).isoformat()}:{before + 1}",
+        key_of_period(key, before + 1),
         plan=plan,
         subscription_id=subscription_id,
         period_start=starts_at,
     )
     return keeping.create(operator, draft, at=at)
+
+
+def key_of_period(key: expected.Key, nr: int) -> str:
+    """Makes the `nr`th order of a period the only one."""
+    _, subscription_id, starts_at = key
+    return f"period:{subscription_id}:{starts_at.astimezone(dt.UTC).isoformat()}:{nr}"
 
 
 def fee_of(operator: Operator, plan_id: int, starts_at: dt.datetime) -> Decimal:
@@ -236,9 +244,37 @@ def _fill_wallet(
         f"order:{order.number}",
         order.number,
     )
-    wallets.move(operator.pk, [into], at=at)
+    moves = [into]
+    given = top_up_policies.bonus_of(order, at=at)
+    if given is not None:
+        bonus, gift = given
+        moves.append(
+            wallets.Move(
+                order.subscriber_id,
+                order.currency,
+                WalletMovement.Kind.BONUS,
+                bonus,
+                f"bonus:{order.number}",
+                order.number,
+                gift=gift,
+            )
+        )
+    wallets.move(operator.pk, moves, at=at)
     _post(operator, order, (source, into.side()), at=at)
+    _tell_topped_up(order, given[0] if given else rating.ZERO, at=at)
     return {}
+
+
+def _tell_topped_up(order: Order, bonus: Decimal, *, at: dt.datetime) -> None:
+    payload = {
+        "order": order.number,
+        "amount": f"{order.amount:.2f}",
+        "bonus": f"{bonus:.2f}",
+        "balance": f"{wallets.balance_of(order.subscriber_id, order.currency):.2f}",
+        "currency": order.currency,
+    }
+    key = f"wallet.topped_up:{order.number}"
+    outbox.tell([Happening(order.subscriber_id, "wallet.topped_up", key, at, payload)])
 
 
 def _pay_invoice(
@@ -283,7 +319,35 @@ def _open_period(
     assert plan_id is not None
     lifecycle.pay_period(key, plan_id, at=at)
     _keep_for_invoice(operator, order, source, at=at)
+    outbox.tell(renewals([order], at=at))
     return {}
+
+
+def renewals(orders: Sequence[Order], *, at: dt.datetime) -> list[Happening]:
+    """That subscriptions go on, of orders of periods that are just paid; a first period is none."""
+    begun = set(
+        Subscription.objects.filter(
+            subscriber_id__in={order.subscriber_id for order in orders},
+            id__in={order.subscription_id for order in orders},
+        ).values_list("subscriber_id", "id", "starts_at")
+    )
+    return [
+        Happening(
+            order.subscriber_id,
+            "subscription.renewed",
+            f"renewed:{order.number}",
+            at,
+            {
+                "order": order.number,
+                "amount": str(order.amount),
+                "currency": order.currency,
+                "subscription": str(order.subscription_id),
+                "period_start": order.period_start.isoformat() if order.period_start else "",
+            },
+        )
+        for order in orders
+        if (order.subscriber_id, order.subscription_id, order.period_start) not in begun
+    ]
 
 
 def _sell_booster(

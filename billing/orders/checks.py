@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from metering.reconciliation import Check
 
-# By subscriber and currency: the wallet, its statement and the ledger say the same.
+# By subscriber and currency: the wallet, its statement and the ledger say the same; a bonus is on
+# an account of its own.
 _WALLETS = """
 SELECT coalesce(w.operator_id, m.operator_id, l.operator_id), CASE
            WHEN coalesce(w.balance, 0) <> coalesce(m.amount, 0)
-             OR coalesce(w.balance, 0) <> coalesce(l.amount, 0)
+             OR coalesce(w.balance - w.bonus, 0) <> coalesce(l.amount, 0)
              OR coalesce(w.movements, 0) <> coalesce(m.movements, 0)
              OR m.operator_id <> w.operator_id OR l.operator_id <> w.operator_id
            THEN jsonb_build_object(
@@ -101,7 +102,8 @@ SELECT operator_id, CASE WHEN sum(amount) <> 0 THEN jsonb_build_object(
            'subscriber', subscriber_id, 'currency', currency, 'orders_minus_ledger', sum(amount))
            END AS wrong
 FROM (
-    SELECT operator_id, subscriber_id, currency, amount - applied - refunded AS amount
+    SELECT operator_id, subscriber_id, currency,
+           amount - applied + unapplied - refunded AS amount
     FROM billing_order WHERE paid_at IS NOT NULL AND kind NOT IN ('top_up', 'invoice')
     UNION ALL
     SELECT a.operator_id, e.subscriber_id, a.currency, e.amount
@@ -111,7 +113,8 @@ GROUP BY operator_id, subscriber_id, currency
 """
 _APPLIED = """
 SELECT o.operator_id, CASE
-           WHEN o.applied <> coalesce(p.amount, 0) OR o.refunded <> coalesce(m.amount, 0)
+           WHEN o.applied <> coalesce(p.amount, 0)
+             OR o.refunded <> coalesce(m.amount, 0) + coalesce(r.amount, 0)
              OR o.settled_at IS NULL AND b.named
            THEN jsonb_build_object(
                'subscriber', o.subscriber_id, 'order', o.number, 'applied', o.applied,
@@ -128,6 +131,10 @@ CROSS JOIN LATERAL (
     WHERE m.subscriber_id = o.subscriber_id AND m.currency = o.currency
       AND m.key = 'rest:' || o.number
 ) m
+CROSS JOIN LATERAL (
+    SELECT sum(r.amount) AS amount FROM billing_refund r
+    WHERE r.subscriber_id = o.subscriber_id AND r.order_id = o.id AND r.state <> 'cancelled'
+) r
 CROSS JOIN LATERAL (
     SELECT EXISTS (
         SELECT FROM billing_invoice i

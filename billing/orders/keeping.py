@@ -10,7 +10,8 @@ from __future__ import annotations
 import datetime as dt
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 from django.db import connection, transaction
 
 from billing import invoicing, rating
-from billing.models import Order, OrderStep, PaymentIntent
+from billing.models import Order, OrderStep, PaymentIntent, ProviderAccount
 from subscriptions import lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Operator, Plan, Subscriber
@@ -119,17 +120,58 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     return order
 
 
-_NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
+def create_many(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> list[Order]:
+    """Keep orders of subscribers whom the caller holds, each with a key that is new."""
+    assert connection.in_atomic_block
+    if not drafts:
+        return []
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT nextval('billing_order_id') FROM generate_series(1, %s)", [len(drafts)]
+        )
+        ids = sorted(order_id for (order_id,) in cursor.fetchall())
+    prefix = invoicing.number_prefix(operator)
+    orders = [
+        Order(
+            subscriber_id=draft.subscriber_id,
+            id=order_id,
+            operator=operator,
+            number=f"{prefix}-O-{order_id:010}",
+            kind=draft.kind,
+            key=draft.key,
+            currency=draft.currency,
+            amount=draft.amount,
+            created_at=at,
+            expires_at=draft.expires_at,
+            plan=draft.plan,
+            subscription_id=draft.subscription_id,
+            period_start=draft.period_start,
+        )
+        for order_id, draft in zip(ids, drafts, strict=True)
+    ]
+    Order.objects.bulk_create(orders)
+    _note(orders, at=at)
+    return orders
+
+
+NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
 
 
 def find(operator: Operator, number: str) -> Order:
     """An order of an operator by its number. Raises NotFound, also for another operator's."""
     found = None
-    if _NUMBER.fullmatch(number):
+    if NUMBER.fullmatch(number):
         found = Order.objects.filter(operator=operator, number=number).first()
     if found is None:
         raise NotFound("there is no such order")
     return found
+
+
+def numbers_of(subscriber_id: int, order_ids: Iterable[int | None]) -> dict[int, str]:
+    """The numbers of a subscriber's orders, by their ids."""
+    ids = [one for one in order_ids if one is not None]
+    rows = Order.objects.filter(subscriber_id=subscriber_id, id__in=ids)
+    return dict(rows.values_list("id", "number"))
 
 
 def locked(operator: Operator, number: str) -> Order:
@@ -142,16 +184,21 @@ def locked(operator: Operator, number: str) -> Order:
     lock_subscriber(found.subscriber_id)
     period = period_of(found)
     if period is not None:
-        lifecycle.lock_period(period)
+        lifecycle.lock_periods([period])
     return Order.objects.select_for_update(no_key=True).get(
         subscriber_id=found.subscriber_id, id=found.id
     )
 
 
 def period_of(order: Order) -> lifecycle.PeriodKey | None:
-    """The period that an order is for, where it is for one that is paid before."""
-    if order.kind != Order.Kind.PERIOD:
+    """The period that an order is for, where there is one yet."""
+    if order.subscription_id is None or order.period_start is None:
         return None
+    return period_key(order)
+
+
+def period_key(order: Order) -> lifecycle.PeriodKey:
+    """The period of an order that names one."""
     assert order.subscription_id is not None
     assert order.period_start is not None
     return order.subscriber_id, order.subscription_id, order.period_start
@@ -268,12 +315,22 @@ def steps_of(orders: Sequence[Order]) -> dict[int, list[OrderStep]]:
 # Attempts ----------------------------------------------------------------------------------------
 
 
-def attempt(order: Order, way: str, *, at: dt.datetime) -> PaymentIntent:
+def attempt(
+    order: Order,
+    way: str,
+    *,
+    at: dt.datetime,
+    account: ProviderAccount | None = None,
+    method: str = "",
+    return_url: str = "",
+) -> PaymentIntent:
     """Write down that a locked order is about to be paid in a way. One that waits for the payer in
-    the same way is handed out again."""
+    the same way, by the same method, is handed out again."""
     assert connection.in_atomic_block
     rows = PaymentIntent.objects.filter(subscriber_id=order.subscriber_id, order_id=order.id)
-    waiting = rows.filter(way=way, state__in=[Tried.INTENDED, Tried.WAITING]).first()
+    waiting = rows.filter(
+        way=way, account=account, method=method, state__in=[Tried.INTENDED, Tried.WAITING]
+    ).first()
     if waiting is not None:
         return waiting
     nr = rows.count() + 1
@@ -283,6 +340,9 @@ def attempt(order: Order, way: str, *, at: dt.datetime) -> PaymentIntent:
         nr=nr,
         operator_id=order.operator_id,
         way=way,
+        account=account,
+        method=method,
+        return_url=return_url,
         key=f"{order.number}-{nr}",
         currency=order.currency,
         amount=order.amount,
@@ -307,6 +367,9 @@ def answered(
     intent.action = action if action is not None else intent.action
     intent.reason = reason[:200]
     intent.ended_at = at if ended else None
+    # What has failed here may still be open at its provider.
+    lost = state == Tried.FAILED and intent.account_id is not None
+    intent.recall_at = at if lost else None
     PaymentIntent.objects.filter(
         subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr
     ).update(
@@ -315,16 +378,92 @@ def answered(
         action=intent.action,
         reason=intent.reason,
         ended_at=intent.ended_at,
+        recall_at=intent.recall_at,
     )
 
 
+def attempt_keys(orders: Sequence[Order]) -> dict[int, str]:
+    """The key of the next attempt to pay each of these locked orders, by its id."""
+    before = Counter(
+        PaymentIntent.objects.filter(
+            subscriber_id__in={order.subscriber_id for order in orders},
+            order_id__in={order.id for order in orders},
+        ).values_list("order_id", flat=True)
+    )
+    return {order.id: f"{order.number}-{before[order.id] + 1}" for order in orders}
+
+
+_PAID_SQL = """
+UPDATE billing_order o SET state = 'paid', steps = o.steps + 1, paid_at = %s, way = %s
+FROM unnest(%s::bigint[], %s::bigint[]) AS p (subscriber_id, id)
+WHERE o.subscriber_id = p.subscriber_id AND o.id = p.id
+"""
+
+
+def paid_at_once(
+    orders: Sequence[Order], way: str, keys: Mapping[int, str], *, at: dt.datetime
+) -> None:
+    """Put locked orders that can be paid, and wait for nobody, into the state paid, each with the
+    one attempt that did it; `keys` of these, by order."""
+    assert connection.in_atomic_block
+    PaymentIntent.objects.bulk_create(
+        PaymentIntent(
+            subscriber_id=order.subscriber_id,
+            order_id=order.id,
+            nr=int(keys[order.id].rpartition("-")[2]),
+            operator_id=order.operator_id,
+            way=way,
+            key=keys[order.id],
+            currency=order.currency,
+            amount=order.amount,
+            state=Tried.SUCCEEDED,
+            reference=keys[order.id],
+            created_at=at,
+            ended_at=at,
+        )
+        for order in orders
+    )
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _PAID_SQL,
+            [
+                at,
+                way,
+                Int8s(order.subscriber_id for order in orders),
+                Int8s(order.id for order in orders),
+            ],
+        )
+    for order in orders:
+        order.state, order.paid_at, order.way = State.PAID, at, way
+        order.steps += 1
+    _note(orders, at=at, reason=f"by {way}")
+
+
 def end_attempts(order: Order, *, at: dt.datetime, reason: str) -> None:
-    """Let nothing be waited for any more of a locked order."""
-    PaymentIntent.objects.filter(
+    """Let nothing be waited for any more of a locked order, and let providers hear of that."""
+    waiting = PaymentIntent.objects.filter(
         subscriber_id=order.subscriber_id,
         order_id=order.id,
         state__in=[Tried.INTENDED, Tried.WAITING],
-    ).update(state=Tried.CANCELLED, ended_at=at, reason=reason[:200])
+    )
+    ended = {"state": Tried.CANCELLED, "ended_at": at, "reason": reason[:200]}
+    waiting.filter(account__isnull=False).update(**ended, recall_at=at)
+    waiting.update(**ended)
+
+
+def left_open(intent: PaymentIntent, reference: str, *, at: dt.datetime) -> None:
+    """Note of an attempt that has ended that its provider has just begun it: it is to hear of the
+    end."""
+    PaymentIntent.objects.filter(
+        subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr, reference=""
+    ).update(reference=reference, recall_at=at)
+
+
+def recalled(intent: PaymentIntent) -> None:
+    """Note that the provider knows of an attempt's end."""
+    PaymentIntent.objects.filter(
+        subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr
+    ).update(recall_at=None)
 
 
 def attempts_of(orders: Sequence[Order]) -> dict[int, list[PaymentIntent]]:
@@ -342,7 +481,7 @@ def attempts_of(orders: Sequence[Order]) -> dict[int, list[PaymentIntent]]:
 
 
 _USED_SQL = """
-UPDATE billing_order o SET applied = o.amount, settled_at = %s
+UPDATE billing_order o SET applied = o.amount - o.refunded, settled_at = %s
 FROM unnest(%s::bigint[], %s::bigint[]) AS u (subscriber_id, id)
 WHERE o.subscriber_id = u.subscriber_id AND o.id = u.id
 """
@@ -351,26 +490,67 @@ WHERE o.subscriber_id = u.subscriber_id AND o.id = u.id
 def used_up(orders: Sequence[Order], *, at: dt.datetime) -> None:
     """Note of locked orders what an invoice took of them (`applied` is set); the rest, by the
     caller's hand, went back to the subscriber."""
-    whole = [order for order in orders if order.applied == order.amount]
+    whole = [order for order in orders if not left_of(order)]
     if whole:
         with pgarrays.statements() as cursor:
             keys = [(order.subscriber_id, order.id) for order in whole]
             subscriber_ids, ids = zip(*keys, strict=True)
             cursor.execute(_USED_SQL, [at, Int8s(subscriber_ids), Int8s(ids)])
     for order in orders:
-        if order.applied < order.amount:
+        if rest := left_of(order):
+            refunded = order.refunded + rest
+            state = State.PARTLY_REFUNDED if order.applied else State.REFUNDED
             advance(
                 order,
-                State.PARTLY_REFUNDED if order.applied else State.REFUNDED,
+                State.REFUNDING if order.state == State.REFUNDING else state,
                 at=at,
                 reason="what no invoice needed is in the wallet",
                 applied=order.applied,
-                refunded=order.amount - order.applied,
+                refunded=refunded,
                 settled_at=at,
             )
 
 
 def left_of(order: Order) -> Decimal:
     """What of a paid order neither lowered an invoice nor went back."""
-    left: Decimal = order.amount - order.applied - order.refunded
+    left: Decimal = order.amount - order.applied + order.unapplied - order.refunded
     return left
+
+
+# What goes back ----------------------------------------------------------------------------------
+
+
+def refunding(
+    order: Order, amount: Decimal, *, at: dt.datetime, reason: str, applied: bool = False
+) -> None:
+    """Note of a locked order that so much of it is on its way back; `applied`: what a credit note
+    has taken off the invoice that it paid."""
+    advance(
+        order,
+        State.REFUNDING,
+        at=at,
+        reason=reason,
+        refunded=order.refunded + amount,
+        unapplied=order.unapplied + (amount if applied else 0),
+    )
+
+
+def refund_ended(
+    order: Order,
+    *,
+    open_still: bool,
+    at: dt.datetime,
+    reason: str,
+    given_up: Decimal = rating.ZERO,
+) -> None:
+    """Note of a locked order that a refund of it has ended or failed (`open_still`: one is not
+    over); so much of it is `given_up`, and does not go back."""
+    refunded = order.refunded - given_up
+    state = State.PAID
+    if open_still:
+        state = State.REFUNDING
+    elif refunded == order.amount:
+        state = State.REFUNDED
+    elif refunded:
+        state = State.PARTLY_REFUNDED
+    advance(order, state, at=at, reason=reason, refunded=refunded)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 
 from billing.ledger import Side
-from billing.ways.provider import Answer, Attempt, Event, Fate, Unverified
+from billing.ways.provider import Answer, Attempt, Fate
 
 WAY = "bank"
 
@@ -31,9 +30,9 @@ class BankTransferProvider:
         }
         return Answer(Fate.WAITING, action=action)
 
+    def cancel(self, attempt: Attempt) -> Answer:
+        return Answer(Fate.FAILED, reason="what arrives in spite of it is matched by staff")
+
     def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
         """Staff transfer it back; until they have, it waits."""
         return Answer(Fate.WAITING, reason="to be transferred back by staff")
-
-    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
-        raise Unverified("a bank sends no notices")

@@ -4,7 +4,8 @@ An attempt is written down and committed before its provider is called, and what
 answers is written down in another transaction: no call is made inside one. `key` is the attempt's
 own, so a call that is made twice, after a crash, is one at the provider too. A provider that is
 `local` calls nobody: it is asked in the transaction that grants, and whatever it moves is moved
-with that.
+with that. Others are reached through an account that the operator has at a company: its `Partner`,
+which also reads what the company tells by itself.
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from billing.ledger import Side
+from subscriptions.errors import DomainError
 
 
 class Fate(StrEnum):
@@ -39,6 +41,7 @@ class Attempt:
     currency: str
     at: dt.datetime
     reference: str = ""  # the provider's own name for it, once there is one
+    begun_at: dt.datetime | None = None  # when it was written down
     expires_at: dt.datetime | None = None  # by the operator's clock; nobody may pay after it
     method: str = ""  # the provider's name of a saved method: charged without the payer
     return_url: str = ""  # where the payer is sent back to; nothing is granted there
@@ -78,19 +81,61 @@ class Event:
     reference: str
     answer: Answer
     occurred_at: dt.datetime
-    details: dict[str, Any] = field(default_factory=dict)  # of a dispute: its reason, its due day
+    # Of a dispute: its reason, its due day. Of a method: `happened` (saved, changed, removed) and
+    # its `card`, where that is told.
+    details: dict[str, Any] = field(default_factory=dict)
 
 
-class Unavailable(Exception):
+@dataclass(frozen=True, slots=True)
+class Saving:
+    """A method that a subscriber is about to save; `customer` is the provider's name of the
+    subscriber, once there is one."""
+
+    subscriber_id: int
+    key: str
+    customer: str
+    return_url: str
+    at: dt.datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Card:
+    """What people know a saved card by."""
+
+    brand: str
+    last4: str
+    exp_year: int | None = None
+    exp_month: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A verified notice before anybody has read what it tells."""
+
+    id: str
+    kind: str  # in the provider's words
+
+
+class Unavailable(DomainError):
     """The provider did not answer: nobody knows what became of the call, so it is asked again."""
+
+    status = 503
+    cause = "provider_unavailable"
+
+    def __init__(self, detail: str = "the provider did not answer") -> None:
+        super().__init__(f"{detail}; nothing is lost, try again in a minute")
 
 
 class Unverified(Exception):
-    """A notice that is not the provider's, or is too old."""
+    """A notice that is not the provider's, is too old, or is not for this account."""
+
+
+class Unreadable(Exception):
+    """A notice that is the provider's and no notice."""
 
 
 class Provider(Protocol):
-    """A way to pay. All but `verify` may raise Unavailable."""
+    """A way to pay. All but `source` may raise Unavailable."""
 
     way: str
     local: bool
@@ -104,8 +149,38 @@ class Provider(Protocol):
     def get(self, attempt: Attempt) -> Answer:
         """What became of an attempt."""
 
+    def cancel(self, attempt: Attempt) -> Answer:
+        """Let an attempt not be paid any more; FAILED then, or SUCCEEDED where it was too late."""
+
     def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
         """Give back a part or all of an attempt that succeeded; again with the key: once."""
 
-    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
-        """A notice, checked on the raw bytes. Raises Unverified."""
+
+class Partner(Protocol):
+    """An account at a company that takes payments: the ways it offers, and its notices."""
+
+    ways: tuple[str, ...]
+
+    def provider(self, way: str) -> Provider:
+        """One of its ways."""
+
+    def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
+        """Whose notice these bytes are; `wall` is the machine's time. Calls nobody. Raises
+        Unverified where they are not the company's, Unreadable where they say nothing."""
+
+    def read(self, body: bytes) -> Event:
+        """What verified bytes tell, long after. Calls nobody."""
+
+
+@runtime_checkable
+class Saves(Protocol):
+    """A partner that also keeps methods which are charged later without their owner."""
+
+    def begin_saving(self, saving: Saving) -> Answer:
+        """Where the subscriber saves one; `reference` is the customer's. Raises Unavailable."""
+
+    def describe(self, reference: str) -> Card:
+        """What people know a saved method by. Raises Unavailable."""
+
+    def forget(self, reference: str) -> None:
+        """Let a saved method be charged no more. Raises Unavailable."""

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from decimal import Decimal
 
 from billing import ledger, wallets
 from billing.ledger import Side
 from billing.models import WalletMovement
-from billing.ways.provider import Answer, Attempt, Event, Fate, Unverified
+from billing.ways.provider import Answer, Attempt, Fate
 
 WAY = "wallet"
 
@@ -45,6 +44,9 @@ class WalletProvider:
             return Answer(Fate.FAILED, reason="nothing was taken out of the wallet")
         return Answer(Fate.SUCCEEDED, reference=attempt.key, amount=-paid.amount)
 
+    def cancel(self, attempt: Attempt) -> Answer:
+        return Answer(Fate.FAILED, reason="a wallet pays at once or not at all")
+
     def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
         back = wallets.Move(
             attempt.subscriber_id,
@@ -53,9 +55,7 @@ class WalletProvider:
             amount,
             f"refund:{key}",
             attempt.order,
+            of_order=attempt.order,
         )
         wallets.move(attempt.operator_id, [back], at=attempt.at)
         return Answer(Fate.SUCCEEDED, reference=key, amount=amount)
-
-    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
-        raise Unverified("a wallet sends no notices")

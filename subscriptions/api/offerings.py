@@ -185,8 +185,8 @@ class PlanBody(serializers.Serializer[Any]):
     created_at = Instant(read_only=True)
 
 
-def _terms(said: dict[str, Any]) -> catalog.PlanTerms:
-    """The body's terms as the catalogue knows them."""
+def terms_from(said: dict[str, Any]) -> catalog.PlanTerms:
+    """The terms of a PlanBody as the catalogue knows them."""
     overage = said.pop("overage", None) or {}
     block = overage.get("block") or {}
     degrade_to = said.pop("degrade_to", None) or {}
@@ -319,7 +319,7 @@ class PlanDoor(OperatorDoor):
         body = PlanBody(data=request.data, context={"operator": operator})
         body.is_valid(raise_exception=True)
         plan, made = catalog.publish_plan(
-            operator, code, _terms(body.validated_data), at=clock.now(operator)
+            operator, code, terms_from(body.validated_data), at=clock.now(operator)
         )
         return Response(show_plan(plan), status=201 if made else 200)
 

@@ -4,6 +4,7 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.freezes import Freeze
 from subscriptions.models.jobs import Job
 from subscriptions.models.notices import Channel, Notice, NoticePolicy, NoticePreference
 from subscriptions.models.offerings import (
@@ -25,9 +26,11 @@ from subscriptions.models.subscribers import (
     Suspension,
 )
 from subscriptions.models.taxes import TaxRate
+from subscriptions.models.users import Access, User
 from subscriptions.models.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 __all__ = [
+    "Access",
     "ApiKey",
     "Booster",
     "Bucket",
@@ -36,6 +39,7 @@ __all__ = [
     "Coupon",
     "Ending",
     "ExpectedPeriod",
+    "Freeze",
     "Gateway",
     "IdempotentRequest",
     "Job",
@@ -60,6 +64,7 @@ __all__ = [
     "Suspension",
     "TaxRate",
     "Upgrade",
+    "User",
     "WebhookAttempt",
     "WebhookDelivery",
     "WebhookEndpoint",

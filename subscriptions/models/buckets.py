@@ -91,6 +91,7 @@ class BucketEntry(models.Model):
         WITHDRAWAL = 4  # leaves: a grant taken back before it could be used
         REVERSAL = 5  # enters: drawn for usage that is void or less by now
         LAPSE = 6  # leaves, with a reversal into a bucket that has ended: nobody may use it
+        REFUND = 7  # leaves: its price was given back
 
     pk = models.CompositePrimaryKey("subscriber_id", "batch_id", "bucket_id", "kind", "charged_at")
     subscriber_id = models.BigIntegerField()

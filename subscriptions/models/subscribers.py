@@ -57,6 +57,8 @@ class Subscriber(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["operator", "external_id"], name="subscriber_id_once"),
+            # What a foreign key names that holds a row to the subscriber's own operator.
+            models.UniqueConstraint(fields=["id", "operator"], name="subscriber_of_operator"),
         ]
 
     def __str__(self) -> str:

@@ -34,6 +34,9 @@ def say(
     """Write a notice; `link` ends e-mails that can be declined."""
     zone = ZoneInfo(operator.time_zone)
     said = {name: _read(name, value, zone) for name, value in payload.items()}
+    if isinstance(payload.get("amount"), str):
+        # What is told of orders has its money side by side.
+        said["price"] = Money(Decimal(payload["amount"]), payload["currency"])
     with translation.override(language), timezone.override(zone):
         text = render_to_string(
             f"notices/{language}/{kind}.txt", {**said, "operator": operator.name}
@@ -55,6 +58,8 @@ def _read(name: str, value: Any, zone: ZoneInfo) -> Any:
         return {inner: _read(inner, each, zone) for inner, each in value.items()}
     if name in ("units", "remaining", "granted", "used") and isinstance(value, str):
         return from_decimal(Decimal(value))
-    if name in ("until", "since", "due_at", "expires_at", "renews_at") and isinstance(value, str):
+    if name in ("until", "since", "due_at", "expires_at", "period_start") and isinstance(
+        value, str
+    ):
         return dt.datetime.fromisoformat(value)
     return value

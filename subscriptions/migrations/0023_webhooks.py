@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0020_jobs"),
+        ("subscriptions", "0022_freezes"),
     ]
 
     operations = [

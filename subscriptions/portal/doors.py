@@ -1,0 +1,103 @@
+"""What every page of the portal shares: whose portal it is, who is looking, and when."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from typing import Any
+from urllib.parse import urlencode
+from zoneinfo import ZoneInfo
+
+from django.conf import settings
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.shortcuts import render
+from django.urls import reverse
+from django.utils import timezone
+
+from subscriptions import clock, lifecycle
+from subscriptions.models import Operator, Subscriber, User
+from subscriptions.users import access
+
+
+@dataclass(frozen=True)
+class Visit:
+    """A subscriber's look at their own account: all that a page shows is `subscriber`'s."""
+
+    operator: Operator
+    subscriber: Subscriber
+    now: dt.datetime
+
+    @cached_property
+    def zone(self) -> ZoneInfo:
+        return ZoneInfo(self.operator.time_zone)
+
+    def bring_up(self) -> None:
+        """Open what is due, so that what is read next is not behind."""
+        lifecycle.ensure_open([self.subscriber.pk], at=self.now, until=self.now)
+
+
+Page = Callable[..., HttpResponse]
+
+
+def operator_at(request: HttpRequest) -> Operator:
+    """Whose portal the host is. Raises Http404 where that is nobody's."""
+    host = request.get_host().rpartition(":")[0] or request.get_host()
+    code = settings.PORTAL_HOSTS.get(host) or settings.PORTAL_OPERATOR
+    # Two where nobody said which: then it is neither's.
+    found = list(Operator.objects.filter(code=code) if code else Operator.objects.all()[:2])
+    if len(found) != 1:
+        raise Http404
+    return found[0]
+
+
+def public(page: Page) -> Page:
+    """A page that needs no session; it is given the operator."""
+
+    @wraps(page)
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        operator = operator_at(request)
+        request.operator = operator  # type: ignore[attr-defined]
+        with timezone.override(ZoneInfo(operator.time_zone)):
+            return page(request, operator, *args, **kwargs)
+
+    return door
+
+
+def own(page: Page) -> Page:
+    """A page about the account of whoever is signed in; it is given the visit."""
+
+    @wraps(page)
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        user = request.user
+        if not isinstance(user, User):
+            return _to_sign_in(request)
+        operator = operator_at(request)
+        now = clock.now(operator)
+        subscriber = access.find(user, operator) or access.begin(user, operator, at=now)
+        request.operator = operator  # type: ignore[attr-defined]
+        visit = Visit(operator, subscriber, now)
+        with timezone.override(visit.zone):
+            response = page(request, visit, *args, **kwargs)
+        # What is somebody's own is kept by nobody in between, nor shown after they signed out.
+        response.headers.setdefault("Cache-Control", "private, no-store")
+        return response
+
+    return door
+
+
+def show(request: HttpRequest, template: str, visit: Visit, /, **context: Any) -> HttpResponse:
+    return render(
+        request, template, {"operator": visit.operator, "visit": visit, "now": visit.now, **context}
+    )
+
+
+def _to_sign_in(request: HttpRequest) -> HttpResponse:
+    if request.headers.get("HX-Request"):
+        # The script loads the page anew, which then leads to the sign-in.
+        return HttpResponse(status=401)
+    asked = {"next": request.get_full_path()}
+    if settings.SESSION_COOKIE_NAME in request.COOKIES:
+        asked["ended"] = "1"
+    return HttpResponseRedirect(f"{reverse('account_login')}?{urlencode(asked)}")

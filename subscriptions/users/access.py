@@ -1,0 +1,63 @@
+"""Which subscriber's account a user sees at an operator. The only writer of Access."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+from django.db import transaction
+
+from subscriptions import registry
+from subscriptions.models import Access, Operator, Subscriber, User
+
+
+def find(user: User, operator: Operator) -> Subscriber | None:
+    """The subscriber whose account the user sees at this operator."""
+    access = (
+        Access.objects.filter(user=user, operator=operator).select_related("subscriber").first()
+    )
+    return access.subscriber if access else None
+
+
+@transaction.atomic
+def begin(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
+    """The same; a user who comes for the first time gets an account. May be repeated.
+
+    A phone number that was proved by a code, and that the carrier's CRM knows as exactly one
+    subscriber's, opens that subscriber's account, unless somebody else has it already. Everybody
+    else is a new subscriber.
+    """
+    # Two first pages at once: the second waits here and finds what the first made.
+    User.objects.select_for_update().get(pk=user.pk)
+    known = find(user, operator)
+    if known is not None:
+        return known
+    subscriber = _by_phone(user, operator) or _new(user, operator, at=at)
+    Access.objects.create(user=user, operator=operator, subscriber=subscriber, created_at=at)
+    return subscriber
+
+
+def _by_phone(user: User, operator: Operator) -> Subscriber | None:
+    if not user.phone_verified:
+        return None
+    # CRMs write a number with and without the plus.
+    digits = user.phone.removeprefix("+")
+    forms = {user.phone, digits, digits.removeprefix("86")}
+    found = list(Subscriber.objects.filter(operator=operator, msisdn__in=forms)[:2])
+    if len(found) != 1 or Access.objects.filter(subscriber=found[0]).exists():
+        return None
+    return found[0]
+
+
+def _new(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
+    external_id = f"portal-{user.key}"
+    draft = registry.Draft(
+        external_id=external_id,
+        msisdn=user.phone if user.phone_verified else "",
+        email=user.email,
+        # Gateways may call the subscriber so at once.
+        subjects=(external_id,),
+    )
+    [outcome] = registry.upsert(operator, [draft], at=at)
+    if outcome.error:
+        raise outcome.error
+    return registry.find(operator, external_id)

@@ -1,0 +1,63 @@
+"""What allauth asks of the platform: phone numbers, text messages, where to go."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from allauth.account.adapter import DefaultAccountAdapter
+from django.http import HttpRequest
+from django.utils.translation import gettext as _
+
+from subscriptions import clock
+from subscriptions.models import User
+from subscriptions.users import texts
+
+
+class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
+    def new_user(self, request: HttpRequest) -> User:
+        return User(created_at=clock.wall())
+
+    def get_login_stages(self) -> list[str]:
+        own = "subscriptions.users.stages.EmailStage"
+        stages: list[str] = super().get_login_stages()
+        return [own if stage.endswith(".EmailVerificationStage") else stage for stage in stages]
+
+    # Phone numbers ------------------------------------------------------------------------------
+
+    def clean_phone(self, phone: str) -> str:
+        """`138 0013 8000` is what people write in China for `+8613800138000`."""
+        bare = phone.replace("(", "").replace(")", "").removeprefix("00")
+        if bare.startswith("+"):
+            return bare
+        if len(bare) == 11 and bare.startswith("1"):
+            return f"+86{bare}"
+        return f"+{bare}" if phone.startswith("00") else bare
+
+    def phone_form_field(self, **options: Any) -> Any:
+        from subscriptions.users.forms import PhoneField
+
+        return PhoneField(**options)
+
+    def get_phone(self, user: User) -> tuple[str, bool] | None:
+        return (user.phone, user.phone_verified) if user.phone else None
+
+    def set_phone(self, user: User, phone: str, verified: bool) -> None:
+        user.phone, user.phone_verified = phone, verified
+        user.save(update_fields=["phone", "phone_verified"])
+
+    def set_phone_verified(self, user: User, phone: str) -> None:
+        self.set_phone(user, phone, verified=True)
+
+    def get_user_by_phone(self, phone: str) -> User | None:
+        return User.objects.filter(phone=phone).order_by("-phone_verified", "pk").first()
+
+    # Text messages ------------------------------------------------------------------------------
+
+    def send_verification_code_sms(self, user: User, phone: str, code: str, **more: Any) -> None:
+        texts.send(phone, _("Your code is %(code)s. Tell it to nobody.") % {"code": code})
+
+    def send_account_already_exists_sms(self, phone: str) -> None:
+        texts.send(phone, _("You have an account with this number already: sign in with a code."))
+
+    def send_unknown_account_sms(self, phone: str, **more: Any) -> None:
+        texts.send(phone, _("There is no account with this number yet: sign up first."))
