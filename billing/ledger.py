@@ -29,11 +29,13 @@ _KINDS = {
     "wallet": LIABILITY,
     "bonus": LIABILITY,
     "prepaid": LIABILITY,
+    "voucher": LIABILITY,
     "refund": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
     "breakage": INCOME,
+    "voucher_breakage": INCOME,
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
@@ -50,6 +52,8 @@ MARKETING = "marketing"
 PROVIDER_FEE = "provider_fee"
 PAYMENT_DIFFERENCES = "payment_differences"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
+VOUCHER = "voucher"  # sold and not redeemed yet
+VOUCHER_BREAKAGE = "voucher_breakage"  # never redeemed
 REFUND = "refund"  # on its way back to subscribers
 DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
 DISPUTE_LOSS = "dispute_loss"

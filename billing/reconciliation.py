@@ -13,9 +13,11 @@ from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
 from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
+from billing.handovers.checks import CHECKS as HANDOVER_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
 from billing.refund_checks import CHECKS as REFUND_CHECKS
+from billing.vouchers.checks import CHECKS as VOUCHER_CHECKS
 from billing.wallet_checks import CHECKS as WALLET_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
@@ -552,6 +554,8 @@ CHECKS = (
     *DEBT_CHECKS,
     *FAPIAO_CHECKS,
     *ORDER_CHECKS,
+    *HANDOVER_CHECKS,
+    *VOUCHER_CHECKS,
     *REFUND_CHECKS,
     *WALLET_CHECKS,
     *PROVIDER_CHECKS,

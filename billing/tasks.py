@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 from celery import shared_task
 
@@ -21,12 +22,17 @@ from billing import (
     receiving,
     refunds,
 )
+from billing.anomalies import sweeping
 from billing.auto_top_up import charging
 from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
+from billing.interchange import exports, imports
+from billing.models import ExportJob, ImportJob
 from billing.orders import paying
 from billing.pace import Pace
+from billing.vouchers import guessing
+from billing.vouchers import keeping as vouchers
 from subscriptions import clock, lifecycle, reservations
 from subscriptions.models import Operator
 
@@ -221,3 +227,74 @@ def keep_partitions() -> None:
     for operator in Operator.objects.all():
         due.make_partitions(at=clock.now(operator))
     due.drop_outlived()
+
+
+@shared_task
+def make_vouchers() -> None:
+    """Make what is missing of batches of vouchers, for a while; the next ring goes on."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        for batch_id in vouchers.making(operator.pk):
+            while vouchers.make_next(batch_id, at=clock.now(operator)):
+                if time.monotonic() - began > _TURN:
+                    return
+
+
+@shared_task
+def expire_vouchers() -> None:
+    """Expire what nobody redeemed in time, and forget old misses, by every operator's own clock."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        at = clock.now(operator)
+        guessing.forget(operator.pk, at=at)
+        vouchers.forget_shown(operator.pk)
+        while vouchers.expire_next(operator, at=at):
+            if time.monotonic() - began > _TURN:
+                return
+
+
+@shared_task
+def move_files() -> None:
+    """Ring for every import and export at which something is to be done; forget old ones."""
+    for job_id in imports.waiting():
+        import_file.apply_async((job_id,), expires=_TURN)
+    for job_id in exports.waiting():
+        export_file.apply_async((job_id,), expires=_TURN)
+
+
+@shared_task
+def import_file(job_id: int) -> None:
+    """Go on with an import for a while, by its operator's clock; the next ring goes on."""
+    job = ImportJob.objects.select_related("operator").get(pk=job_id)
+    ends = time.monotonic() + _TURN
+    imports.work(
+        job_id, instant=partial(clock.now, job.operator), more=lambda: time.monotonic() < ends
+    )
+
+
+@shared_task
+def export_file(job_id: int) -> None:
+    """Go on with an export for a while, by its operator's clock; the next ring goes on."""
+    job = ExportJob.objects.select_related("operator").get(pk=job_id)
+    ends = time.monotonic() + _TURN
+    exports.work(
+        job_id, instant=partial(clock.now, job.operator), more=lambda: time.monotonic() < ends
+    )
+
+
+@shared_task
+def forget_files() -> None:
+    """Drop the rows of imports and exports that nobody asks for any more, by every own clock."""
+    for operator in Operator.objects.order_by("pk"):
+        imports.forget(operator, at=clock.now(operator))
+        exports.forget(operator, at=clock.now(operator))
+
+
+@shared_task
+def look_for_anomalies() -> None:
+    """Look through new bills and hours, by every operator's own clock."""
+    began = time.monotonic()
+    for operator in Operator.objects.order_by("pk"):
+        while sweeping.sweep(operator, at=clock.now(operator)) is not None:
+            if time.monotonic() - began > _TURN:
+                return

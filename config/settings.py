@@ -324,6 +324,27 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "make-vouchers": {
+        "task": "billing.tasks.make_vouchers",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+    "expire-vouchers": {
+        "task": "billing.tasks.expire_vouchers",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
+    "move-files": {
+        "task": "billing.tasks.move_files",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
+    "look-for-anomalies": {
+        "task": "billing.tasks.look_for_anomalies",
+        "schedule": 300.0,
+        "options": {"expires": 300.0},
+    },
+    "forget-files": {"task": "billing.tasks.forget_files", "schedule": 3600.0},
     "recall-payments": {
         "task": "billing.tasks.recall_payments",
         "schedule": 15.0,

@@ -25,6 +25,7 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("notices/decline/<str:token>", decline, name="decline-notices"),
     path("accounts/", include("subscriptions.users.urls")),
+    path("", include("billing.portal.urls")),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),
 ]

@@ -263,7 +263,7 @@ _ENTRY_BUCKET = """
 SELECT s.operator_id, CASE
            WHEN b.id IS NULL
              OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s, %(reversal)s,
-                               %(lapse)s, %(refund)s)
+                               %(lapse)s, %(refund)s, %(handover)s)
              OR (e.kind IN (%(grant)s, %(reversal)s)) <> (e.units < 0)
            THEN jsonb_build_object(
                'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,

@@ -26,6 +26,7 @@ class Lock(IntEnum):
     PACKS = 7005  # that a subscriber may buy: there may be no bucket yet to lock
     USAGE_WINDOW = 7006
     SUBSCRIBERS = 7007  # of an operator: who holds a subject is read, then written
+    IMPORT = 7008  # a file that is being read, by its number
     CLOSE = 7010  # of an operator: planned by one at a time
     DEFERRAL = 7011  # of an operator
     CHARGE_FILES = 7020  # of an operator: made one after another

@@ -298,6 +298,46 @@ def roll_over(moves: Sequence[RollOver], *, at: dt.datetime) -> None:
     )
 
 
+def hand_over(giver: int, receiver: int, *, name: str, at: dt.datetime) -> tuple[int, int]:
+    """Move what a subscriber's prepaid buckets have left into gifts of another's, for as long as
+    each would have been valid, by pairs of journal rows under one batch; answers its number and
+    the units that moved. `name` names the movement, which is made once.
+
+    What reservations hold stays where it is. Joins the caller's transaction, which makes processes
+    forget both.
+    """
+    assert connection.in_atomic_block
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    locked = list(
+        Bucket.objects.filter(
+            subscriber_id__in=[giver, receiver], valid_until__gt=at, kind__in=PREPAID
+        )
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    left = {b.id: (b.granted or 0) - b.used - b.reserved for b in locked}
+    moving = [b for b in locked if b.subscriber_id == giver and left[b.id]]
+    batch_id = next_batch_id()
+    _take(Movement.HANDOVER, [(giver, b.id, left[b.id]) for b in moving], at=at, batch_id=batch_id)
+    grant(
+        [
+            Grant(
+                subscriber_id=receiver,
+                kind=Kind.GIFT,
+                units=left[b.id],
+                valid_from=max(at, b.valid_from),
+                valid_until=b.valid_until,
+                grant_key=f"handover:{name}:{b.id}",
+                note=b.note,
+            )
+            for b in moving
+        ],
+        at=at,
+        batch_id=batch_id,
+    )
+    return batch_id, sum(left[b.id] for b in moving)
+
+
 def withdraw(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> None:
     """Take back what is left of buckets that nobody may use any more, by journal rows.
 

@@ -8,6 +8,8 @@ class DomainError(Exception):
 
     status = 422
     cause = "invalid"
+    # After how many seconds it may be asked again, where that is known.
+    retry_after: int | None = None
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)

@@ -67,6 +67,10 @@ class NotBegun(Conflict):
     cause = "subscription_not_begun"
 
 
+class SubscriberMerged(Conflict):
+    cause = "subscriber_merged"
+
+
 class TrialUsed(Conflict):
     cause = "trial_used"
 
@@ -116,8 +120,10 @@ def subscribe(
 def subscribe_to(
     operator: Operator, subscriber_id: int, plan: Plan, *, at: dt.datetime, starts_at: dt.datetime
 ) -> Subscription:
-    """Sell one version of a plan, whatever the newest is. Raises PlanHeld, TrialUsed."""
+    """Sell one version of a plan, whatever the newest is. Raises PlanHeld, TrialUsed,
+    SubscriberMerged."""
     _lock_subscribers([subscriber_id])
+    check_open(subscriber_id)
     start = first_start(operator, plan, starts_at)
     if _overlapping([subscriber_id], since=start).exists():
         raise PlanHeld("the subscriber holds a plan at that time; change or cancel that one")
@@ -238,6 +244,14 @@ def _lock_subscribers(subscriber_ids: Sequence[int]) -> None:
         .select_for_update(no_key=True)
         .values_list("pk")
     )
+
+
+def check_open(subscriber_id: int) -> None:
+    """Raises SubscriberMerged for one who has become another: it buys nothing any more."""
+    merged = Subscriber.objects.filter(pk=subscriber_id, merged_into__isnull=False)
+    into = merged.values_list("merged_into__external_id", flat=True).first()
+    if into is not None:
+        raise SubscriberMerged(f"the subscriber was merged into {into}")
 
 
 # Changing ----------------------------------------------------------------------------------------
@@ -962,9 +976,18 @@ def sell_one(booster: Booster, subscriber_id: int, *, sale: str, at: dt.datetime
 
 @transaction.atomic
 def give(
-    subscriber_id: int, *, units: int, valid_until: dt.datetime, reason: str, at: dt.datetime
+    subscriber_id: int,
+    *,
+    units: int,
+    valid_until: dt.datetime,
+    reason: str,
+    at: dt.datetime,
+    key: str = "",
 ) -> Bucket:
-    """Give units (thousandths) until `valid_until`. Raises Invalid for an end not after `at`."""
+    """Give units (thousandths) until `valid_until`; `key` names the gift, which is made once.
+
+    Raises Invalid for an end not after `at`.
+    """
     if valid_until <= at:
         raise Invalid("valid_until must lie after the operator's now")
     return _grant_one(
@@ -974,7 +997,7 @@ def give(
             units=units,
             valid_from=at,
             valid_until=valid_until,
-            grant_key=f"gift:{uuid.uuid4().hex}",
+            grant_key=f"gift:{key or uuid.uuid4().hex}",
             note=reason,
         ),
         at=at,

@@ -23,6 +23,14 @@ class SubjectTaken(Conflict):
     cause = "subject_taken"
 
 
+class SubjectCooling(Conflict):
+    cause = "subject_cooling"
+
+
+class SubjectNotHeld(Conflict):
+    cause = "subject_not_held"
+
+
 class Repeated(Conflict):
     cause = "repeated"
 
@@ -61,8 +69,9 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
     transaction. A subject that leaves the list is unbound at `at`; a name never bound before at
     this operator is bound from ever, any other from `at` on. A plan is sold to start at `at`
     unless it is held already, or is to follow the one held. Causes: `subject_taken` (bound to
-    another subscriber now), `plan_held` (another plan is held), `unknown_plan`, `repeated` (the
-    batch named the subscriber before).
+    another subscriber now), `subject_cooling` (recycled, and not free yet), `plan_held` (another
+    plan is held), `unknown_plan`, `repeated` (the batch named the subscriber before),
+    `subscriber_merged` (it is another one now).
     """
     assert len(drafts) <= BATCH
     # One upsert of an operator at a time: who holds a subject is read, then written.
@@ -73,7 +82,7 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
             operator=operator, external_id__in=[draft.external_id for draft in drafts]
         )
     }
-    bindings = _Bindings(operator, drafts, known)
+    bindings = _Bindings(operator, drafts, known, at=at)
     plans = catalog.newest_plans(operator.pk, {draft.plan for draft in drafts if draft.plan})
     held: dict[int, set[str]] = {}
     had: dict[int, set[str]] = {}
@@ -98,6 +107,8 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
         try:
             if draft.external_id in seen:
                 raise Repeated("the batch names this subscriber more than once")
+            if subscriber is not None and subscriber.merged_into_id is not None:
+                raise lifecycle.SubscriberMerged("the subscriber was merged into another one")
             if draft.plan is not None:
                 buyer = subscriber.pk if subscriber else 0
                 plan = _to_sell(draft.plan, plans, held.get(buyer, set()), had.get(buyer, set()))
@@ -157,7 +168,12 @@ class _Bindings:
     """Who holds which subject, as the drafts of a batch change it one after the other."""
 
     def __init__(
-        self, operator: Operator, drafts: Sequence[Draft], known: dict[str, Subscriber]
+        self,
+        operator: Operator,
+        drafts: Sequence[Draft],
+        known: dict[str, Subscriber],
+        *,
+        at: dt.datetime,
     ) -> None:
         self.operator = operator
         named = {subject for draft in drafts for subject in draft.subjects or ()}
@@ -180,6 +196,12 @@ class _Bindings:
                 "subject", flat=True
             )
         )
+        # Recycled names that are free for nobody but whom they were before.
+        self.cooling: dict[str, str] = dict(
+            Subject.objects.filter(operator=operator, subject__in=named, free_from__gt=at)
+            .order_by("free_from")
+            .values_list("subject", "subscriber__external_id")
+        )
         self.ended: list[int] = []
         self.begun: dict[str, str] = {}
 
@@ -195,6 +217,8 @@ class _Bindings:
         for subject in added:
             if subject in self.holder:
                 raise SubjectTaken(f"subject {subject} is bound to another subscriber")
+            if self.cooling.get(subject, draft.external_id) != draft.external_id:
+                raise SubjectCooling(f"subject {subject} was recycled, and is not free yet")
         for subject in held - listed:
             del self.holder[subject]
             self.ended.append(self.row[subject])
@@ -220,6 +244,73 @@ class _Bindings:
             )
             for subject, external_id in self.begun.items()
         )
+
+
+# Handing over ------------------------------------------------------------------------------------
+
+
+def bindings_of(subscriber_id: int, subjects: Sequence[str] | None = None) -> list[Subject]:
+    """The bindings of a subscriber that hold now, by name; of these subjects, or all.
+
+    Raises SubjectNotHeld for one that it does not hold.
+    """
+    held = Subject.objects.filter(subscriber_id=subscriber_id, valid_until__isnull=True)
+    if subjects is None:
+        return list(held.order_by("subject"))
+    found = list(held.filter(subject__in=subjects).order_by("subject"))
+    missing = set(subjects) - {binding.subject for binding in found}
+    if missing:
+        raise SubjectNotHeld(f"the subscriber does not hold {min(missing)}")
+    return found
+
+
+def lock_bindings(operator: Operator) -> None:
+    """Keep others from binding and unbinding names until the transaction ends."""
+    advisory.take(Lock.SUBSCRIBERS, operator.pk)
+
+
+def rebind(bindings: Sequence[Subject], receiver: Subscriber, *, since: dt.datetime) -> None:
+    """Let names be another subscriber's from an instant on; usage before it stays with whose they
+    were. The caller holds `lock_bindings`, and knows that nothing was charged since."""
+    _end(bindings, since, free_from=None)
+    Subject.objects.bulk_create(
+        Subject(
+            operator_id=binding.operator_id,
+            subject=binding.subject,
+            subscriber=receiver,
+            valid_from=since,
+        )
+        for binding in bindings
+    )
+    buckets.forget([receiver.pk])
+
+
+def recycle(
+    subscriber: Subscriber,
+    bindings: Sequence[Subject],
+    *,
+    since: dt.datetime,
+    free_from: dt.datetime,
+) -> None:
+    """Let names be nobody's from an instant on, and nobody else's before `free_from`. A phone
+    number that is one of them is its subscriber's no more. The caller holds `lock_bindings`."""
+    _end(bindings, since, free_from=free_from)
+    if subscriber.msisdn in {binding.subject for binding in bindings}:
+        Subscriber.objects.filter(pk=subscriber.pk).update(msisdn="")
+
+
+def _end(bindings: Sequence[Subject], at: dt.datetime, *, free_from: dt.datetime | None) -> None:
+    ended = Subject.objects.filter(pk__in=[binding.pk for binding in bindings])
+    for binding in bindings:
+        if binding.valid_from is not None and binding.valid_from > at:
+            raise SubjectNotHeld(f"{binding.subject} is the subscriber's only since then")
+    ended.update(valid_until=at, free_from=free_from)
+    buckets.forget(ended.values_list("subscriber_id", flat=True).distinct())
+
+
+def close_into(subscriber: Subscriber, receiver: Subscriber, *, at: dt.datetime) -> None:
+    """Close a subscriber who is another one from now on; the caller has locked both."""
+    Subscriber.objects.filter(pk=subscriber.pk).update(merged_into=receiver, merged_at=at)
 
 
 def find(operator: Operator, external_id: str) -> Subscriber:

@@ -64,6 +64,7 @@ KEPT = (
     *("billing_payment", "billing_dunningevent"),
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
+    *("billing_voucherbatch", "billing_voucher", "billing_voucherstep"),
     *("billing_refund", "billing_refundstep", "billing_dispute", "billing_disputestep"),
     *("billing_walletbonus", "billing_walletbonusentry", "billing_wallethold"),
     *("billing_topuppolicy", "billing_bonusrule", "billing_autotopup", "billing_autotopuprun"),

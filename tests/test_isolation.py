@@ -11,7 +11,10 @@ from django.db import connection, transaction
 from rest_framework.test import APIClient
 
 from billing import disputes, invoicing
-from billing.models import Approval, Invoice, PaymentIntent
+from billing.anomalies import cases
+from billing.anomalies.finding import Finding
+from billing.interchange import exports
+from billing.models import AnomalyCase, Approval, Invoice, PaymentIntent
 from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.models import QuarantinedRecord, SuspectedRepeat, UsageWindow
@@ -32,6 +35,7 @@ from tests.factories import (
 )
 from tests.providers import unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, post, put, record, used
+from tests.vouchers import TERMS, make_all, order_batch, shown_codes
 
 pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
 
@@ -73,6 +77,14 @@ class Theirs:
         path = f"subscribers/s-1/usage-records/{SECRET}-1/correct"
         corrected = post(self.api, path, {"reason": SECRET, "input_tokens": 90})
         assert corrected.status_code == 200, corrected.content
+        policy: dict[str, Any] = {"approval_limit": "0.00", "over_charge_factor": "1"}
+        assert put(self.api, "correction-policy", policy).status_code == 200
+        gift = {"kind": "recycle", "subscriber": "s-1", "subjects": ["user-s-1"]}
+        asked = post(self.api, "handovers", gift | {"balance": "forfeit", "reason": SECRET})
+        assert asked.status_code == 202, asked.content
+        self.handover_id = asked.json()["id"]
+        policy["approval_limit"] = None
+        assert put(self.api, "correction-policy", policy).status_code == 200
         reserve(self.gateway, "ask-1")
         for name in ("t-1", "t-2"):
             event = {"event": sent.lago(name)}  # without a time, as from LiteLLM: made-up ids
@@ -122,7 +134,7 @@ class Theirs:
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
         # Only this credit waits for somebody.
-        policy: dict[str, Any] = {"approval_limit": "1.00", "over_charge_factor": "1"}
+        policy["approval_limit"] = "1.00"
         assert put(self.api, "correction-policy", policy).status_code == 200
         credit = {"amount": "2.00", "reason": SECRET}
         assert post(self.api, f"invoices/{self.number}/credit", credit).status_code == 202
@@ -131,6 +143,18 @@ class Theirs:
         self.approval = Approval.objects.get()
         rate = {"rate": "0.09", "effective_from": "2027-01-01"}
         assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
+        key = order_batch(self.api, "light", name=SECRET)
+        make_all(self.operator)
+        shown_codes(self.api, key, "light")
+        path = f"/api/v1/imports?kind=subscribers&name={SECRET}"
+        file = self.api.generic("POST", path, f"external_id\n{SECRET}", "text/csv")
+        self.import_id = file.json()["id"]
+        self.export_id = post(self.api, "exports", {"kind": "coupons"}).json()["id"]
+        exports.work(self.export_id, instant=lambda: NOW, more=lambda: True)
+        seen = Finding(self.subscriber.pk, "velocity", "x", {"what": SECRET})
+        with transaction.atomic():
+            cases.keep(self.operator, [seen], at=NOW)
+        self.case = AnomalyCase.objects.get()
         account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
         assert put(self.api, "payment-providers/stripe", account).status_code == 200
         self.task = unclear_payment(self.operator, SECRET)
@@ -234,6 +258,31 @@ NOT_FOUND: dict[Door, Any] = {
     ("POST", "/api/v1/subscribers/{external_id}/auto-top-up/withdraw"): {"channel": "x"},
     ("GET", "/api/v1/transfers/{transfer_id}"): None,
     ("POST", "/api/v1/transfers/{transfer_id}/match"): {"wallet": "s-1"},
+    ("GET", "/api/v1/imports/{import_id}"): None,
+    ("GET", "/api/v1/imports/{import_id}/result"): None,
+    ("POST", "/api/v1/imports/{import_id}/start"): None,
+    ("POST", "/api/v1/imports/{import_id}/cancel"): None,
+    ("GET", "/api/v1/exports/{export_id}"): None,
+    ("GET", "/api/v1/exports/{export_id}/file"): None,
+    ("GET", "/api/v1/handovers/{handover_id}"): None,
+    ("POST", "/api/v1/handovers/{handover_id}/approve"): {"reason": "x"},  # by whoever asked
+    ("POST", "/api/v1/handovers/{handover_id}/reject"): {"reason": "x"},  # likewise
+    ("POST", "/api/v1/handovers/preview"): {
+        "kind": "recycle",
+        "subscriber": "s-1",
+        "subjects": ["user-s-1"],
+    },
+    ("GET", "/api/v1/anomalies/{case_id}"): None,
+    ("POST", "/api/v1/anomalies/{case_id}/freeze"): {"reason": "x"},
+    ("POST", "/api/v1/anomalies/{case_id}/release"): {"reason": "x"},
+    ("POST", "/api/v1/anomalies/{case_id}/confirm"): {"reason": "x"},
+    ("POST", "/api/v1/anomalies/{case_id}/dismiss"): {"reason": "x"},  # after that: refused
+    ("GET", "/api/v1/voucher-batches/{batch}"): None,
+    ("POST", "/api/v1/voucher-batches/{batch}/codes"): {"key": "x"},
+    ("POST", "/api/v1/voucher-batches/{batch}/activate"): {"first": 1, "last": 1},
+    ("POST", "/api/v1/voucher-batches/{batch}/void"): {"first": 1, "last": 1, "reason": "x"},
+    ("GET", "/api/v1/vouchers/{serial}"): None,
+    ("POST", "/api/v1/vouchers/{serial}/void"): {"reason": "x"},
     ("GET", "/api/v1/subscribers/{external_id}/consents"): None,
     ("POST", "/api/v1/subscribers/{external_id}/consents"): {
         "kind": "auto_renew",
@@ -291,6 +340,7 @@ REFUSED = (
     *("orders/{number}/refunds", "/to-wallet", "refunds/{number}/retry"),
     "refunds/{number}/cancel",
     "{delivery_id}/replay",
+    *("/codes", "imports/{import_id}/start", "{case_id}/dismiss"),
     "/capture",
 )
 EMPTY_LISTS = {
@@ -307,6 +357,11 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/disputes"),
     ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
+    ("GET", "/api/v1/voucher-batches"),
+    ("GET", "/api/v1/imports"),
+    ("GET", "/api/v1/exports"),
+    ("GET", "/api/v1/handovers"),
+    ("GET", "/api/v1/anomalies"),
     ("GET", "/api/v1/webhook-endpoints"),
 }
 # These make something of our own under a code or id that the other operator uses too.
@@ -367,6 +422,20 @@ OUR_OWN: dict[Door, Any] = {
         "quiet_until": "09:00",
         "expiry_days": 1,
     },
+    ("PUT", "/api/v1/voucher-batches/{batch}"): TERMS | {"amount": "1.00", "name": "ours"},
+    ("POST", "/api/v1/exports"): {"kind": "subscribers"},
+    ("GET", "/api/v1/recycling-policy"): None,
+    ("PUT", "/api/v1/recycling-policy"): {"cooling_days": 30},
+    ("GET", "/api/v1/anomaly-policy"): None,
+    ("PUT", "/api/v1/anomaly-policy"): {
+        "bill_factor": "4",
+        "velocity_factor": "9",
+        "velocity_units": "100",
+        "networks": 5,
+        "end_users": 5,
+        "busy_hours": 20,
+        "busy_days": 2,
+    },
     ("POST", "/api/v1/webhook-endpoints"): {"url": "https://ours.example.com"},
     ("GET", "/api/v1/top-up-policy"): None,
     ("PUT", "/api/v1/top-up-policy"): {"fixed": ["5.00"], "free": None},
@@ -423,6 +492,9 @@ ELSEWHERE = {
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
     *AUTHORIZING,
+    ("POST", "/api/v1/subscribers/{external_id}/vouchers"),  # tests/test_vouchers.py
+    ("POST", "/api/v1/imports"),  # tests/test_interchange.py
+    ("POST", "/api/v1/handovers"),  # tests/test_handovers.py
     ("GET", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
     ("POST", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
     *RESERVING,  # test_another_operators_gateway_reaches_no_reservation_…
@@ -460,6 +532,12 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         endpoint_id=theirs.endpoint,
         delivery_id=theirs.delivery,
         category=SECRET.lower(),
+        import_id=theirs.import_id,
+        export_id=theirs.export_id,
+        handover_id=theirs.handover_id,
+        case_id=theirs.case.pk,
+        batch="light",
+        serial="light-0000001",
         original="v1/chat",
     )
     if "/statement" in path:
@@ -524,6 +602,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_providerpayment": by_operator,
         "billing_paymenttask": by_operator,
         "billing_approval": by_operator,
+        "billing_importjob": by_operator,
+        "billing_exportjob": by_operator,
+        "billing_handover": by_operator,
+        "billing_anomalycase": by_operator,
+        "billing_voucherbatch": by_operator,
+        "billing_voucher": by_operator,
         "billing_correctionpolicy": by_operator,
         "subscriptions_taxrate": by_operator,
         "billing_account": by_operator,

@@ -38,10 +38,12 @@ from billing.auto_top_up import agreements, charging
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
+from billing.handovers import keeping as handovers
 from billing.models import Invoice, Order, PaymentIntent, Refund
 from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
 from billing.top_up_policies import Policy, Rule
+from billing.vouchers import keeping as vouchers
 from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.adjusted import ADJUSTED
@@ -68,6 +70,7 @@ from tests.factories import (
     yuan,
 )
 from tests.providers import stripe_account, unclear_payment
+from tests.vouchers import order_batch, sold_vouchers
 
 CHECKS = (*USAGE_CHECKS, *MONEY_CHECKS)
 
@@ -313,6 +316,8 @@ def live() -> None:
     buy(carrier)
     pay_back(carrier)
     pay_before(carrier)
+    redeem_vouchers(carrier)
+    hand_over(carrier)
     fill_wallet(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
@@ -473,6 +478,43 @@ def pay_online(carrier: Carrier) -> None:
     unclear_payment(operator, "pi_9")
 
 
+def redeem_vouchers(carrier: Carrier) -> None:
+    """Vouchers of all kinds: redeemed, void, expired, sold and not sold yet."""
+    operator, at = carrier.operator, carrier.now
+    api = client_for(make_key(operator))
+    span = {"valid_from": NOW.isoformat(), "valid_until": (at + HOUR).isoformat()}
+    kinds: dict[str, dict[str, Any]] = {
+        "money": {"amount": "10.00"},
+        "small": {"booster": "small"},
+        "units": {"units": "500", "valid_days": 3},
+    }
+    for code, gives in kinds.items():
+        cards = sold_vouchers(operator, api, code, count=4, **span, **gives)
+        body = {"code": cards[f"{code}-0000001"]}
+        done = api.post("/api/v1/subscribers/quiet/vouchers", body, format="json")
+        assert done.status_code == 200, done.content
+    vouchers.void(operator, "money", 2, 2, reason="lost", by="a test", at=at)
+    order_batch(api, "paper", **span, amount="7.00")
+    for batch_id in vouchers.making(operator.pk):
+        assert vouchers.make_next(batch_id, at=at)
+    # All but one batch have ended.
+    later = {"valid_until": (at + 9 * DAY).isoformat()}
+    sold_vouchers(operator, api, "later", **span | later, amount="3.00")
+    while vouchers.expire_next(operator, at=at + HOUR):
+        pass
+
+
+def hand_over(carrier: Carrier) -> None:
+    """One subscriber becomes another, with units and money."""
+    operator, at = carrier.operator, carrier.now
+    giver, receiver = (make_subscriber(operator, name) for name in ("old", "young"))
+    lifecycle.give(giver.pk, units=MILLION, valid_until=at + 9 * DAY, reason="old", at=at)
+    fill = transfers.tell(operator, transfers.Told("b-3", Decimal("1.00"), "CNY", at), at=at)
+    transfers.match(operator, fill.pk, transfers.Pays(wallet=giver.pk), at=at)
+    merge = handovers.draft(operator, "merge", giver, receiver, reason="a test", by="a test", at=at)
+    assert handovers.ask(merge, at=at).state == "done"
+
+
 def fill_wallet(carrier: Carrier) -> None:
     """One tops up and gets a bonus, holds a part, pays with another, and has its wallet filled by
     itself, though the card fails and it pays by the bank in the end."""
@@ -593,6 +635,10 @@ TABLES = (
     "billing_wallet",
     "billing_walletmovement",
     "billing_banktransfer",
+    "billing_voucherbatch",
+    "billing_voucher",
+    "billing_voucherstep",
+    "billing_handover",
     "billing_providerpayment",
     "billing_paymenttask",
     "subscriptions_expectedperiod",
@@ -710,6 +756,8 @@ COST, SETTLED_LINE = "billing_costentry", "billing_settlementline"
 RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
+ORDER, MOVEMENT, CARD = "billing_order", "billing_walletmovement", "billing_voucher"
+HANDOVER, FIRST = "billing_handover", "(SELECT min(id) FROM subscriptions_subscriber)"
 ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
 REFUND, DISPUTE, FREEZE = "billing_refund", "billing_dispute", "subscriptions_freeze"
 TAKEN = "billing_providerpayment"
@@ -1084,6 +1132,24 @@ FAULTS: list[tuple[str, Fault]] = [
     ("auto_top_up", update("billing_autotopuprun", "order_id = -1")),
     ("auto_top_up", update("billing_autotopup", "daily_limit = 1")),
     ("wallets", update(SIDE, "amount = amount + 1", on_account("wallet"))),
+    ("vouchers_owed", update(CARD, "state = 'redeemed'", "state = 'activated'")),
+    ("vouchers_owed", update(SIDE, "amount = amount + 1", on_account("voucher"))),
+    ("voucher_states", update(CARD, "state = 'activated'", "state = 'void'")),
+    ("voucher_states", delete(CARD, "state = 'made'")),
+    ("voucher_states", delete("billing_voucherstep", "kind = 'expired'")),
+    ("voucher_given", update(CARD, "subscriber_id = subscriber_id + 1", "state = 'redeemed'")),
+    ("voucher_given", update(CARD, "state = 'void'", "state = 'redeemed'")),
+    ("voucher_given", delete(MOVEMENT, "key LIKE 'voucher:%'")),
+    ("voucher_given", update(BUCKET, "granted = granted + 1", "grant_key LIKE 'gift:voucher:%'")),
+    ("voucher_given", update(ORDER, "booster_id = NULL", "key LIKE 'voucher:%'")),
+    ("handed_over", update(ENTRY, "units = units + 1", "kind = 8")),
+    ("handed_over", delete(ENTRY, "kind = 8")),
+    ("handed_over", update(HANDOVER, "units = units + 1")),
+    ("handed_over", update(HANDOVER, f"receiver_id = {FIRST}")),
+    ("merged", update(HANDOVER, f"receiver_id = {FIRST}")),
+    ("handed_money", update(HANDOVER, "amount = amount + 1")),
+    ("handed_money", delete(MOVEMENT, "key LIKE 'handover:%' AND amount > 0")),
+    ("merged", update(HANDOVER, "kind = 'transfer'")),
     ("order_steps", update(ORDER, "state = 'waiting'")),
     ("order_steps", delete("billing_orderstep", "state = 'paid'")),
     ("order_granted", update(ORDER, "bucket_id = -1", "kind = 'booster'")),

@@ -93,7 +93,7 @@ def assert_books_agree() -> None:
     if connection.in_atomic_block:
         report = reconciliation.check_all(at=clock.wall())
         wrong = [check for one in report.operators for check in one.checks if check.differences]
-        assert wrong == []
+        assert wrong == [], wrong
         return
     out = io.StringIO()
     try:

@@ -1,5 +1,6 @@
 """Tables of this room, one file per subject."""
 
+from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
 from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
 from billing.models.closes import CloseChunk, FinalSweep
@@ -32,6 +33,14 @@ from billing.models.dunning import (
 )
 from billing.models.fapiao import FapiaoItem, FapiaoRequest
 from billing.models.figures import DayFigures
+from billing.models.handovers import Handover, RecyclingPolicy
+from billing.models.interchange import (
+    ExportJob,
+    ExportPart,
+    ImportChunk,
+    ImportJob,
+    ImportPart,
+)
 from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, InvoiceNumber
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.methods import PaymentMethod
@@ -46,6 +55,13 @@ from billing.models.providers import (
 )
 from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
+from billing.models.vouchers import (
+    Voucher,
+    VoucherBatch,
+    VoucherMisses,
+    VoucherSet,
+    VoucherStep,
+)
 from billing.models.wallets import (
     BonusRule,
     TopUpPolicy,
@@ -58,6 +74,10 @@ from billing.models.wallets import (
 
 __all__ = [
     "Account",
+    "AnomalyCase",
+    "AnomalyPolicy",
+    "AnomalyStep",
+    "AnomalySweep",
     "Approval",
     "AutoTopUp",
     "AutoTopUpRun",
@@ -87,9 +107,15 @@ __all__ = [
     "DunningPolicy",
     "DunningStop",
     "Entry",
+    "ExportJob",
+    "ExportPart",
     "FapiaoItem",
     "FapiaoRequest",
     "FinalSweep",
+    "Handover",
+    "ImportChunk",
+    "ImportJob",
+    "ImportPart",
     "Invoice",
     "InvoiceCounter",
     "InvoiceLine",
@@ -106,6 +132,7 @@ __all__ = [
     "ProviderEvent",
     "ProviderPayment",
     "ProviderSecret",
+    "RecyclingPolicy",
     "Refund",
     "RefundStep",
     "ReminderCursor",
@@ -114,6 +141,11 @@ __all__ = [
     "Supplier",
     "SupplierGateway",
     "TopUpPolicy",
+    "Voucher",
+    "VoucherBatch",
+    "VoucherMisses",
+    "VoucherSet",
+    "VoucherStep",
     "Wallet",
     "WalletBonus",
     "WalletBonusEntry",

@@ -85,6 +85,7 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     if not at < draft.expires_at <= at + LONGEST:
         raise Invalid(f"an order expires after now, within {LONGEST.days} days")
     lock_subscriber(draft.subscriber_id)
+    lifecycle.check_open(draft.subscriber_id)
     key = draft.key or uuid.uuid4().hex
     known = Order.objects.filter(operator=operator, key=key).first()
     if known is not None:

@@ -74,6 +74,8 @@ def describe(error: Exception) -> Problem:
     """The problem that an exception is to the caller; what is our own fault is logged, not told."""
     if isinstance(error, DomainError):
         headers = {"WWW-Authenticate": "Bearer"} if error.status == 401 else {}
+        if error.retry_after is not None:
+            headers["Retry-After"] = str(error.retry_after)
         return Problem(error.status, error.cause, error.detail, headers=headers)
     if isinstance(error, exceptions.ValidationError):
         errors = list(_flatten(error.detail))

@@ -92,6 +92,7 @@ class BucketEntry(models.Model):
         REVERSAL = 5  # enters: drawn for usage that is void or less by now
         LAPSE = 6  # leaves, with a reversal into a bucket that has ended: nobody may use it
         REFUND = 7  # leaves: its price was given back
+        HANDOVER = 8  # leaves: moved to a bucket of another subscriber
 
     pk = models.CompositePrimaryKey("subscriber_id", "batch_id", "bucket_id", "kind", "charged_at")
     subscriber_id = models.BigIntegerField()

@@ -51,12 +51,22 @@ class Subscriber(models.Model):
         max_length=8, choices=Language.choices, default=Language.CHINESE, db_default="zh-hans"
     )
     created_at = models.DateTimeField()
+    # Whom this one has become: closed, its history stays its own.
+    merged_into = models.ForeignKey(
+        "self", models.PROTECT, related_name="+", null=True, blank=True, db_index=False
+    )
+    merged_at = models.DateTimeField(null=True, blank=True)
 
     objects: models.Manager[Subscriber]
 
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["operator", "external_id"], name="subscriber_id_once"),
+            models.CheckConstraint(
+                name="subscriber_merged_into_another",
+                condition=Q(merged_into__isnull=True, merged_at__isnull=True)
+                | Q(merged_into__isnull=False, merged_at__isnull=False) & ~Q(merged_into=F("id")),
+            ),
             # What a foreign key names that holds a row to the subscriber's own operator.
             models.UniqueConstraint(fields=["id", "operator"], name="subscriber_of_operator"),
         ]
@@ -78,6 +88,8 @@ class Subject(models.Model):
     subscriber = models.ForeignKey(Subscriber, models.PROTECT, related_name="subjects")
     valid_from = models.DateTimeField(null=True, blank=True)
     valid_until = models.DateTimeField(null=True, blank=True)
+    # A recycled name belongs to nobody else before (its cooling-off).
+    free_from = models.DateTimeField(null=True, blank=True)
 
     objects: models.Manager[Subject]
 

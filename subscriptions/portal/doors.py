@@ -43,13 +43,17 @@ Page = Callable[..., HttpResponse]
 
 def operator_at(request: HttpRequest) -> Operator:
     """Whose portal the host is. Raises Http404 where that is nobody's."""
-    host = request.get_host().rpartition(":")[0] or request.get_host()
-    code = settings.PORTAL_HOSTS.get(host) or settings.PORTAL_OPERATOR
+    code = _code_at(request)
     # Two where nobody said which: then it is neither's.
     found = list(Operator.objects.filter(code=code) if code else Operator.objects.all()[:2])
     if len(found) != 1:
         raise Http404
     return found[0]
+
+
+def _code_at(request: HttpRequest) -> str:
+    host = request.get_host().rpartition(":")[0] or request.get_host()
+    return str(settings.PORTAL_HOSTS.get(host) or settings.PORTAL_OPERATOR)
 
 
 def public(page: Page) -> Page:
@@ -73,9 +77,12 @@ def own(page: Page) -> Page:
         user = request.user
         if not isinstance(user, User):
             return _to_sign_in(request)
-        operator = operator_at(request)
+        # All at once for who has been here before.
+        subscriber = access.known_at(user, _code_at(request))
+        operator = subscriber.operator if subscriber else operator_at(request)
         now = clock.now(operator)
-        subscriber = access.find(user, operator) or access.begin(user, operator, at=now)
+        if subscriber is None:
+            subscriber = access.begin(user, operator, at=now)
         request.operator = operator  # type: ignore[attr-defined]
         visit = Visit(operator, subscriber, now)
         with timezone.override(visit.zone):

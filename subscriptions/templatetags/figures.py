@@ -72,6 +72,18 @@ def exact(thousandths: int | None) -> str:
 
 
 @register.filter
+def units_text(text: str) -> str:
+    """`"9998765.500"`, as units travel -> `9,998,765.5`."""
+    return _grouped(Decimal(text))
+
+
+@register.filter
+def plain(number: Decimal | None) -> str:
+    """`0.100` -> `0.1`."""
+    return "" if number is None else _grouped(number)
+
+
+@register.filter
 def whole(number: int) -> str:
     """`1234567` -> `1,234,567`."""
     return f"{number:,d}"
@@ -88,6 +100,16 @@ def money(amount: Money | None) -> str:
     if _chinese():
         return f"{value:,f} {name}"
     return f"-{sign}{-value:,f}" if value < 0 else f"{sign}{value:,f}"
+
+
+@register.filter
+def priced(number: Decimal | None, like: Money) -> str:
+    """A price of which fractions of a cent count, in the currency of `like`: `0.0012 元`."""
+    if number is None:
+        return ""
+    code = like.currency.code
+    name, sign = _CURRENCIES.get(code, (code, f"{code} "))
+    return f"{_grouped(number)} {name}" if _chinese() else f"{sign}{_grouped(number)}"
 
 
 @register.filter
@@ -124,6 +146,12 @@ def moment(value: dt.datetime | None) -> str:
 def clock_time(value: dt.datetime | None) -> str:
     """`12:00:05`."""
     return _dated(value, "H:i:s")
+
+
+@register.filter
+def hour(value: dt.datetime | None) -> str:
+    """`6月10日 12:00`, in English `10 Jun, 12:00`."""
+    return _dated(value, _form(_SHORT_DATES) + (" H:i" if _chinese() else ", H:i"))
 
 
 @register.filter

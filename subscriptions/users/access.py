@@ -18,6 +18,13 @@ def find(user: User, operator: Operator) -> Subscriber | None:
     return access.subscriber if access else None
 
 
+def known_at(user: User, code: str) -> Subscriber | None:
+    """The same for an operator's code, and the operator with it."""
+    rows = Access.objects.filter(user=user, operator__code=code)
+    access = rows.select_related("subscriber__operator").first()
+    return access.subscriber if access else None
+
+
 @transaction.atomic
 def begin(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
     """The same; a user who comes for the first time gets an account. May be repeated.

@@ -8,7 +8,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("subscriptions", "0023_webhooks"),
+        ("subscriptions", "0024_mergers_and_recycled_names"),
     ]
 
     operations = [
