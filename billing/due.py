@@ -11,7 +11,7 @@ from billing.orders import keeping
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
-from subscriptions import clock, lifecycle, partitions, reservations
+from subscriptions import clock, expiring, lifecycle, partitions, reservations
 from subscriptions.models import Operator
 
 RECORDS_KEPT = dt.timedelta(days=190)
@@ -47,6 +47,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     finals.run(operator, at=at)
     collecting.run(operator, at=at)
     earn_deferred(operator, at=at)
+    expiring.sweep(operator, at=at)
 
 
 def earn_deferred(operator: Operator, *, at: dt.datetime) -> None:

@@ -23,7 +23,7 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Count
 
-from billing import arrears
+from billing import arrears, telling
 from billing.arrears import Debt, Span, Standing, Step, Terms
 from billing.models import (
     DunningCase,
@@ -298,6 +298,7 @@ def _note_ahead(
             events.append(_event(case, step, at=at))
             changed.append(case)
     DunningEvent.objects.bulk_create(events)
+    telling.reminders(events)
     _save(list(dict.fromkeys(changed)))
 
 
@@ -435,6 +436,7 @@ def _advance(
         case.next_at = None if ahead is None else ahead.at
         changed.append(case)
     DunningEvent.objects.bulk_create(events)
+    telling.reminders(events)
     _save(changed)
     if lines_too:
         for subscriber_id in subscriber_ids:

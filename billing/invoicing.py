@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 from django.db import connection, transaction
 
-from billing import corrections, crediting, deferral, dunning, ledger, rating
+from billing import corrections, crediting, deferral, dunning, ledger, rating, telling
 from billing.arrears import Late, late_fee_lines, with_billed
 from billing.latefees import late_invoices
 from billing.ledger import Side
@@ -140,7 +140,9 @@ def bill(
         post_drafts(operator, drafts, at=at, ended_by=ended_by)
         closed = lifecycle.mark_closed([draft.due[:3] for draft in drafts], at=at)
         assert closed == len(drafts)
-        issue(operator, [(d.due.subscriber_id, d.id) for d in drafts], at=at)
+        made_now = [(d.due.subscriber_id, d.id) for d in drafts]
+        issue(operator, made_now, at=at)
+        telling.abnormal(made_now)
         billed.invoices = len(drafts)
     return billed
 
@@ -1065,6 +1067,7 @@ def issue(operator: Operator, keys: Sequence[tuple[int, int]], *, at: dt.datetim
             },
         )
         assert cursor.rowcount == len(keys)
+    telling.issued(operator, keys)
 
 
 def amount_due(invoice: Invoice) -> Decimal:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from django.db import connection, transaction
 
-from billing import dunning, invoicing, ledger, rating
+from billing import dunning, invoicing, ledger, rating, telling
 from billing.ledger import Side
 from billing.models import Invoice, Payment
 from subscriptions.errors import Conflict, Invalid
@@ -97,6 +97,7 @@ def record_in_advance(operator: Operator, paid: Sequence[InAdvance], *, at: dt.d
     for one in paid:
         amounts[one.subscriber_id, one.invoice_id] += one.amount
     invoicing.settle_many(amounts)
+    telling.paid(operator, amounts, at=at)
 
 
 @transaction.atomic
@@ -165,6 +166,7 @@ def record(
         amount=amount,
     )
     invoicing.settle(invoice, amount)
+    telling.paid(operator, [(invoice.subscriber_id, invoice.id)], at=at)
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return payment
 

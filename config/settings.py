@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from urllib.parse import unquote
+from urllib.parse import unquote, urlsplit
 
 import environ
 
@@ -403,6 +403,21 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "send-emails": {
+        "task": "subscriptions.tasks.send_emails",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "send-texts": {
+        "task": "subscriptions.tasks.send_texts",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "tell-expiries": {
+        "task": "subscriptions.tasks.tell_expiries",
+        "schedule": 600.0,
+        "options": {"expires": 600.0},
+    },
     "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
 
@@ -415,6 +430,14 @@ SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in en
 # any port: `hooks.internal,10.20.0.0/16`; and the ports that all others may be called on.
 WEBHOOK_ALLOWED = env.list("WEBHOOK_ALLOWED", default=[])
 WEBHOOK_PORTS = [int(port) for port in env.list("WEBHOOK_PORTS", default=["443", "8443"])]
+
+# What the ids of e-mails end with.
+NOTICE_DOMAIN = urlsplit(PUBLIC_URL).hostname or "localhost"
+EMAIL_TIMEOUT = 10
+SMS_BACKEND = env.str("SMS_BACKEND", default="subscriptions.notices.sms.Console")
+SMS_FILE = env.str("SMS_FILE", default=str(DATA / "sms.txt"))
+SMS_URL = env.str("SMS_URL", default="")
+SMS_TOKEN = env.str("SMS_TOKEN", default="")
 
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")

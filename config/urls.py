@@ -10,6 +10,7 @@ from drf_spectacular.views import SpectacularAPIView, SpectacularSwaggerSplitVie
 from billing.api.notices import webhook
 from config import pages
 from config.health import healthz
+from subscriptions.api.declining import decline
 
 urlpatterns = [
     path("healthz", healthz),
@@ -22,6 +23,7 @@ urlpatterns = [
     path("sandbox/", include("billing.ways.sandbox.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
+    path("notices/decline/<str:token>", decline, name="decline-notices"),
     path("accounts/", include("subscriptions.users.urls")),
     path("", include("billing.portal.urls")),
     path("language", set_language, name="language"),

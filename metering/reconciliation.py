@@ -52,7 +52,8 @@ class Result:
 @dataclass(slots=True)
 class OperatorReport:
     """One operator's results. `lag_seconds` is the age of the oldest batch that is not in the
-    hourly totals yet; `reserved_units` are thousandths held by open reservations."""
+    hourly totals yet; `reserved_units` are thousandths held by open reservations; `untold` events
+    wait to be handed on to systems and subscribers."""
 
     code: str
     checks: list[Result]
@@ -60,6 +61,7 @@ class OperatorReport:
     quarantine: dict[str, int] = field(default_factory=dict)
     open_reservations: int = 0
     reserved_units: int = 0
+    untold: int = 0
 
 
 @dataclass(slots=True)
@@ -1213,8 +1215,18 @@ def _stream(sql: str, parameters: dict[str, Any]) -> Iterator[Any]:
         yield from cursor.stream(sql, parameters)
 
 
+_UNTOLD = """
+SELECT s.operator_id, count(*)
+FROM subscriptions_outboxevent e
+JOIN subscriptions_subscriber s ON s.id = e.subscriber_id
+WHERE e.sent_at IS NULL
+GROUP BY 1
+"""
+
+
 def _observe(reports: dict[int | None, OperatorReport], *, at: dt.datetime) -> None:
-    """What is told though it is no difference: lag, quarantine and open reservations."""
+    """What is told though it is no difference: lag, quarantine, open reservations, what waits to
+    be told."""
     with connection.cursor() as cursor:
         cursor.execute(_LAG)
         for operator_id, stored_at in cursor.fetchall():
@@ -1230,6 +1242,10 @@ def _observe(reports: dict[int | None, OperatorReport], *, at: dt.datetime) -> N
             if operator_id in reports:
                 reports[operator_id].open_reservations = many
                 reports[operator_id].reserved_units = units
+        cursor.execute(_UNTOLD)
+        for operator_id, many in cursor.fetchall():
+            if operator_id in reports:
+                reports[operator_id].untold = many
 
 
 # --- which weights hold -------------------------------------------------------------------------

@@ -35,6 +35,7 @@ class Lock(IntEnum):
     # Of an operator: held shared by bills from their look at the rates to the commit.
     TAXES = 7031
     OUTBOX = 7050  # what happened is dispatched by one at a time
+    NOTICES = 7052  # of a channel: sent by one process at a time
     WEBHOOKS = 7051  # of all endpoints: sent by one process at a time
 
 

@@ -1,4 +1,5 @@
-"""From the outbox to whoever is to hear: an event becomes deliveries to the operator's systems.
+"""From the outbox to whoever is to hear: an event becomes deliveries to the operator's systems, and
+notices to its subscriber.
 
 One dispatcher at a time takes the next events in their order, in one transaction with what becomes
 of them: after a crash all of it is done again, or none was left to do.
@@ -10,8 +11,9 @@ import datetime as dt
 
 from django.db import transaction
 
-from subscriptions import advisory, outbox
+from subscriptions import advisory, outbox, overage
 from subscriptions.advisory import Lock
+from subscriptions.notices import queue as notices
 from subscriptions.webhooks import queue as webhooks
 
 CHUNK = 2000
@@ -25,6 +27,8 @@ def dispatch(*, at: dt.datetime, limit: int = CHUNK) -> int:
         return 0
     events = outbox.take(limit, at=at)
     if events:
+        outbox.tell(overage.begun(events))
         webhooks.fan_out(events)
+        notices.fan_out(events)
         outbox.dispatched(events)
     return len(events)

@@ -18,12 +18,13 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, expected, periods, pgarrays
+from subscriptions import buckets, catalog, expected, outbox, periods, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Booster,
@@ -275,7 +276,7 @@ def change(
     """
     key = (subscriber_id, subscription_id)
     subscription = _hold(key, at=at)
-    begun = subscription.starts_at <= at
+    begun, old = subscription.starts_at <= at, subscription.plan
     before = (subscription.plan_id, subscription.next_plan_id, subscription.ends_at)
 
     if cancel_at_period_end is not None:
@@ -303,6 +304,10 @@ def change(
             subscription.next_plan = plan
     if before != (subscription.plan_id, subscription.next_plan_id, subscription.ends_at):
         _take_back(subscription, at=at)
+    if before[:2] != (subscription.plan_id, subscription.next_plan_id):
+        to_come = subscription.next_plan or subscription.plan
+        since = _period_end(subscription, at) if begun else subscription.starts_at
+        _tell_change(subscription, old, to_come, since=since, at=at)
     _bring_up([key], at=at, before=at + LEAD)
     return _get(key)
 
@@ -460,6 +465,7 @@ def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Su
     buckets.forget([subscriber_id])
     key = (subscriber_id, subscription_id)
     _bring_up([key], at=at, before=at + LEAD)
+    _tell_change(subscription, old, new, since=at, at=at)
     return _get(key)
 
 
@@ -550,6 +556,8 @@ def end_now(
         opened_until=period_end
     )
     buckets.forget([subscriber_id])
+    plan, number = subscription.plan.code, str(subscription_id)
+    _tell(subscriber_id, "subscription.ended", at=at, subscription=number, plan=plan)
     return _get(key)
 
 
@@ -900,14 +908,37 @@ def suspend(subscriber_id: int, *, reason: str, at: dt.datetime, frozen: bool = 
             subscriber_id=subscriber_id, starts_at=at, reason=reason, frozen=frozen
         )
     buckets.forget([subscriber_id])
+    _tell(subscriber_id, "subscription.suspended", at=at, frozen=frozen)
 
 
 @transaction.atomic
 def restore(subscriber_id: int, *, at: dt.datetime) -> None:
     """End the suspension that runs. Where none does, nothing happens."""
     _lock_subscribers([subscriber_id])
-    Suspension.objects.filter(subscriber_id=subscriber_id, ends_at__isnull=True).update(ends_at=at)
+    running = Suspension.objects.filter(subscriber_id=subscriber_id, ends_at__isnull=True)
+    if running.update(ends_at=at):
+        _tell(subscriber_id, "subscription.restored", at=at)
     buckets.forget([subscriber_id])
+
+
+def _tell(subscriber_id: int, kind: str, *, at: dt.datetime, **said: Any) -> None:
+    """Let whoever must hear of it hear, once an instant; what is said is JSON."""
+    key = f"{kind}:{said.get('subscription', '')}:{at.isoformat()}"
+    outbox.tell([outbox.Happening(subscriber_id, kind, key, at, said)])
+
+
+def _tell_change(
+    subscription: Subscription, old: Plan, new: Plan, *, since: dt.datetime, at: dt.datetime
+) -> None:
+    _tell(
+        subscription.subscriber_id,
+        "subscription.plan_changed",
+        at=at,
+        subscription=str(subscription.id),
+        old_plan=old.code,
+        plan=new.code,
+        since=since.isoformat(),
+    )
 
 
 # Boosters and gifts ------------------------------------------------------------------------------

@@ -47,6 +47,7 @@ class Draft:
     kind: str | None = None
     msisdn: str | None = None
     email: str | None = None
+    language: str | None = None
     subjects: tuple[str, ...] | None = None
     plan: str | None = None
 
@@ -138,7 +139,7 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
     return outcomes
 
 
-_FIELDS = ("name", "kind", "msisdn", "email")
+_FIELDS = ("name", "kind", "msisdn", "email", "language")
 
 
 def _say(subscriber: Subscriber, draft: Draft) -> bool:

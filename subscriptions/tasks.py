@@ -7,8 +7,10 @@ import time
 
 from celery import shared_task
 
-from subscriptions import clock, dispatching, outbox
-from subscriptions.models import IdempotentRequest, Operator
+from subscriptions import clock, dispatching, expiring, outbox
+from subscriptions.models import Channel, IdempotentRequest, Operator
+from subscriptions.notices import queue as notices
+from subscriptions.notices import sending as telling
 from subscriptions.webhooks import queue, sending
 
 # How long a POST sent again with its `Idempotency-Key` gets the first answer.
@@ -35,7 +37,8 @@ def dispatch_events() -> None:
     while dispatching.dispatch(at=clock.wall()) and time.monotonic() - began < _TURN:
         any_at_all = True
     if any_at_all:
-        send_webhooks.apply_async(expires=30)
+        for task in (send_webhooks, send_emails, send_texts):
+            task.apply_async(expires=30)
 
 
 @shared_task
@@ -45,11 +48,32 @@ def send_webhooks() -> None:
 
 
 @shared_task
+def send_emails() -> None:
+    """Send notices by e-mail, for a while; by one process at a time."""
+    telling.send_due(Channel.EMAIL, now=clock.wall, seconds=_TURN)
+
+
+@shared_task
+def send_texts() -> None:
+    """Send notices by text message, likewise."""
+    telling.send_due(Channel.SMS, now=clock.wall, seconds=_TURN)
+
+
+@shared_task
+def tell_expiries() -> None:
+    """Tell of what expires soon, of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        expiring.sweep(operator, at=clock.now(operator))
+
+
+@shared_task
 def forget_events() -> None:
     """Drop what happened and what was sent of it long ago, by every own clock."""
     for operator in Operator.objects.all():
         at = clock.now(operator)
         while queue.forget(operator, before=at - DELIVERIES_KEPT):
+            pass
+        while notices.forget(operator, before=at - EVENTS_KEPT):
             pass
         while outbox.forget(operator.pk, before=at - EVENTS_KEPT, limit=dispatching.CHUNK):
             pass

@@ -144,6 +144,9 @@ WRITERS = {
     "subscriptions/outbox.py": {"outboxevent"},
     "subscriptions/webhooks/endpoints.py": {"webhookendpoint"},
     "subscriptions/webhooks/queue.py": {"webhookdelivery", "webhookattempt"},
+    "subscriptions/notices/queue.py": {"notice"},
+    "subscriptions/notices/preferences.py": {"noticepreference"},
+    "subscriptions/notices/policies.py": {"noticepolicy"},
     "subscriptions/reservations.py": {"reservation", "reservationname"},
     "subscriptions/lifecycle.py": {
         *("subscription", "subscriptionperiod", "suspension", "upgrade", "ending"),

@@ -311,6 +311,11 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/subscribers/{external_id}/dunning"): None,
     ("POST", "/api/v1/subscribers/{external_id}/dunning/stop"): {"reason": "x"},
     ("POST", "/api/v1/subscribers/{external_id}/dunning/resume"): {"reason": "x"},
+    ("GET", "/api/v1/subscribers/{external_id}/notices"): None,
+    ("GET", "/api/v1/subscribers/{external_id}/notice-preferences"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/notice-preferences"): {
+        "items": [{"kind": "bucket.threshold", "channel": "sms", "wanted": False}]
+    },
     ("GET", "/api/v1/webhook-endpoints/{endpoint_id}"): None,
     ("PATCH", "/api/v1/webhook-endpoints/{endpoint_id}"): {"description": "x"},
     ("POST", "/api/v1/webhook-endpoints/{endpoint_id}/rotate-secret"): {},
@@ -428,6 +433,12 @@ OUR_OWN: dict[Door, Any] = {
     },
     ("PUT", "/api/v1/tax-rates/{category}"): {"rate": "0.13", "effective_from": "2027-01-01"},
     ("POST", "/api/v1/transfers"): {"reference": SECRET[::-1], "amount": "7.00", "payer": "ours"},
+    ("GET", "/api/v1/notice-policy"): None,
+    ("PUT", "/api/v1/notice-policy"): {
+        "quiet_from": "20:00",
+        "quiet_until": "09:00",
+        "expiry_days": 1,
+    },
     ("PUT", "/api/v1/voucher-batches/{batch}"): TERMS | {"amount": "1.00", "name": "ours"},
     ("POST", "/api/v1/exports"): {"kind": "subscribers"},
     ("GET", "/api/v1/recycling-policy"): None,

@@ -743,6 +743,7 @@ def test_books_in_order_show_no_difference() -> None:
     assert north["quarantine"] == {"out_of_window": 1, "unknown_subject": 1}
     assert north["lag_seconds"] > 0
     assert (north["open_reservations"], north["reserved_units"]) == (2, "2000.000")
+    assert north["untold"] > 0
 
 
 def test_the_life_above_has_all_kinds_in_it() -> None:

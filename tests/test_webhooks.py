@@ -309,7 +309,7 @@ def test_killed_between_the_call_and_its_mark_it_is_sent_again_under_the_same_id
 
 
 class OrderTests(hypothesis.extra.django.TestCase):
-    @settings(max_examples=15)
+    @settings(max_examples=8)
     @given(
         events=st.lists(st.integers(0, 2), min_size=1, max_size=12),
         fates=st.lists(st.booleans(), max_size=30),

@@ -41,6 +41,9 @@ class SubscriberBody(serializers.Serializer[Any]):
     )
     msisdn = Text(max_length=32, required=False, allow_blank=True)
     email = Email(max_length=254, required=False, allow_blank=True)
+    language = serializers.ChoiceField(
+        choices=Subscriber.Language.choices, required=False, help_text="of notices; zh-hans"
+    )
     created_at = Instant(read_only=True)
 
 
@@ -77,6 +80,7 @@ def draft_of(external_id: str, said: dict[str, Any]) -> registry.Draft:
         kind=said.get("kind"),
         msisdn=said.get("msisdn"),
         email=said.get("email"),
+        language=said.get("language"),
         subjects=None if subjects is None else tuple(subjects),
         plan=said.get("plan"),
     )
@@ -94,6 +98,7 @@ def show_subscribers(subscribers: Sequence[Subscriber]) -> list[dict[str, Any]]:
                 "subjects": subjects.get(subscriber.pk, []),
                 "msisdn": subscriber.msisdn,
                 "email": subscriber.email,
+                "language": subscriber.language,
                 "created_at": subscriber.created_at,
             }
         ).data

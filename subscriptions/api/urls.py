@@ -4,6 +4,7 @@ from django.urls import path
 
 from subscriptions.api import (
     coupons,
+    notices,
     offerings,
     operators,
     subscribers,
@@ -57,4 +58,7 @@ urlpatterns = [
     path("webhook-endpoints/<int:endpoint_id>/deliveries", webhooks.DeliveriesDoor.as_view()),
     path("webhook-deliveries/<int:delivery_id>", webhooks.DeliveryDoor.as_view()),
     path("webhook-deliveries/<int:delivery_id>/replay", webhooks.DeliveryReplayDoor.as_view()),
+    path("notice-policy", notices.NoticePolicyDoor.as_view()),
+    path("subscribers/<str:external_id>/notice-preferences", notices.PreferencesDoor.as_view()),
+    path("subscribers/<str:external_id>/notices", notices.NoticesDoor.as_view()),
 ]

@@ -6,6 +6,7 @@ from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
 from subscriptions.models.freezes import Freeze
 from subscriptions.models.jobs import Job
+from subscriptions.models.notices import Channel, Notice, NoticePolicy, NoticePreference
 from subscriptions.models.offerings import (
     Booster,
     Plan,
@@ -34,6 +35,7 @@ __all__ = [
     "Booster",
     "Bucket",
     "BucketEntry",
+    "Channel",
     "Coupon",
     "Ending",
     "ExpectedPeriod",
@@ -41,6 +43,9 @@ __all__ = [
     "Gateway",
     "IdempotentRequest",
     "Job",
+    "Notice",
+    "NoticePolicy",
+    "NoticePreference",
     "Operator",
     "OutboxEvent",
     "Plan",

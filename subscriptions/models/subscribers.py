@@ -36,12 +36,20 @@ class Subscriber(models.Model):
         PERSON = "person"
         ORGANISATION = "organisation"
 
+    class Language(models.TextChoices):
+        CHINESE = "zh-hans"
+        ENGLISH = "en"
+
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="subscribers")
     external_id = models.CharField(max_length=128)
     name = models.CharField(max_length=200)
     kind = models.CharField(max_length=16, choices=Kind.choices, default=Kind.PERSON)
     msisdn = models.CharField(max_length=32, blank=True, default="")
     email = models.EmailField(blank=True, default="")
+    # What notices are written in.
+    language = models.CharField(
+        max_length=8, choices=Language.choices, default=Language.CHINESE, db_default="zh-hans"
+    )
     created_at = models.DateTimeField()
     # Whom this one has become: closed, its history stays its own.
     merged_into = models.ForeignKey(

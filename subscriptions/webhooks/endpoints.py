@@ -22,6 +22,7 @@ KINDS = (
     "bill.abnormal",
     "invoice.issued",
     "invoice.paid",
+    "invoice.reminder",
     "invoice.payment_failed",
     "order.paid",
     "order.failed",

@@ -66,7 +66,7 @@ def _observed(operator: OperatorReport) -> str:
     return (
         f"hourly totals {operator.lag_seconds:.1f} s behind; quarantine: {waiting or 'empty'};"
         f" open reservations: {operator.open_reservations:,}, which hold"
-        f" {to_wire(operator.reserved_units)} units"
+        f" {to_wire(operator.reserved_units)} units; events to be told: {operator.untold:,}"
     )
 
 
@@ -84,6 +84,7 @@ def _as_json(report: Report) -> dict[str, Any]:
                 "quarantine": operator.quarantine,
                 "open_reservations": operator.open_reservations,
                 "reserved_units": to_wire(operator.reserved_units),
+                "untold": operator.untold,
             }
             for operator in report.operators
         ],
