@@ -70,6 +70,12 @@ WHERE o.kind = 'top_up'
   AND (b.policy_nr IS NOT NULL OR NOT EXISTS (
       SELECT FROM billing_topuppolicy q
       WHERE q.operator_id = o.operator_id AND q.effective_from = o.created_at))
+UNION ALL
+SELECT b.operator_id, jsonb_build_object('subscriber', b.subscriber_id, 'given', b.granted)
+FROM billing_walletbonus b
+WHERE NOT EXISTS (
+    SELECT FROM billing_order o
+    WHERE o.subscriber_id = b.subscriber_id AND o.id = b.order_id AND o.kind = 'top_up')
 """
 
 # What a wallet holds is what its holds have; what was captured paid its order.
