@@ -109,11 +109,11 @@ def test_a_bill_above_five_times_the_mean_of_three_months_is_a_case(
         "9.90",
         3,
     )
-    # The sweep makes it a case, and tells the subscriber.
+    # The subscriber was told with the bill; the sweep makes it a case for staff.
     AnomalySweep.objects.create(operator=operator, usage_until=since, bills_until=since)
     assert ("dear", "bill") in swept(operator, local(2026, 6, 5))
     told = OutboxEvent.objects.get(kind="bill.abnormal")
-    assert (told.subscriber_id, told.payload["mean"]) == (bill.subscriber_id, "9.90")
+    assert (told.subscriber_id, told.payload["mean"]["amount"]) == (bill.subscriber_id, "9.90")
     lower = Thresholds(bill_factor=Decimal("5.15"))
     assert not list(finding.bills(operator.pk, lower, since=since, until=local(2026, 6, 5)))
 

@@ -511,7 +511,9 @@ def hand_over(carrier: Carrier) -> None:
     operator, at = carrier.operator, carrier.now
     giver, receiver = (make_subscriber(operator, name) for name in ("old", "young"))
     lifecycle.give(giver.pk, units=MILLION, valid_until=at + 9 * DAY, reason="old", at=at)
-    fill = transfers.tell(operator, transfers.Told("b-hand-over", Decimal("1.00"), "CNY", at), at=at)
+    fill = transfers.tell(
+        operator, transfers.Told("b-hand-over", Decimal("1.00"), "CNY", at), at=at
+    )
     transfers.match(operator, fill.pk, transfers.Pays(wallet=giver.pk), at=at)
     merge = handovers.draft(operator, "merge", giver, receiver, reason="a test", by="a test", at=at)
     assert handovers.ask(merge, at=at).state == "done"

@@ -10,7 +10,7 @@ from django.db import transaction
 from billing.anomalies import cases, finding
 from billing.models import AnomalySweep
 from metering import rollups
-from subscriptions import outbox, periods
+from subscriptions import periods
 from subscriptions.models import Operator
 
 HOUR = dt.timedelta(hours=1)
@@ -58,17 +58,10 @@ def sweep(operator: Operator, *, at: dt.datetime) -> int | None:
         if hour_due:
             found += _of_hour(operator, thresholds, hour)
         new = cases.keep(operator, found, at=at)
-        outbox.tell([_told(one, at) for one in found if one.kind == "bill"])
         AnomalySweep.objects.filter(operator=operator).update(
             usage_until=hour + HOUR if hour_due else held.usage_until, bills_until=bills_until
         )
     return new
-
-
-def _told(found: finding.Finding, at: dt.datetime) -> outbox.Happening:
-    """The subscriber hears of an abnormal bill at once, whatever people make of the case."""
-    key = f"bill.abnormal:{found.key}"
-    return outbox.Happening(found.subscriber_id, "bill.abnormal", key, at, found.evidence)
 
 
 def _of_hour(
