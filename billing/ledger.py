@@ -25,6 +25,7 @@ INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
 _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
+    "carrier": ASSET,
     "wallet": LIABILITY,
     "prepaid": LIABILITY,
     "vat": LIABILITY,
@@ -39,6 +40,7 @@ RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
+CARRIER = "carrier"  # what the carrier collects for us with phone bills
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

@@ -66,6 +66,7 @@ KEPT = (
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
     *("billing_providerpayment", "billing_paymenttask"),
+    *("billing_phonebillcharge", "billing_phonebillanswer"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
 )
 

@@ -35,6 +35,7 @@ from billing.models.invoices import Invoice, InvoiceCounter, InvoiceLine, Invoic
 from billing.models.ledger import Account, Entry, Posting
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.phone_bills import PhoneBillAnswer, PhoneBillCharge
 from billing.models.providers import (
     PaymentTask,
     ProviderAccount,
@@ -84,6 +85,8 @@ __all__ = [
     "Payment",
     "PaymentIntent",
     "PaymentTask",
+    "PhoneBillAnswer",
+    "PhoneBillCharge",
     "Posting",
     "ProviderAccount",
     "ProviderEvent",

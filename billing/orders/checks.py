@@ -111,7 +111,8 @@ GROUP BY operator_id, subscriber_id, currency
 """
 _APPLIED = """
 SELECT o.operator_id, CASE
-           WHEN o.applied <> coalesce(p.amount, 0) OR o.refunded <> coalesce(m.amount, 0)
+           WHEN o.applied <> coalesce(p.amount, 0)
+             OR o.refunded <> coalesce(m.amount, 0) + coalesce(r.amount, 0)
              OR o.settled_at IS NULL AND b.named
            THEN jsonb_build_object(
                'subscriber', o.subscriber_id, 'order', o.number, 'applied', o.applied,
@@ -128,6 +129,10 @@ CROSS JOIN LATERAL (
     WHERE m.subscriber_id = o.subscriber_id AND m.currency = o.currency
       AND m.key = 'rest:' || o.number
 ) m
+CROSS JOIN LATERAL (
+    SELECT sum(a.unnamed) AS amount FROM billing_phonebillanswer a
+    WHERE a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
+) r
 CROSS JOIN LATERAL (
     SELECT EXISTS (
         SELECT FROM billing_invoice i
