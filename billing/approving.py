@@ -1,4 +1,5 @@
-"""Credit notes by an operator's policy: issued at once, or asked for and issued when approved."""
+"""Credit notes by an operator's policy: issued at once, or asked for and issued when approved, as
+refunds are made then."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from decimal import Decimal
 
 from django.db import transaction
 
-from billing import corrections, invoicing
+from billing import corrections, invoicing, refunds
 from billing.corrections import Kind, State
 from billing.models import Approval, Invoice
 from subscriptions.errors import Conflict
@@ -70,17 +71,20 @@ def _credit(
 def approve(
     operator: Operator, approval_id: int, *, by: str, reason: str, at: dt.datetime
 ) -> Approval:
-    """Let a correction be made: a credit note now, an adjustment with the next bill. Again changes
-    nothing.
+    """Let a correction be made: a credit note or refund now, an adjustment with the next bill.
+    Again changes nothing. What a provider has to be told of, the sweep tells.
 
     Raises NotFound, FourEyes, Decided; Changed where a credit note would be over another amount
-    than was asked for, NotCreditable, Invalid: it stays pending.
+    than was asked for, or so much cannot be refunded any more, NotCreditable, Invalid: it stays
+    pending.
     """
     approval, now = corrections.decide(
         operator, approval_id, State.APPROVED, by=by, reason=reason, at=at
     )
     if not now or approval.kind == Kind.ADJUSTMENT:
         return approval
+    if approval.kind == Kind.REFUND:
+        return refunds.make_approved(operator, approval, at=at)
     assert approval.invoice_id is not None
     asked = Invoice.objects.get(subscriber_id=approval.subscriber_id, id=approval.invoice_id)
     assert asked.number is not None

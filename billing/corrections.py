@@ -25,7 +25,7 @@ from decimal import Decimal
 from django.db import connection, transaction
 
 from billing import rating
-from billing.models import Approval, CorrectionPolicy, Invoice, InvoiceLine
+from billing.models import Approval, CorrectionPolicy, Invoice, InvoiceLine, Order
 from billing.rating import Line
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator
@@ -244,6 +244,44 @@ def note_issued(approval: Approval, note: Invoice) -> Approval:
     return approval
 
 
+# Refunds -----------------------------------------------------------------------------------------
+
+
+def ask_for_refund(
+    operator: Operator,
+    order: Order,
+    amount: Decimal,
+    *,
+    to: str,
+    once: str,
+    reason: str,
+    by: str,
+    at: dt.datetime,
+) -> Approval:
+    """Write down that somebody wants so much of an order refunded; `once` makes it repeatable."""
+    return Approval.objects.create(
+        operator=operator,
+        kind=Kind.REFUND,
+        subscriber_id=order.subscriber_id,
+        order_id=order.id,
+        to=to,
+        once=once,
+        currency=order.currency,
+        gross=-amount,
+        amount=-amount,
+        reason=reason,
+        asked_by=by,
+        asked_at=at,
+    )
+
+
+def refund_made(approval: Approval, refund_id: int) -> Approval:
+    """Keep the decision, and the refund that was made for it."""
+    approval.refund_id = refund_id
+    approval.save(update_fields=["state", "decided_by", "decided_at", "decision", "refund_id"])
+    return approval
+
+
 # Deciding ----------------------------------------------------------------------------------------
 
 
@@ -266,8 +304,9 @@ def reject(
 def decide(
     operator: Operator, approval_id: int, state: str, *, by: str, reason: str, at: dt.datetime
 ) -> tuple[Approval, bool]:
-    """A pending approval, locked, with the decision not saved yet where it is a credit note that is
-    to be issued; and whether it is decided now. Raises NotFound, FourEyes, Decided, Invalid."""
+    """A pending approval, locked, with the decision not saved yet where it is a credit note or
+    refund that is to be made; and whether it is decided now. Raises NotFound, FourEyes, Decided,
+    Invalid."""
     find(operator, approval_id)
     approval = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
     if approval.state == state:

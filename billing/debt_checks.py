@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from metering.reconciliation import Check
 
-# What is paid of an invoice is its payments and what credit notes settled.
+# What is paid of an invoice is its payments and what credit notes settled, less what of these was
+# refunded instead.
 _PAID = """
 SELECT coalesce(i.operator_id, p.operator_id), CASE
            WHEN i.operator_id IS NULL OR i.operator_id <> coalesce(p.operator_id, i.operator_id)
@@ -20,8 +21,14 @@ FULL JOIN (
     FROM billing_payment GROUP BY 1, 2
 ) p USING (subscriber_id, invoice_id)
 LEFT JOIN (
-    SELECT subscriber_id, original_id AS invoice_id, -sum(paid) AS amount FROM billing_invoice
-    WHERE kind = 'credit_note' GROUP BY 1, 2
+    SELECT n.subscriber_id, n.original_id AS invoice_id,
+           -sum(n.paid) - coalesce(sum(r.amount), 0) AS amount
+    FROM billing_invoice n
+    LEFT JOIN (
+        SELECT subscriber_id, note_id, sum(amount) AS amount FROM billing_refund
+        WHERE fund = 'credit_note' GROUP BY 1, 2
+    ) r ON r.subscriber_id = n.subscriber_id AND r.note_id = n.id
+    WHERE n.kind = 'credit_note' GROUP BY 1, 2
 ) c USING (subscriber_id, invoice_id)
 """
 

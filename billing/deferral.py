@@ -338,12 +338,13 @@ SET swept_at = greatest(s.swept_at, EXCLUDED.swept_at),
                       ELSE s.batch_next END
 """
 
-# Units that lapsed (drawn for usage that was void after the bucket's end) are used and not burned.
+# Units that lapsed (drawn for usage that was void after the bucket's end) are used and not burned,
+# and so are those that were taken back with their price, or for a dispute that was lost.
 # What a credit note has changed meanwhile is looked at again when its lock is there.
 _LOOK_SQL = """
 SELECT d.subscriber_id, d.bucket_id, d.code, d.tax_rate, d.currency, d.net, d.credited, d.earned,
-       d.broken, d.granted, d.burned, d.ended, d.looks, b.used - l.lapsed,
-       d.ended OR b.valid_until <= %(ended_by)s
+       d.broken, d.granted, d.burned, d.ended, d.looks,
+       b.used - l.lapsed - t.taken, d.ended OR b.valid_until <= %(ended_by)s
 FROM unnest(%(subscribers)s::bigint[], %(buckets)s::bigint[]) AS k (subscriber_id, bucket_id)
 JOIN billing_deferral d ON d.subscriber_id = k.subscriber_id AND d.bucket_id = k.bucket_id
 JOIN subscriptions_bucket b ON b.subscriber_id = k.subscriber_id AND b.id = k.bucket_id
@@ -355,7 +356,12 @@ CROSS JOIN LATERAL (
      AND e.charged_at = a.made_at AND e.bucket_id = d.bucket_id AND e.kind = 6
     WHERE a.subscriber_id = d.subscriber_id
 ) l
-WHERE b.used - l.lapsed <> d.burned OR (b.valid_until <= %(ended_by)s AND NOT d.ended)
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(f.units), 0)::bigint AS taken
+    FROM subscriptions_freeze f
+    WHERE f.subscriber_id = d.subscriber_id AND f.bucket_id = d.bucket_id AND f.state = 'taken'
+) t
+WHERE b.used - l.lapsed - t.taken <> d.burned OR (b.valid_until <= %(ended_by)s AND NOT d.ended)
 ORDER BY d.subscriber_id, d.bucket_id
 FOR NO KEY UPDATE OF d
 """

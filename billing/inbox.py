@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 from django.db import InterfaceError, OperationalError, transaction
 
-from billing import receiving
+from billing import disputes, receiving, refunds
 from billing.models import Order, PaymentIntent, ProviderAccount, ProviderEvent
 from billing.orders import paying
 from billing.ways import known
 from billing.ways.provider import About, Event, Fate, Notice
-from subscriptions.errors import DomainError
+from subscriptions.errors import DomainError, NotFound
 from subscriptions.models import Operator
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,26 @@ def _take_payment(
     return ""
 
 
-TAKERS: dict[About, Taker] = {About.PAYMENT: _take_payment}
+def _take_refund(
+    operator: Operator, account: ProviderAccount, event: Event, at: dt.datetime
+) -> str:
+    found = refunds.settle_refund(operator, event, at=at)
+    return "" if found is not None else "no refund of ours"
+
+
+def _take_dispute(
+    operator: Operator, account: ProviderAccount, event: Event, at: dt.datetime
+) -> str:
+    if disputes.take_dispute(operator, event, at=at) is None:
+        raise NotFound("it disputes a payment that is of no order")
+    return ""
+
+
+TAKERS: dict[About, Taker] = {
+    About.PAYMENT: _take_payment,
+    About.REFUND: _take_refund,
+    About.DISPUTE: _take_dispute,
+}
 
 
 def _failed(row: ProviderEvent, reason: str, *, at: dt.datetime) -> None:

@@ -694,7 +694,16 @@ def credit(
     original, _ = creditable(operator, number, amount)
     charged = {line.nr: line for line in lines_of([original.id], original.subscriber_id)}
     left = left_of(original, charged)
-    lines = [
+    lines = note_lines(original, charged, crediting.take_back(left, amount))
+    lines += corrections.compensation_lines(-rating.totals(lines).gross, rules)
+    return write_note(operator, original, charged, lines, reason=reason, at=at)
+
+
+def note_lines(
+    original: Invoice, charged: Mapping[int, InvoiceLine], taken: Iterable[crediting.Back]
+) -> list[Line]:
+    """What is taken back of an invoice's lines, as lines of a credit note."""
+    return [
         Line(
             charged[back.nr].kind,
             charged[back.nr].description,
@@ -704,7 +713,7 @@ def credit(
             -back.tax,
             -back.gross,
             {
-                "credits": number,
+                "credits": original.number,
                 "line": back.nr,
                 **{
                     key: charged[back.nr].basis[key]
@@ -713,10 +722,8 @@ def credit(
                 },
             },
         )
-        for back in crediting.take_back(left, amount)
+        for back in taken
     ]
-    lines += corrections.compensation_lines(-rating.totals(lines).gross, rules)
-    return write_note(operator, original, charged, lines, reason=reason, at=at)
 
 
 def write_note(
@@ -727,9 +734,14 @@ def write_note(
     *,
     reason: str,
     at: dt.datetime,
+    paid_back: Decimal = rating.ZERO,
+    settle_up: bool = True,
 ) -> Invoice:
     """A credit note of these lines against an invoice of these `charged` ones, posted, issued, and
     settled with what is due on it. Each line but compensation names one that it takes back from.
+    What of it is `paid_back`, by a refund of the caller's, lowers nothing that is due. Without
+    `settle_up` no debt is looked at: by who has just issued the original, which is not due yet, and
+    does not hold the subscriber's row.
 
     Joins the caller's transaction, which holds the invoice's lock.
     """
@@ -765,10 +777,11 @@ def write_note(
     )
     issue(operator, [(original.subscriber_id, note_id)], at=at)
     note = Invoice.objects.get(subscriber_id=original.subscriber_id, id=note_id)
-    settled = min(-note.gross, max(amount_due(original), rating.ZERO))
+    settled = min(-note.gross - paid_back, max(amount_due(original), rating.ZERO))
     settle(original, settled)
-    settle(note, -settled)
-    dunning.settle_up(operator, original.subscriber_id, at=at)
+    settle(note, -settled - paid_back)
+    if settle_up:
+        dunning.settle_up(operator, original.subscriber_id, at=at)
     return note
 
 

@@ -26,8 +26,10 @@ _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
     "carrier": ASSET,
+    "disputed": ASSET,
     "wallet": LIABILITY,
     "prepaid": LIABILITY,
+    "refund": LIABILITY,
     "vat": LIABILITY,
     "deferred": LIABILITY,
     "revenue": INCOME,
@@ -35,12 +37,18 @@ _KINDS = {
     "late_fee": INCOME,
     "write_off": EXPENSE,
     "compensation": EXPENSE,
+    "dispute_loss": EXPENSE,
+    "provider_fee": EXPENSE,
 }
 RECEIVABLE = "receivable"
 LATE_FEE = "late_fee"
 WALLET = "wallet"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
 CARRIER = "carrier"  # what the carrier collects for us with phone bills
+REFUND = "refund"  # on its way back to subscribers
+DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
+DISPUTE_LOSS = "dispute_loss"
+PROVIDER_FEE = "provider_fee"
 WRITE_OFF = "write_off"
 COMPENSATION = "compensation"
 

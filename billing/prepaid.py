@@ -2,7 +2,8 @@
 
 A plan or booster that an order paid is on its period's invoice like any other; the order's money
 waits on the account `prepaid` until then. What that invoice does not need, because a coupon or a
-refund made it less, is put into the wallet.
+refund made it less, is put into the wallet. What of it is refunded before, a credit note takes off
+the invoice as soon as it names it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 
 from django.db import connection, transaction
 
-from billing import invoicing, ledger, payments, rating, wallets
+from billing import invoicing, ledger, payments, rating, refunds, wallets
 from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
@@ -53,6 +54,14 @@ def apply(
         named = {(subscriber, order): invoice for subscriber, order, invoice in cursor.fetchall()}
     if not named:
         return
+    orders = list(
+        Order.objects.filter(
+            subscriber_id__in={key[0] for key in named}, id__in={key[1] for key in named}
+        ).order_by("subscriber_id", "id")
+    )
+    for order in orders:
+        if order.refunded and order.bucket_id is not None:
+            refunds.say(operator, order, named[order.subscriber_id, order.id], at=at)
     invoices = {
         (invoice.subscriber_id, invoice.id): invoice
         for invoice in Invoice.objects.filter(
@@ -63,11 +72,6 @@ def apply(
         key: invoicing.amount_due(invoice) if invoice.state == Invoice.State.OPEN else rating.ZERO
         for key, invoice in invoices.items()
     }
-    orders = list(
-        Order.objects.filter(
-            subscriber_id__in={key[0] for key in named}, id__in={key[1] for key in named}
-        ).order_by("subscriber_id", "id")
-    )
     paid = []
     for order in orders:
         key = (order.subscriber_id, named[order.subscriber_id, order.id])
@@ -78,7 +82,7 @@ def apply(
                 payments.InAdvance(*key, order.currency, order.applied, f"order:{order.number}")
             )
     payments.record_in_advance(operator, paid, at=at)
-    back(operator, [order for order in orders if order.applied < order.amount], at=at)
+    back(operator, [order for order in orders if keeping.left_of(order)], at=at)
     keeping.used_up(orders, at=at)
 
 

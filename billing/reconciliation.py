@@ -16,6 +16,7 @@ from billing.exports.checks import CHECKS as CHARGE_FILE_CHECKS
 from billing.fapiao.checks import CHECKS as FAPIAO_CHECKS
 from billing.orders.checks import CHECKS as ORDER_CHECKS
 from billing.provider_checks import CHECKS as PROVIDER_CHECKS
+from billing.refund_checks import CHECKS as REFUND_CHECKS
 from metering import reconciliation as below
 from metering.reconciliation import Check, Report
 
@@ -552,6 +553,7 @@ CHECKS = (
     *FAPIAO_CHECKS,
     *ORDER_CHECKS,
     *COLLECTING_CHECKS,
+    *REFUND_CHECKS,
     *PROVIDER_CHECKS,
 )
 

@@ -6,7 +6,19 @@ import time
 
 from celery import shared_task
 
-from billing import before_period, closing, costs, due, dunning, figures, finals, inbox, prepaid
+from billing import (
+    before_period,
+    closing,
+    costs,
+    disputes,
+    due,
+    dunning,
+    figures,
+    finals,
+    inbox,
+    prepaid,
+    refunds,
+)
 from billing.collecting import running as collecting
 from billing.documents import store
 from billing.fapiao import providers, sending
@@ -101,6 +113,15 @@ def finish_payments() -> None:
     """Ask what became of attempts to pay that nobody has heard of since a crash."""
     for operator in Operator.objects.all():
         paying.ask_again(operator, at=clock.now(operator))
+
+
+@shared_task
+def finish_refunds() -> None:
+    """Tell providers of refunds that are theirs to make, and ask after those that wait; and of
+    disputes that were answered."""
+    for operator in Operator.objects.all():
+        refunds.sweep(operator, at=clock.now(operator))
+        disputes.sweep(operator, at=clock.now(operator))
 
 
 @shared_task

@@ -283,6 +283,9 @@ class Platform:
             "DATABASE_URL": database or services.database_url,
             "BROKER_URL": broker or services.broker_url,
             "SECRET_KEY": given.get("SECRET_KEY") or embedded.secret_key(self.data),
+            "PUBLIC_URL": given.get("PUBLIC_URL") or self.url,
+            # What the settings say of a database that the platform brings along.
+            "SANDBOX_PAYMENTS": given.get("SANDBOX_PAYMENTS") or str(not database),
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "PYTHONUNBUFFERED": "1",
             MARK: str(self.data),

@@ -27,6 +27,9 @@ else:
 DATABASE_URL = env.str("DATABASE_URL", default=_services.database_url if _services else "")
 BROKER_URL = env.str("BROKER_URL", default=_services.broker_url if _services else "")
 
+# How people's browsers, and providers that send them back, reach this platform.
+PUBLIC_URL = env.str("PUBLIC_URL", default="http://127.0.0.1:8000").rstrip("/")
+
 SECRET_KEY = env.str("SECRET_KEY", default="") or embedded.secret_key(DATA)
 # Earlier ones, while what they have sealed is sealed again (`manage.py providers reseal`).
 SECRET_KEY_FALLBACKS = env.list("SECRET_KEY_FALLBACKS", default=[])
@@ -58,6 +61,7 @@ INSTALLED_APPS = [
     "subscriptions",
     "metering",
     "billing",
+    "billing.ways.sandbox",
     "config",
 ]
 
@@ -310,8 +314,23 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 60.0,
         "options": {"expires": 60.0},
     },
+    "finish-refunds": {
+        "task": "billing.tasks.finish_refunds",
+        "schedule": 60.0,
+        "options": {"expires": 60.0},
+    },
     "work-notices": {
         "task": "billing.tasks.work_notices",
+        "schedule": 1.0,
+        "options": {"expires": 1.0},
+    },
+    "settle-sandbox": {
+        "task": "billing.ways.sandbox.tasks.settle",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "send-sandbox-notices": {
+        "task": "billing.ways.sandbox.tasks.send_notices",
         "schedule": 1.0,
         "options": {"expires": 1.0},
     },
@@ -333,7 +352,26 @@ CELERY_BEAT_SCHEDULE = {
     },
     "keep-partitions": {"task": "billing.tasks.keep_partitions", "schedule": 3600.0},
     "forget-answers": {"task": "subscriptions.tasks.forget_answers", "schedule": 3600.0},
+    "dispatch-events": {
+        "task": "subscriptions.tasks.dispatch_events",
+        "schedule": 2.0,
+        "options": {"expires": 2.0},
+    },
+    "send-webhooks": {
+        "task": "subscriptions.tasks.send_webhooks",
+        "schedule": 5.0,
+        "options": {"expires": 5.0},
+    },
+    "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
+
+# A company that only plays to take payments, for operators without a real one. It grants for
+# nothing: on a database of its own a platform has it only where that is said.
+SANDBOX_PAYMENTS = env.bool("SANDBOX_PAYMENTS", default="DATABASE_URL" not in env)
+# Hosts and networks that webhooks may be sent to although they are not public, without TLS and on
+# any port: `hooks.internal,10.20.0.0/16`; and the ports that all others may be called on.
+WEBHOOK_ALLOWED = env.list("WEBHOOK_ALLOWED", default=[])
+WEBHOOK_PORTS = [int(port) for port in env.list("WEBHOOK_PORTS", default=["443", "8443"])]
 
 # Who talks to the tax platform, and where the default one, which talks in files, keeps them.
 FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.FileProvider")

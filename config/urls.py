@@ -18,6 +18,8 @@ urlpatterns = [
     path("api/v1/", include("billing.api.urls")),
     path("", include("metering.api.vendor_urls")),
     path("webhooks/<slug:provider>/<slug:public_id>", webhook),
+    path("pay/", include("billing.checkout.urls")),
+    path("sandbox/", include("billing.ways.sandbox.urls")),
     path("api/schema/", SpectacularAPIView.as_view(), name="schema"),
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("accounts/", include("subscriptions.users.urls")),

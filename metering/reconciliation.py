@@ -170,22 +170,60 @@ FROM subscriptions_bucket b
 JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
 """
 
-# A reservation is its own journal: what it holds while it is open, and what it held last.
+# A reservation is its own journal: what it holds while it is open, and what it held last. What is
+# frozen for a refund or a dispute is reserved too.
 _BUCKET_RESERVED = """
 SELECT s.operator_id, CASE WHEN coalesce(b.reserved, 0) <> coalesce(h.units, 0)
            THEN jsonb_build_object(
                'subscriber', subscriber_id, 'bucket', bucket_id, 'reserved', b.reserved,
-               'held_by_open_reservations', coalesce(h.units, 0)) END AS wrong
+               'held', coalesce(h.units, 0)) END AS wrong
 FROM (
     SELECT subscriber_id, id AS bucket_id, reserved FROM subscriptions_bucket WHERE reserved <> 0
 ) b
 FULL JOIN (
-    SELECT r.subscriber_id, (e ->> 0)::bigint AS bucket_id, sum((e ->> 1)::bigint) AS units
-    FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_array_elements(r.holds) e
-    WHERE r.state = %(open)s
+    SELECT subscriber_id, bucket_id, sum(units) AS units
+    FROM (
+        SELECT r.subscriber_id, (e ->> 0)::bigint AS bucket_id, (e ->> 1)::bigint AS units
+        FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_array_elements(r.holds) e
+        WHERE r.state = %(open)s
+        UNION ALL
+        SELECT subscriber_id, bucket_id, units FROM subscriptions_freeze WHERE state = 'frozen'
+    ) u
     GROUP BY 1, 2
 ) h USING (subscriber_id, bucket_id)
 LEFT JOIN subscriptions_subscriber s ON s.id = subscriber_id
+"""
+
+# Units that were taken after a freeze left their bucket by the journal; of no bucket more were
+# frozen, in all, than it ever had.
+_FREEZES = """
+SELECT s.operator_id, CASE
+           WHEN b.id IS NULL OR f.units > b.granted
+             OR b.created_at >= %(journal_since)s
+                AND f.taken IS DISTINCT FROM coalesce(e.refunded, 0) + coalesce(e.withdrawn, 0)
+           THEN jsonb_build_object(
+               'subscriber', f.subscriber_id, 'bucket', f.bucket_id, 'taken', f.taken,
+               'refunded_in_journal', e.refunded, 'withdrawn_in_journal', e.withdrawn,
+               'frozen_or_taken', f.units) END AS wrong
+FROM (
+    SELECT subscriber_id, bucket_id,
+           coalesce(sum(units) FILTER (WHERE state = 'taken'), 0) AS taken,
+           coalesce(sum(units) FILTER (WHERE state <> 'thawed'), 0) AS units
+    FROM subscriptions_freeze
+    GROUP BY 1, 2
+) f
+LEFT JOIN subscriptions_subscriber s ON s.id = f.subscriber_id
+LEFT JOIN subscriptions_bucket b ON b.subscriber_id = f.subscriber_id AND b.id = f.bucket_id
+CROSS JOIN LATERAL (
+    SELECT sum(e.units) FILTER (WHERE e.kind = %(refund)s) AS refunded,
+           sum(e.units) FILTER (WHERE e.kind = %(withdrawal)s AND EXISTS (
+               SELECT FROM subscriptions_freeze t
+               WHERE t.subscriber_id = e.subscriber_id AND t.bucket_id = e.bucket_id
+                 AND t.state = 'taken' AND t.ended_at = e.charged_at AND t.units = e.units)
+           ) AS withdrawn
+    FROM subscriptions_bucketentry e
+    WHERE e.subscriber_id = f.subscriber_id AND e.bucket_id = f.bucket_id
+) e
 """
 
 _RESERVATION_HELD = """
@@ -223,7 +261,7 @@ _ENTRY_BUCKET = """
 SELECT s.operator_id, CASE
            WHEN b.id IS NULL
              OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s, %(reversal)s,
-                               %(lapse)s)
+                               %(lapse)s, %(refund)s)
              OR (e.kind IN (%(grant)s, %(reversal)s)) <> (e.units < 0)
            THEN jsonb_build_object(
                'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
@@ -990,7 +1028,8 @@ CHECKS = (
     Check("subscriber_drawn", "units of records = units drawn, by subscriber", _SUBSCRIBER_DRAWN),
     Check("bucket_balance", "a bucket's granted and used = its journal", _BUCKET_BALANCE),
     Check("bucket_bounds", "0 <= reserved <= remaining", _BUCKET_BOUNDS),
-    Check("bucket_reserved", "reserved = held by open reservations", _BUCKET_RESERVED),
+    Check("bucket_reserved", "reserved = held by open reservations, or frozen", _BUCKET_RESERVED),
+    Check("freezes", "what was frozen and taken has left its bucket", _FREEZES),
     Check("reservation_held", "a reservation holds what was granted", _RESERVATION_HELD),
     Check("reservation_charged", "what was committed was charged", _RESERVATION_CHARGED),
     Check("entry_bucket", "every movement belongs to a bucket", _ENTRY_BUCKET),

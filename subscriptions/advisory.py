@@ -6,6 +6,8 @@ Ids beyond 2^31 share a second key, harmlessly: they wait for each other.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import IntEnum, unique
 
 from django.db import connection
@@ -30,6 +32,8 @@ class Lock(IntEnum):
     COSTS = 7021  # of an operator: days are priced and settled one after another
     # Of an operator: held shared by bills from their look at the rates to the commit.
     TAXES = 7031
+    OUTBOX = 7050  # what happened is dispatched by one at a time
+    WEBHOOKS = 7051  # of all endpoints: sent by one process at a time
 
 
 def take(lock: Lock, about: int = 0, *, shared: bool = False) -> None:
@@ -40,3 +44,29 @@ def take(lock: Lock, about: int = 0, *, shared: bool = False) -> None:
         cursor.execute(
             f"SELECT pg_advisory_xact_lock{kind}(%s, %s)", [lock.value, about & 0x7FFFFFFF]
         )
+
+
+def try_take(lock: Lock, about: int = 0) -> bool:
+    """Take a lock until the transaction ends; answers False where somebody has it."""
+    assert connection.in_atomic_block
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s, %s)", [lock.value, about & 0x7FFFFFFF])
+        return bool(cursor.fetchone()[0])
+
+
+@contextmanager
+def alone(lock: Lock, about: int = 0) -> Iterator[bool]:
+    """Hold a lock over several transactions, unless somebody has it; yields whether it is ours.
+
+    It is the connection's: whoever dies gives it back at once.
+    """
+    keys = [lock.value, about & 0x7FFFFFFF]
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_try_advisory_lock(%s, %s)", keys)
+        ours = bool(cursor.fetchone()[0])
+    try:
+        yield ours
+    finally:
+        if ours:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_unlock(%s, %s)", keys)

@@ -362,6 +362,63 @@ def cut(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> No
             )
 
 
+_ASIDE_SQL = """
+UPDATE subscriptions_bucket b SET reserved = b.reserved + h.units
+FROM unnest(%s::bigint[], %s::bigint[], %s::bigint[]) AS h (subscriber_id, bucket_id, units)
+WHERE b.subscriber_id = h.subscriber_id AND b.id = h.bucket_id
+"""
+
+
+def set_aside(
+    subscriber_id: int, bucket_ids: Sequence[int], *, most: int | None = None
+) -> dict[int, int]:
+    """Reserve up to `most` units of each of these buckets, or all that they have left; answers how
+    many, by bucket. Of one without a limit nothing is. Joins the caller's transaction."""
+    assert connection.in_atomic_block
+    locked = list(
+        Bucket.objects.filter(subscriber_id=subscriber_id, id__in=bucket_ids)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    left = {b.id: b.granted - b.used - b.reserved for b in locked if b.granted is not None}
+    aside = {one: units if most is None else min(units, most) for one, units in left.items()}
+    _move_aside({(subscriber_id, one): units for one, units in aside.items() if units})
+    return aside
+
+
+def put_back(subscriber_id: int, aside: Mapping[int, int], *, at: dt.datetime) -> None:
+    """Let units that were set aside be used again, in the caller's transaction."""
+    assert connection.in_atomic_block
+    if not aside:
+        return
+    units = {(subscriber_id, one): some for one, some in aside.items()}
+    cursor = pgarrays.cursor()
+    held = lock_to_free(cursor, [subscriber_id], since=_EVER)
+    _move_aside({key: -some for key, some in units.items()})
+    follow(cursor, units, held, at=at)
+
+
+def take_aside(subscriber_id: int, aside: Mapping[int, int], kind: int, *, at: dt.datetime) -> None:
+    """Let units that were set aside leave their buckets, by journal rows of a kind."""
+    assert connection.in_atomic_block
+    if not aside:
+        return
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    list(
+        Bucket.objects.filter(subscriber_id=subscriber_id, id__in=aside)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    _move_aside({(subscriber_id, one): -some for one, some in aside.items()})
+    _take(kind, [(subscriber_id, one, some) for one, some in sorted(aside.items())], at=at)
+
+
+def _move_aside(units: Mapping[tuple[int, int], int]) -> None:
+    if units:
+        with pgarrays.statements() as cursor:
+            cursor.execute(_ASIDE_SQL, list(columns(units)))
+
+
 def _take(
     kind: int,
     entries: Sequence[tuple[int, int, int]],

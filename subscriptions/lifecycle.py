@@ -504,20 +504,8 @@ def end_now(
     subscription.ends_at, subscription.next_plan = at, None
     _take_back(subscription, at=at)
     expected.look_again(subscriber_id, subscription_id, since=period.starts_at)
-    held = list(
-        Bucket.objects.filter(
-            subscriber_id=subscriber_id,
-            subscription_id=subscription_id,
-            kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
-            valid_from__lte=at,
-            valid_until__gt=at,
-        )
-        .order_by("subscriber_id", "id")
-        .select_for_update(no_key=True)
-    )
-    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
-    granted = sum(b.granted or 0 for b in allowances)
-    unused = sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+    held = list(_own_buckets(key, at=at).select_for_update(no_key=True))
+    granted, unused = _granted_and_unused(held)
     Ending.objects.create(
         subscriber_id=subscriber_id,
         subscription_id=subscription_id,
@@ -549,6 +537,53 @@ def end_now(
     )
     buckets.forget([subscriber_id])
     return _get(key)
+
+
+def _own_buckets(key: Key, *, at: dt.datetime) -> QuerySet[Bucket]:
+    """What a subscription's period has brought it and could still burn at `at`."""
+    subscriber_id, subscription_id = key
+    return Bucket.objects.filter(
+        subscriber_id=subscriber_id,
+        subscription_id=subscription_id,
+        kind__in=[Bucket.Kind.ALLOWANCE, Bucket.Kind.ROLLOVER],
+        valid_from__lte=at,
+        valid_until__gt=at,
+    ).order_by("subscriber_id", "id")
+
+
+def _granted_and_unused(held: Iterable[Bucket]) -> tuple[int, int]:
+    """Of the allowances among them."""
+    allowances = [b for b in held if b.kind == Bucket.Kind.ALLOWANCE and b.granted is not None]
+    granted = sum(b.granted or 0 for b in allowances)
+    return granted, sum((b.granted or 0) - b.used - b.reserved for b in allowances)
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """What share of its price a period would give back: all of it, `unused` of `granted`, or none
+    (`refund`, as an Ending says it)."""
+
+    refund: str
+    granted: int = 0
+    unused: int = 0
+
+
+def given_back_now(key: PeriodKey, *, at: dt.datetime, locked: bool = False) -> GivenBack:
+    """What `end_now` with a refund would say at `at` of this period; all of it where the
+    subscription has not begun, nothing where another period runs by now. Changes nothing;
+    `locked`: in the caller's transaction nothing of it is burned any more."""
+    subscription = _get(key[:2])
+    if at < subscription.starts_at:
+        return GivenBack(Ending.Refund.FULL)
+    period = SubscriptionPeriod.objects.filter(
+        subscriber_id=key[0], subscription_id=key[1], starts_at=key[2]
+    ).first()
+    ended = subscription.ends_at is not None and subscription.ends_at <= at
+    if ended or period is None or not period.starts_at <= at < period.ends_at:
+        return GivenBack(Ending.Refund.NONE)
+    held = _own_buckets(key[:2], at=at)
+    granted, unused = _granted_and_unused(held.select_for_update(no_key=True) if locked else held)
+    return GivenBack(_refund(subscription.plan, period, granted, unused, at=at), granted, unused)
 
 
 def _refund(

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import datetime as dt
+import time
 
 from celery import shared_task
 
-from subscriptions import clock
+from subscriptions import clock, dispatching, outbox
 from subscriptions.models import IdempotentRequest, Operator
+from subscriptions.webhooks import queue, sending
 
 # How long a POST sent again with its `Idempotency-Key` gets the first answer.
 ANSWERS_KEPT = dt.timedelta(days=7)
+# How long what happened may be replayed, and how long what was sent of it can be looked at.
+EVENTS_KEPT = dt.timedelta(days=90)
+DELIVERIES_KEPT = dt.timedelta(days=30)
+# How long one task goes on before it gives others a turn.
+_TURN = 20.0
 
 
 @shared_task
@@ -19,3 +26,30 @@ def forget_answers() -> None:
     for operator in Operator.objects.all():
         answers = IdempotentRequest.objects.filter(operator=operator)
         answers.filter(created_at__lt=clock.now(operator) - ANSWERS_KEPT).delete()
+
+
+@shared_task
+def dispatch_events() -> None:
+    """Hand on what happened, for a while, and ring for those who send it."""
+    began, any_at_all = time.monotonic(), False
+    while dispatching.dispatch(at=clock.wall()) and time.monotonic() - began < _TURN:
+        any_at_all = True
+    if any_at_all:
+        send_webhooks.apply_async(expires=30)
+
+
+@shared_task
+def send_webhooks() -> None:
+    """Call operators' systems, for a while; by one process at a time."""
+    sending.send_due(now=clock.wall, seconds=_TURN)
+
+
+@shared_task
+def forget_events() -> None:
+    """Drop what happened and what was sent of it long ago, by every own clock."""
+    for operator in Operator.objects.all():
+        at = clock.now(operator)
+        while queue.forget(operator, before=at - DELIVERIES_KEPT):
+            pass
+        while outbox.forget(operator.pk, before=at - EVENTS_KEPT, limit=dispatching.CHUNK):
+            pass

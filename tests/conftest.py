@@ -64,6 +64,7 @@ KEPT = (
     *("billing_payment", "billing_dunningevent"),
     *("billing_order", "billing_orderstep", "billing_paymentintent"),
     *("billing_wallet", "billing_walletmovement", "billing_banktransfer"),
+    *("billing_refund", "billing_refundstep", "billing_dispute", "billing_disputestep"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
     *("billing_providerpayment", "billing_paymenttask"),
     *("billing_phonebillcharge", "billing_phonebillanswer"),

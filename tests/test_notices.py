@@ -13,8 +13,9 @@ from rest_framework.test import APIClient
 
 from billing import inbox
 from billing.models import PaymentTask, ProviderAccount, ProviderEvent, ProviderSecret
-from billing.ways import accounts, sealing
+from billing.ways import accounts
 from billing.ways.provider import About
+from subscriptions import sealing
 from subscriptions.models import Operator, Subscriber
 from tests.factories import NOW, make_operator
 from tests.providers import SIGNED_WITH, event, intent, signature, stripe_account, tell

@@ -23,11 +23,13 @@ from billing import (
     consents,
     corrections,
     costs,
+    disputes,
     due,
     dunning,
     finals,
     invoicing,
     payments,
+    refunds,
     settling,
     transfers,
 )
@@ -36,10 +38,10 @@ from billing.collecting.schedule import Terms
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
-from billing.models import Invoice, Order
+from billing.models import Invoice, Order, PaymentIntent, Refund
 from billing.orders import buying, keeping, paying
 from billing.reconciliation import CHECKS as MONEY_CHECKS
-from billing.ways.provider import Answer, Fate
+from billing.ways.provider import About, Answer, Event, Fate
 from metering import rollups
 from metering.adjusted import ADJUSTED
 from metering.models import AdjustedRecord, UsageRecord
@@ -308,6 +310,7 @@ def live() -> None:
     adjust(carrier)
     owe(carrier)
     buy(carrier)
+    pay_back(carrier)
     pay_before(carrier)
     collect(carrier)
     carrier.move(carrier.now + HOUR)
@@ -408,6 +411,35 @@ def buy(carrier: Carrier) -> None:
     assert paid["state"] == "paid", paid
 
 
+def pay_back(carrier: Carrier) -> None:
+    """Boosters that were paid by the bank: refunds in every state, a dispute that is open and one
+    that is lost."""
+    operator, at = carrier.operator, carrier.now
+    buyer = make_subscriber(operator, "buyer")
+    subscribe(buyer, operator.plans.get(code="stop"))
+    carrier.use(("buyer", at, 300_000))
+    orders = []
+    for nr in range(6):
+        made = buying.order_booster(operator, buyer.pk, "small", at=at)
+        told = transfers.Told(f"r-{nr}", made.amount, "CNY", at)
+        fill = transfers.tell(operator, told, at=at)
+        transfers.match(operator, fill.pk, transfers.Pays(order=made.number), at=at)
+        orders.append(made.number)
+    asked_for = [
+        refunds.ask(operator, number, amount=Decimal("0.40"), reason="x", by="x", at=at)
+        for number in orders[:4]
+    ]
+    numbers = [one.number for one in asked_for if isinstance(one, Refund)]
+    refunds.transferred(operator, numbers[0], reference="back", by="x", at=at)
+    refunds.to_wallet(operator, numbers[1], by="x", at=at)
+    refunds.cancel(operator, numbers[2], by="x", at=at)
+    for number, fate in ((orders[4], Fate.WAITING), (orders[5], Fate.FAILED)):
+        intent = PaymentIntent.objects.get(operator=operator, key=f"{number}-1")
+        said = Answer(fate, amount=intent.amount)
+        notice = Event(number, About.DISPUTE, intent.key, f"du-{number}", said, at, {"fee": "0.50"})
+        assert disputes.take_dispute(operator, notice, at=at)
+
+
 def pay_before(carrier: Carrier) -> None:
     """One pays the period that runs from a wallet; another has not paid."""
     operator, at = carrier.operator, carrier.now
@@ -448,7 +480,7 @@ def collect(carrier: Carrier) -> None:
     [made] = registry.upsert(operator, [draft], at=at)
     assert made.status == registry.CREATED
     renewing = registry.find(operator, "renewing")
-    words = {"text": "t", "text_version": "1", "language": "en", "channel": "app"}
+    words: dict[str, Any] = {"text": "t", "text_version": "1", "language": "en", "channel": "app"}
     for kind in ("auto_renew", "phone_bill"):
         consents.give(operator, renewing.pk, consents.Said(kind=kind, **words), at=at)
     lifecycle.subscribe(operator, renewing.pk, "before", at=at)
@@ -548,6 +580,11 @@ TABLES = (
     "billing_collectioncase",
     "billing_collectionstep",
     "billing_phonebillcharge",
+    "billing_refund",
+    "billing_refundstep",
+    "billing_dispute",
+    "billing_disputestep",
+    "subscriptions_freeze",
 )
 
 
@@ -652,6 +689,7 @@ RUN, SHARE = "metering_rerating", "metering_reratingshare"
 PAYMENT, SUSPENSION = "billing_payment", "subscriptions_suspension"
 CASE, STEP = "billing_dunningcase", "billing_dunningevent"
 ORDER, MOVEMENT = "billing_order", "billing_walletmovement"
+REFUND, DISPUTE, FREEZE = "billing_refund", "billing_dispute", "subscriptions_freeze"
 TAKEN = "billing_providerpayment"
 Fault = tuple[str, str]  # the table, and what is done to one row of it
 
@@ -1043,6 +1081,22 @@ FAULTS: list[tuple[str, Fault]] = [
     ),
     ("unpaid_empty", update("subscriptions_expectedperiod", "plan_id = -1")),
     ("prepaid_applied", update(ORDER, "applied = 1", "kind = 'booster'")),
+    ("freezes", update(FREEZE, "units = units + 1", "state = 'taken'")),
+    ("freezes", delete(ENTRY, "kind = 7")),
+    ("bucket_reserved", delete(FREEZE, "state = 'frozen'")),
+    ("order_refunds", update(REFUND, "amount = amount + 1", "state = 'succeeded'")),
+    ("order_refunds", update(ORDER, "unapplied = 0.01", "state = 'refunding'")),
+    ("refund_steps", delete("billing_refundstep", "state = 'succeeded'")),
+    ("refund_steps", update(REFUND, "steps = 9")),
+    ("refund_posted", update(REFUND, "amount = amount + 1", "state = 'pending'")),
+    ("refund_posted", update(SIDE, "amount = amount + 1", on_account("refund"))),
+    ("refund_posted", delete(REFUND)),
+    ("refund_units", update(REFUND, "units = units + 1")),
+    ("refund_units", update(FREEZE, "state = 'thawed'", "key LIKE '%-R-%' AND state = 'taken'")),
+    ("disputes", update(DISPUTE, "state = 'won'", "state = 'lost'")),
+    ("disputes", update(DISPUTE, "fee = fee + 1")),
+    ("disputes", update(SIDE, "amount = amount + 1", on_account("disputed"))),
+    ("disputes", delete("billing_disputestep")),
     ("transfers", update("billing_banktransfer", "amount = amount + 1")),
     ("transfers", update("billing_banktransfer", "state = 'open'")),
     ("provider_payments", update(TAKEN, "amount = amount + 1", "became = 'wallet'")),

@@ -14,7 +14,7 @@ from rest_framework.response import Response
 from billing import approving, corrections
 from billing.api.invoices import MoneyBody
 from billing.corrections import Rules
-from billing.models import Approval, Invoice
+from billing.models import Approval, Invoice, Order, Refund
 from subscriptions import clock
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
@@ -118,6 +118,8 @@ class ApprovalBody(serializers.Serializer[Any]):
     decided_at = Instant(allow_null=True)
     decision = serializers.CharField(allow_null=True, help_text="the reason of who decided")
     credit_note = serializers.CharField(allow_null=True, help_text="that was issued for it")
+    order = serializers.CharField(allow_null=True, help_text="that a refund is of")
+    refund = serializers.CharField(allow_null=True, help_text="that was made for it")
 
 
 class ApprovalPage(serializers.Serializer[Any]):
@@ -147,7 +149,17 @@ def show_approval(one: Approval) -> dict[str, Any]:
         "decided_at": None if one.decided_at is None else to_wire_time(one.decided_at),
         "decision": one.decision or None,
         "credit_note": None if one.note_id is None else numbers[one.note_id],
+        "order": _number(Order, one.subscriber_id, one.order_id),
+        "refund": _number(Refund, one.subscriber_id, one.refund_id),
     }
+
+
+def _number(
+    model: type[Order] | type[Refund], subscriber_id: int, row_id: int | None
+) -> str | None:
+    if row_id is None:
+        return None
+    return model.objects.get(subscriber_id=subscriber_id, id=row_id).number
 
 
 STATE = OpenApiParameter("state", {"type": "string", "enum": list(Approval.State.values)})
@@ -215,7 +227,8 @@ class ApproveDoor(OperatorDoor):
     )
     @idempotent
     def post(self, request: Request, approval_id: int) -> Response:
-        """Let it be made: a credit note is issued now, an adjustment is on the next bill."""
+        """Let it be made: a credit note is issued now, a refund is on its way, an adjustment is on
+        the next bill."""
         operator = operator_of(request)
         return Response(
             show_approval(approving.approve(operator, approval_id, **_decision(request)))

@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing.api.invoices import MoneyBody, Reason
+from billing.checkout import links
 from billing.models import Invoice, Order, PaymentIntent
 from billing.orders import buying, keeping, paying
 from billing.ways import known
@@ -45,12 +46,13 @@ class StepBody(serializers.Serializer[Any]):
 
 
 class AttemptBody(serializers.Serializer[Any]):
-    """An attempt to pay; `action` says what the payer is to do."""
+    """An attempt to pay; `action` says what the payer is to do, `page` is where they can."""
 
     way = serializers.CharField()
     state = serializers.ChoiceField(choices=PaymentIntent.State.values)
     reason = serializers.CharField()
     action = serializers.DictField()
+    page = serializers.URLField(allow_null=True, help_text="for the payer; null once it has ended")
 
 
 class OrderBody(serializers.Serializer[Any]):
@@ -152,7 +154,13 @@ def _show(
             for step in steps[order.id]
         ],
         "attempts": [
-            {"way": one.way, "state": one.state, "reason": one.reason, "action": one.action}
+            {
+                "way": one.way,
+                "state": one.state,
+                "reason": one.reason,
+                "action": one.action,
+                "page": links.pay_page(one) if one.ended_at is None else None,
+            }
             for one in attempts[order.id]
         ],
     }
@@ -289,11 +297,12 @@ class OrderPayDoor(OperatorDoor):
         responses={200: OrderBody, **refusals(404, 409, 413, 415, 422)},
     )
     def post(self, request: Request, number: str) -> Response:
-        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do.
-        Again is harmless: an order is paid once."""
+        """Pay from the wallet at once, or hear how to pay: `attempts` say what the payer is to do,
+        and where. Again is harmless: an order is paid once."""
         operator = operator_of(request)
         at = clock.now(operator)
         said = Payment(data=request.data)
         said.is_valid(raise_exception=True)
-        paying.pay(operator, number, said.validated_data["way"], at=at)
+        back = links.return_url(keeping.find(operator, number))
+        paying.pay(operator, number, said.validated_data["way"], at=at, return_url=back)
         return Response(_fresh(operator, number, at=at))

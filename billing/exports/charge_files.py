@@ -35,7 +35,8 @@ FIELDS = 11  # of every line
 
 # One statement, hence one snapshot: what is due on an invoice and how many notes had lowered it go
 # together. A note that came after its invoice's charge is given back whole, whatever it has
-# settled since; any other lowered what was charged already, and is said with what is left of it.
+# settled since, but for what was refunded of it; any other lowered what was charged already, and is
+# said with what is left of it.
 # Of what was written off that is taken back which has not come in by now: whoever collects for us
 # is to stop, and what he has collected nonetheless is a payment.
 _LINES_SQL = """
@@ -57,7 +58,11 @@ FROM (
       AND i.currency = %(currency)s
     UNION ALL
     SELECT i.subscriber_id, i.id, 'credit', i.number, i.issued_at,
-           CASE WHEN i.place > l.notes THEN i.gross ELSE i.gross - i.paid END, 0
+           CASE WHEN i.place > l.notes THEN i.gross + coalesce((
+               SELECT sum(r.amount) FROM billing_refund r
+               WHERE r.subscriber_id = i.subscriber_id AND r.note_id = i.id
+                 AND r.fund = 'credit_note'), 0)
+           ELSE i.gross - i.paid END, 0
     FROM (
         SELECT *, row_number() OVER (PARTITION BY subscriber_id, original_id ORDER BY id) AS place
         FROM billing_invoice WHERE operator_id = %(operator)s AND kind = 'credit_note'

@@ -43,6 +43,7 @@ from billing.models.providers import (
     ProviderPayment,
     ProviderSecret,
 )
+from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.wallets import Wallet, WalletMovement
 
@@ -65,6 +66,8 @@ __all__ = [
     "DayFigures",
     "Deferral",
     "DeferralSweep",
+    "Dispute",
+    "DisputeStep",
     "Document",
     "DunningCase",
     "DunningCursor",
@@ -92,6 +95,8 @@ __all__ = [
     "ProviderEvent",
     "ProviderPayment",
     "ProviderSecret",
+    "Refund",
+    "RefundStep",
     "ReminderCursor",
     "Settlement",
     "SettlementLine",

@@ -44,13 +44,15 @@ class Approval(models.Model):
 
     Of a credit note it keeps what was asked for, and `note_id` once it is issued. Of an adjustment
     it keeps the change that a bill would have said: the bucket, what was `drawn` and `billed` of
-    it; if that has changed when a bill is made, the row is superseded by another. `amount` is what
-    the correction is in all, with compensation: < 0 where the subscriber gets it.
+    it; if that has changed when a bill is made, the row is superseded by another. Of a refund it
+    keeps the order, where the money is to go (`to`) and, once it is made, `refund_id`. `amount` is
+    what the correction is in all, with compensation: < 0 where the subscriber gets it.
     """
 
     class Kind(models.TextChoices):
         CREDIT_NOTE = "credit_note"
         ADJUSTMENT = "adjustment"
+        REFUND = "refund"
 
     class State(models.TextChoices):
         PENDING = "pending"
@@ -78,6 +80,10 @@ class Approval(models.Model):
     decided_at = models.DateTimeField(null=True, blank=True)
     decision = models.CharField(max_length=200, blank=True, default="")  # why so
     note_id = models.BigIntegerField(null=True, blank=True)
+    order_id = models.BigIntegerField(null=True, blank=True)  # that a refund is of
+    to = models.CharField(max_length=6, blank=True, default="")
+    once = models.CharField(max_length=280, blank=True, default="")  # makes asking repeatable
+    refund_id = models.BigIntegerField(null=True, blank=True)
 
     objects: models.Manager[Approval]
 
@@ -95,6 +101,11 @@ class Approval(models.Model):
                 fields=["subscriber_id", "bucket_id"],
                 name="approval_pending_once",
                 condition=Q(bucket_id__isnull=False, state="pending"),
+            ),
+            models.UniqueConstraint(
+                fields=["operator", "once"],
+                name="approval_asked_once",
+                condition=~Q(once=""),
             ),
             models.CheckConstraint(
                 name="approval_decided_by_another",
@@ -115,13 +126,23 @@ class Approval(models.Model):
                     bucket_id__isnull=False,
                     drawn__isnull=False,
                     billed__isnull=False,
+                )
+                | Q(
+                    kind="refund",
+                    invoice_id__isnull=True,
+                    note_id__isnull=True,
+                    bucket_id__isnull=True,
+                    order_id__isnull=False,
+                    to__in=["source", "wallet"],
                 ),
             ),
             models.CheckConstraint(
                 name="approval_note_when_approved",
                 condition=Q(kind="adjustment")
-                | Q(state="approved", note_id__isnull=False)
-                | ~Q(state="approved") & Q(note_id__isnull=True),
+                | Q(kind="refund", state="approved", refund_id__isnull=False)
+                | Q(kind="refund", refund_id__isnull=True) & ~Q(state="approved")
+                | Q(kind="credit_note", state="approved", note_id__isnull=False)
+                | Q(kind="credit_note", note_id__isnull=True) & ~Q(state="approved"),
             ),
         ]
 

@@ -17,7 +17,8 @@ class Order(models.Model):
     paid until `expires_at`, by the operator's clock; what it buys is granted in the transaction
     that marks it paid. What a plan or booster cost is owed to the subscriber until an invoice
     names it: then (`settled_at`) `applied` of it has lowered that invoice, and the rest is
-    `refunded`. Written by billing/orders/keeping.py only.
+    `refunded`, which counts all that went back or is on its way. What of `applied` went back
+    since is `unapplied`: a credit note says it. Written by billing/orders/keeping.py only.
     """
 
     class Kind(models.TextChoices):
@@ -62,6 +63,7 @@ class Order(models.Model):
     way = models.CharField(max_length=32, blank=True, default="")  # how it was paid
     applied = amount_field(default=0)
     refunded = amount_field(default=0)
+    unapplied = amount_field(default=0)
     settled_at = models.DateTimeField(null=True, blank=True)
     # What it buys; what that became is known when it is paid.
     plan = models.ForeignKey(
@@ -129,20 +131,22 @@ class Order(models.Model):
             ),
             models.CheckConstraint(
                 name="order_used_within_amount",
-                condition=Q(applied__gte=0, refunded__gte=0)
-                & Q(amount__gte=F("applied") + F("refunded")),
+                condition=Q(applied__gte=0, refunded__gte=0, unapplied__gte=0)
+                & Q(applied__gte=F("unapplied"))
+                & Q(amount__gte=F("applied") - F("unapplied") + F("refunded")),
             ),
             models.CheckConstraint(
                 name="order_refunded_is_refunded",
                 condition=Q(state__in=["refunded"], refunded=F("amount"))
                 | Q(state="partly_refunded", refunded__gt=0, refunded__lt=F("amount"))
-                | Q(state="refunding", refunded__lt=F("amount"))
+                | Q(state="refunding", refunded__gt=0)
                 | Q(state__in=["created", "waiting", "paid", "failed", "expired", "cancelled"])
                 & Q(refunded=0),
             ),
             models.CheckConstraint(
                 name="order_settled_whole",
-                condition=Q(settled_at__isnull=True) | Q(amount=F("applied") + F("refunded")),
+                condition=Q(settled_at__isnull=True)
+                | Q(amount=F("applied") - F("unapplied") + F("refunded")),
             ),
             models.CheckConstraint(
                 name="order_names_what_it_buys",

@@ -46,6 +46,7 @@ class WalletMovement(models.Model):
         TOP_UP = "top_up"
         PAYMENT = "payment"
         REFUND = "refund"
+        PAYOUT = "payout"  # back to where it came from, or held for a dispute
 
     pk = models.CompositePrimaryKey("subscriber_id", "currency", "nr")
     subscriber_id = models.BigIntegerField()
@@ -73,7 +74,7 @@ class WalletMovement(models.Model):
             ),
             models.CheckConstraint(
                 name="wallet_movement_goes_its_way",
-                condition=Q(kind="payment", amount__lt=0)
+                condition=Q(kind__in=["payment", "payout"], amount__lt=0)
                 | Q(kind__in=["top_up", "refund"], amount__gt=0),
             ),
             models.CheckConstraint(

@@ -101,7 +101,8 @@ SELECT operator_id, CASE WHEN sum(amount) <> 0 THEN jsonb_build_object(
            'subscriber', subscriber_id, 'currency', currency, 'orders_minus_ledger', sum(amount))
            END AS wrong
 FROM (
-    SELECT operator_id, subscriber_id, currency, amount - applied - refunded AS amount
+    SELECT operator_id, subscriber_id, currency,
+           amount - applied + unapplied - refunded AS amount
     FROM billing_order WHERE paid_at IS NOT NULL AND kind NOT IN ('top_up', 'invoice')
     UNION ALL
     SELECT a.operator_id, e.subscriber_id, a.currency, e.amount
@@ -113,6 +114,7 @@ _APPLIED = """
 SELECT o.operator_id, CASE
            WHEN o.applied <> coalesce(p.amount, 0)
              OR o.refunded <> coalesce(m.amount, 0) + coalesce(r.amount, 0)
+                              + coalesce(n.amount, 0)
              OR o.settled_at IS NULL AND b.named
            THEN jsonb_build_object(
                'subscriber', o.subscriber_id, 'order', o.number, 'applied', o.applied,
@@ -132,6 +134,10 @@ CROSS JOIN LATERAL (
 CROSS JOIN LATERAL (
     SELECT sum(a.unnamed) AS amount FROM billing_phonebillanswer a
     WHERE a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
+) n
+CROSS JOIN LATERAL (
+    SELECT sum(r.amount) AS amount FROM billing_refund r
+    WHERE r.subscriber_id = o.subscriber_id AND r.order_id = o.id AND r.state <> 'cancelled'
 ) r
 CROSS JOIN LATERAL (
     SELECT EXISTS (

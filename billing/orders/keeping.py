@@ -154,13 +154,13 @@ def create_many(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime)
     return orders
 
 
-_NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
+NUMBER = re.compile(r"[A-Z0-9-]{1,40}", re.ASCII)
 
 
 def find(operator: Operator, number: str) -> Order:
     """An order of an operator by its number. Raises NotFound, also for another operator's."""
     found = None
-    if _NUMBER.fullmatch(number):
+    if NUMBER.fullmatch(number):
         found = Order.objects.filter(operator=operator, number=number).first()
     if found is None:
         raise NotFound("there is no such order")
@@ -184,8 +184,10 @@ def locked(operator: Operator, number: str) -> Order:
 
 
 def period_of(order: Order) -> lifecycle.PeriodKey | None:
-    """The period that an order is for, where it is for one that is paid before."""
-    return period_key(order) if order.kind == Order.Kind.PERIOD else None
+    """The period that an order is for, where there is one yet."""
+    if order.subscription_id is None or order.period_start is None:
+        return None
+    return period_key(order)
 
 
 def period_key(order: Order) -> lifecycle.PeriodKey:
@@ -460,7 +462,7 @@ def attempts_of(orders: Sequence[Order]) -> dict[int, list[PaymentIntent]]:
 
 
 _USED_SQL = """
-UPDATE billing_order o SET applied = o.amount, settled_at = %s
+UPDATE billing_order o SET applied = o.amount - o.refunded, settled_at = %s
 FROM unnest(%s::bigint[], %s::bigint[]) AS u (subscriber_id, id)
 WHERE o.subscriber_id = u.subscriber_id AND o.id = u.id
 """
@@ -469,21 +471,23 @@ WHERE o.subscriber_id = u.subscriber_id AND o.id = u.id
 def used_up(orders: Sequence[Order], *, at: dt.datetime) -> None:
     """Note of locked orders what an invoice took of them (`applied` is set); the rest, by the
     caller's hand, went back to the subscriber."""
-    whole = [order for order in orders if order.applied == order.amount]
+    whole = [order for order in orders if not left_of(order)]
     if whole:
         with pgarrays.statements() as cursor:
             keys = [(order.subscriber_id, order.id) for order in whole]
             subscriber_ids, ids = zip(*keys, strict=True)
             cursor.execute(_USED_SQL, [at, Int8s(subscriber_ids), Int8s(ids)])
     for order in orders:
-        if order.applied < order.amount:
+        if rest := left_of(order):
+            refunded = order.refunded + rest
+            state = State.PARTLY_REFUNDED if order.applied else State.REFUNDED
             advance(
                 order,
-                State.PARTLY_REFUNDED if order.applied else State.REFUNDED,
+                State.REFUNDING if order.state == State.REFUNDING else state,
                 at=at,
                 reason="what no invoice needed is in the wallet",
                 applied=order.applied,
-                refunded=order.amount - order.applied,
+                refunded=refunded,
                 settled_at=at,
             )
 
@@ -498,5 +502,44 @@ def not_paid_after_all(order: Order, *, at: dt.datetime, reason: str) -> None:
 
 def left_of(order: Order) -> Decimal:
     """What of a paid order neither lowered an invoice nor went back."""
-    left: Decimal = order.amount - order.applied - order.refunded
+    left: Decimal = order.amount - order.applied + order.unapplied - order.refunded
     return left
+
+
+# What goes back ----------------------------------------------------------------------------------
+
+
+def refunding(
+    order: Order, amount: Decimal, *, at: dt.datetime, reason: str, applied: bool = False
+) -> None:
+    """Note of a locked order that so much of it is on its way back; `applied`: what a credit note
+    has taken off the invoice that it paid."""
+    advance(
+        order,
+        State.REFUNDING,
+        at=at,
+        reason=reason,
+        refunded=order.refunded + amount,
+        unapplied=order.unapplied + (amount if applied else 0),
+    )
+
+
+def refund_ended(
+    order: Order,
+    *,
+    open_still: bool,
+    at: dt.datetime,
+    reason: str,
+    given_up: Decimal = rating.ZERO,
+) -> None:
+    """Note of a locked order that a refund of it has ended or failed (`open_still`: one is not
+    over); so much of it is `given_up`, and does not go back."""
+    refunded = order.refunded - given_up
+    state = State.PAID
+    if open_still:
+        state = State.REFUNDING
+    elif refunded == order.amount:
+        state = State.REFUNDED
+    elif refunded:
+        state = State.PARTLY_REFUNDED
+    advance(order, state, at=at, reason=reason, refunded=refunded)

@@ -101,6 +101,11 @@ def ask_again(operator: Operator, *, at: dt.datetime, limit: int = 100) -> int:
     return done
 
 
+def provider_of(intent: PaymentIntent, *, at: dt.datetime) -> Provider:
+    """Who was asked for an attempt, and is asked of its money again."""
+    return known.again(intent.way, intent.account, at=at)
+
+
 def asked_for(order: Order, intent: PaymentIntent, *, at: dt.datetime) -> Attempt:
     """An attempt as its provider is asked for it."""
     return Attempt(

@@ -13,7 +13,7 @@ from django.db import transaction
 from django.db.models import Q
 
 from billing.models import ProviderAccount, ProviderSecret
-from billing.ways import sealing
+from subscriptions import sealing
 from subscriptions.errors import Invalid, NotFound
 from subscriptions.models import Operator
 

@@ -2,7 +2,15 @@
 
 from django.urls import path
 
-from subscriptions.api import coupons, offerings, operators, subscribers, subscriptions, taxes
+from subscriptions.api import (
+    coupons,
+    offerings,
+    operators,
+    subscribers,
+    subscriptions,
+    taxes,
+    webhooks,
+)
 
 urlpatterns = [
     path("operator", operators.OperatorDoorItself.as_view()),
@@ -39,4 +47,14 @@ urlpatterns = [
     path("subscribers/<str:external_id>/boosters", subscriptions.BoosterSalesDoor.as_view()),
     path("subscribers/<str:external_id>/grants", subscriptions.GrantsDoor.as_view()),
     path("subscribers/<str:external_id>/balance", subscriptions.BalanceDoor.as_view()),
+    path("webhook-endpoints", webhooks.EndpointsDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>", webhooks.EndpointDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/rotate-secret", webhooks.RotationDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/enable", webhooks.EnablingDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/disable", webhooks.DisablingDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/test", webhooks.TestDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/replay", webhooks.EndpointReplayDoor.as_view()),
+    path("webhook-endpoints/<int:endpoint_id>/deliveries", webhooks.DeliveriesDoor.as_view()),
+    path("webhook-deliveries/<int:delivery_id>", webhooks.DeliveryDoor.as_view()),
+    path("webhook-deliveries/<int:delivery_id>/replay", webhooks.DeliveryReplayDoor.as_view()),
 ]

@@ -4,6 +4,7 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.freezes import Freeze
 from subscriptions.models.jobs import Job
 from subscriptions.models.offerings import (
     Booster,
@@ -25,6 +26,7 @@ from subscriptions.models.subscribers import (
 )
 from subscriptions.models.taxes import TaxRate
 from subscriptions.models.users import Access, User
+from subscriptions.models.webhooks import WebhookAttempt, WebhookDelivery, WebhookEndpoint
 
 __all__ = [
     "Access",
@@ -35,6 +37,7 @@ __all__ = [
     "Coupon",
     "Ending",
     "ExpectedPeriod",
+    "Freeze",
     "Gateway",
     "IdempotentRequest",
     "Job",
@@ -57,4 +60,7 @@ __all__ = [
     "TaxRate",
     "Upgrade",
     "User",
+    "WebhookAttempt",
+    "WebhookDelivery",
+    "WebhookEndpoint",
 ]

@@ -91,6 +91,7 @@ class BucketEntry(models.Model):
         WITHDRAWAL = 4  # leaves: a grant taken back before it could be used
         REVERSAL = 5  # enters: drawn for usage that is void or less by now
         LAPSE = 6  # leaves, with a reversal into a bucket that has ended: nobody may use it
+        REFUND = 7  # leaves: its price was given back
 
     pk = models.CompositePrimaryKey("subscriber_id", "batch_id", "bucket_id", "kind", "charged_at")
     subscriber_id = models.BigIntegerField()
@@ -109,8 +110,9 @@ class BucketEntry(models.Model):
 class OutboxEvent(models.Model):
     """Something that happened to a subscriber and that somebody must hear of, once.
 
-    Written in the transaction that made it true; whoever sends notices reads it and sets
-    `sent_at`. `key` names the happening, so that it is written once however often it is seen.
+    Written in the transaction that made it true; `sent_at` is when it was handed on to those who
+    tell people and systems. `key` names the happening, so that it is written once however often it
+    is seen. Written only by subscriptions/outbox.py, and by the draw in PostgreSQL.
     """
 
     pk = models.CompositePrimaryKey("subscriber_id", "key")
@@ -128,6 +130,10 @@ class OutboxEvent(models.Model):
             # The sender's queue, across subscribers on purpose.
             models.Index(
                 fields=["occurred_at"], name="outbox_queue", condition=Q(sent_at__isnull=True)
+            ),
+            # What is replayed, and what is old.
+            models.Index(
+                fields=["occurred_at"], name="outbox_told", condition=Q(sent_at__isnull=False)
             ),
         ]
 

@@ -11,8 +11,8 @@ from django.core.management.base import BaseCommand, CommandError
 from billing.api.providers import show
 from billing.management.reports import operator_named
 from billing.models import ProviderAccount, ProviderSecret
-from billing.ways import accounts, sealing
-from subscriptions import clock
+from billing.ways import accounts
+from subscriptions import clock, sealing
 from subscriptions.errors import DomainError
 
 

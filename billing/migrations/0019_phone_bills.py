@@ -11,7 +11,7 @@ from billing.migrations._phone_bills_sql import KEEP_PHONE_BILLS, LOOSEN_PHONE_B
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("billing", "0017_consents_and_collection"),
+        ("billing", "0018_refunds_and_disputes"),
         ("subscriptions", "0021_users"),
     ]
 
