@@ -44,13 +44,13 @@ SELECT coalesce(p.operator_id, e.operator_id), CASE
 FROM (SELECT *, 'payment:' || key AS posting_key FROM billing_payment) p
 FULL JOIN (
     SELECT q.operator_id, q.key AS posting_key, q.at, q.currency,
-           sum(e.amount) FILTER (WHERE e.amount > 0) AS amount,
+           sum(e.amount) FILTER (WHERE a.code <> 'receivable') AS amount,
            min(split_part(a.code, ':', CASE WHEN a.code LIKE 'cash:%%' THEN 2 ELSE 1 END))
-               FILTER (WHERE e.amount > 0) AS way
+               FILTER (WHERE a.code <> 'receivable') AS way
     FROM billing_posting q
     JOIN billing_entry e ON e.posting_id = q.id
     JOIN billing_account a ON a.id = e.account_id
-    WHERE q.kind = 'payment'
+    WHERE q.kind IN ('payment', 'payment_back')
     GROUP BY q.id
 ) e ON e.operator_id = p.operator_id AND e.posting_key = p.posting_key
 """

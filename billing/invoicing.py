@@ -981,6 +981,9 @@ def settle(invoice: Invoice, amount: Decimal) -> None:
     invoice.paid += amount
     if invoice.paid == invoice.gross:
         invoice.state = Invoice.State.PAID
+    elif invoice.state == Invoice.State.PAID:
+        # A payment was taken back.
+        invoice.state = Invoice.State.OPEN
     Invoice.objects.filter(subscriber_id=invoice.subscriber_id, id=invoice.id).update(
         paid=invoice.paid, state=invoice.state
     )

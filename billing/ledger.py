@@ -25,6 +25,7 @@ INCOME, EXPENSE = Account.Kind.INCOME, Account.Kind.EXPENSE
 _KINDS = {
     "receivable": ASSET,
     "cash": ASSET,
+    "carrier": ASSET,
     "disputed": ASSET,
     "wallet": LIABILITY,
     "bonus": LIABILITY,
@@ -54,6 +55,7 @@ PAYMENT_DIFFERENCES = "payment_differences"
 PREPAID = "prepaid"  # paid orders that no invoice has named yet
 VOUCHER = "voucher"  # sold and not redeemed yet
 VOUCHER_BREAKAGE = "voucher_breakage"  # never redeemed
+CARRIER = "carrier"  # what the carrier collects for us with phone bills
 REFUND = "refund"  # on its way back to subscribers
 DISPUTED = "disputed"  # held by a provider while a dispute is open, less what a wallet gave for it
 DISPUTE_LOSS = "dispute_loss"

@@ -18,7 +18,7 @@ from django.db import connection, transaction
 from billing import dunning, invoicing, ledger, rating, telling
 from billing.ledger import Side
 from billing.models import Invoice, Payment
-from subscriptions.errors import Conflict, Invalid
+from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator
 
 _WAY = re.compile(r"[a-z0-9_]{1,32}")
@@ -169,6 +169,52 @@ def record(
     telling.paid(operator, [(invoice.subscriber_id, invoice.id)], at=at)
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return payment
+
+
+def take_back(
+    operator: Operator, key: str, *, subscriber_id: int, way: str, at: dt.datetime
+) -> Payment:
+    """Undo a payment whose money has not come after all: it is owed again, by a payment below zero
+    against the account that is its `way`. Again changes nothing.
+
+    Joins the caller's transaction, which holds the subscriber. Raises NotFound.
+    """
+    assert connection.in_atomic_block
+    paid = Payment.objects.filter(operator=operator, key=key, subscriber_id=subscriber_id).first()
+    if paid is None:
+        raise NotFound("there is no such payment")
+    back = Payment.objects.filter(operator=operator, key=f"back:{key}").first()
+    if back is not None:
+        return back
+    number = Invoice.objects.values_list("number", flat=True).get(
+        subscriber_id=paid.subscriber_id, id=paid.invoice_id
+    )
+    assert number is not None
+    invoice = invoicing.locked(operator, number)
+    sides = (
+        Side(ledger.RECEIVABLE, paid.amount, paid.subscriber_id),
+        Side(way, -paid.amount, paid.subscriber_id),
+    )
+    draft = ledger.Draft(f"payment:back:{key}", "payment_back", at, paid.currency, sides, number)
+    posted = ledger.post(operator.pk, draft)
+    assert posted
+    back = Payment.objects.create(
+        subscriber_id=paid.subscriber_id,
+        invoice_id=paid.invoice_id,
+        nr=Payment.objects.filter(
+            subscriber_id=paid.subscriber_id, invoice_id=paid.invoice_id
+        ).count()
+        + 1,
+        operator=operator,
+        key=f"back:{key}",
+        way=way,
+        at=at,
+        currency=paid.currency,
+        amount=-paid.amount,
+    )
+    invoicing.settle(invoice, -paid.amount)
+    dunning.settle_up(operator, paid.subscriber_id, at=at)
+    return back
 
 
 def _recover(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 
+from billing.collecting.checks import CHECKS as COLLECTING_CHECKS
 from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
@@ -557,6 +558,7 @@ CHECKS = (
     *ORDER_CHECKS,
     *HANDOVER_CHECKS,
     *VOUCHER_CHECKS,
+    *COLLECTING_CHECKS,
     *REFUND_CHECKS,
     *WALLET_CHECKS,
     *PROVIDER_BOOK_CHECKS,

@@ -7,7 +7,8 @@ from metering.reconciliation import Check
 # Of each order, what its refunds say that went or is going back, and that one is open or none.
 _ORDER_REFUNDS = """
 SELECT coalesce(o.operator_id, r.operator_id), CASE
-           WHEN o.id IS NULL OR o.refunded <> coalesce(r.amount, 0) + coalesce(m.amount, 0)
+           WHEN o.id IS NULL OR o.refunded
+                 <> coalesce(r.amount, 0) + coalesce(m.amount, 0) + coalesce(a.unnamed, 0)
              OR o.unapplied <> coalesce(r.noted, 0)
              OR (o.state = 'refunding') <> coalesce(r.open, false)
              OR r.currency <> o.currency OR r.operator_id <> o.operator_id
@@ -28,6 +29,9 @@ CROSS JOIN LATERAL (
     WHERE m.subscriber_id = o.subscriber_id AND m.currency = o.currency
       AND m.key = 'rest:' || o.number
 ) m
+-- What the carrier rejects before an invoice names it was never paid.
+LEFT JOIN billing_phonebillanswer a
+  ON a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
 WHERE o.paid_at IS NOT NULL OR r.amount IS NOT NULL
 """
 

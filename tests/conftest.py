@@ -70,6 +70,8 @@ KEPT = (
     *("billing_topuppolicy", "billing_bonusrule", "billing_autotopup", "billing_autotopuprun"),
     *("billing_provideraccount", "billing_providersecret", "billing_providerevent"),
     *("billing_providerpayment", "billing_paymenttask", "billing_paymentmethod"),
+    *("billing_providerpayment", "billing_paymenttask"),
+    *("billing_phonebillcharge", "billing_phonebillanswer"),
     *("billing_consent", "billing_collectionpolicy", "billing_collectionstep"),
     *("billing_providerfile", "billing_providerline", "billing_paymentdifference"),
 )

@@ -198,6 +198,7 @@ WRITERS = {
     "billing/documents/store.py": {"document"},
     "billing/payments.py": {"payment"},
     "billing/orders/keeping.py": {"order", "orderstep", "paymentintent"},
+    "billing/phone_bills.py": {"phonebillcharge", "phonebillanswer"},
     "billing/consents.py": {"consent"},
     "billing/collecting/policies.py": {"collectionpolicy"},
     "billing/collecting/cases.py": {"collectioncase", "collectionstep"},

@@ -20,6 +20,7 @@ from billing import (
     approving,
     before_period,
     closing,
+    consents,
     corrections,
     costs,
     disputes,
@@ -35,6 +36,8 @@ from billing import (
     transfers,
 )
 from billing.auto_top_up import agreements, charging
+from billing.collecting import policies, running
+from billing.collecting.schedule import Terms
 from billing.documents import letterheads
 from billing.exports import charge_files
 from billing.fapiao import requests as fapiao
@@ -321,6 +324,7 @@ def live() -> None:
     hand_over(carrier)
     fill_wallet(carrier)
     hear_from_stripe(carrier)
+    collect(carrier)
     carrier.move(carrier.now + HOUR)
     due.earn_deferred(operator, at=carrier.now)
     assert costs.price_due(operator, at=carrier.now)
@@ -578,6 +582,23 @@ def hear_from_stripe(carrier: Carrier) -> None:
         differing.resolve(operator, one.pk, resolution, note="a test", by="x", at=at)
 
 
+def collect(carrier: Carrier) -> None:
+    """Of one who agreed to it a period is collected: by the phone bill, for the wallet is empty."""
+    operator, at = carrier.operator, carrier.now
+    policies.set_terms(operator, Terms(from_hour=0, until_hour=24), by="a test", at=at)
+    draft = registry.Draft(external_id="renewing", subjects=("renewing",), msisdn="+8613800000009")
+    [made] = registry.upsert(operator, [draft], at=at)
+    assert made.status == registry.CREATED
+    renewing = registry.find(operator, "renewing")
+    words: dict[str, Any] = {"text": "t", "text_version": "1", "language": "en", "channel": "app"}
+    for kind in ("auto_renew", "phone_bill"):
+        consents.give(operator, renewing.pk, consents.Said(kind=kind, **words), at=at)
+    lifecycle.subscribe(operator, renewing.pk, "before", at=at)
+    before_period.sweep(operator, at=at)
+    running.run(operator, at=at)
+    assert Order.objects.get(subscriber_id=renewing.pk).way == "phone_bill"
+
+
 def pay(operator: Operator, number: str, amount: Decimal, *, at: dt.datetime) -> None:
     payments.record(operator, number, amount=amount, key=f"bank-{number}", way="bank", at=at)
 
@@ -669,6 +690,10 @@ TABLES = (
     "billing_providerpayment",
     "billing_paymenttask",
     "subscriptions_expectedperiod",
+    "billing_consent",
+    "billing_collectioncase",
+    "billing_collectionstep",
+    "billing_phonebillcharge",
     "billing_refund",
     "billing_refundstep",
     "billing_dispute",
@@ -862,7 +887,22 @@ FOLLOWED = (
 )
 OVER_CHARGED = """basis = basis || '{"over_charge": "1", "factor": "3"}'"""
 HUGE = """kind = 'adjustment', gross = 99999, basis = basis || '{"drawn": 1}'"""
+CONSENT, COLLECTED = "billing_consent", "billing_collectioncase"
+TRIED, ON_PHONE_BILL = "billing_collectionstep", "billing_phonebillcharge"
 FAULTS: list[tuple[str, Fault]] = [
+    ("collections", update(COLLECTED, "steps = steps + 1")),
+    ("collections", update(COLLECTED, "state = 'gave_up'")),
+    ("collections", update(COLLECTED, "about = -1, order_id = -1")),
+    ("collections", delete(COLLECTED)),
+    ("collections", delete(TRIED, "kind = 'collected'")),
+    ("collections", delete(TRIED, "kind = 'tried'")),
+    ("collected_by_consent", update(CONSENT, "given_at = given_at + interval '1 s'")),
+    ("collected_by_consent", delete(CONSENT, "kind = 'auto_renew'")),
+    ("phone_bills", update(ON_PHONE_BILL, "amount = amount + 1")),
+    ("phone_bills", delete(ON_PHONE_BILL)),
+    ("phone_bills", delete(CONSENT, "kind = 'phone_bill'")),
+    ("carrier", update(ON_PHONE_BILL, "amount = amount + 1")),
+    ("carrier", delete(ON_PHONE_BILL)),
     ("batch_drawn", update(RECORD, "units = units + 1")),
     ("batch_drawn", update(ENTRY, "units = units + 1", "kind = 2")),
     ("batch_drawn", delete(ENTRY, "kind = 2")),

@@ -315,6 +315,10 @@ def _try(look: _Look, order: Order | None, invoice: Invoice | None) -> _Call | N
         if not _agrees(look, way, order, invoice):
             _go_on(look, way)
             continue
+        if way == PHONE_BILL and invoice is not None:
+            keeping.close([order], Order.State.CANCELLED, at=at, reason="left to the phone bill")
+            look.over(State.STOPPED, way=way, reason="left to the next charge file")
+            return None
         if way == SAVED_METHOD:
             saved = methods.default_of(look.operator, case.subscriber_id)
             asked = None if saved is None else known.choose(look.operator, saved.way, at=at)

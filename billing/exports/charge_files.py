@@ -6,6 +6,7 @@ leaves; its bytes follow from them, so that a file that got lost is made again a
     header   format, operator, sequence, currency, from, until, made at
     charge   nr, invoice, -, phone number, subscriber, period from, until, issued, due, amount
     credit   nr, credit note, invoice it corrects, … amount < 0
+    order    nr, order that was paid by putting it on the phone bill, … from, -, ordered, -, amount
     reversal nr, invoice that was made void or given up after its charge had left, … amount < 0
     trailer  lines, sum of charges, sum of credits, total, SHA-256 of every byte before this line
 """
@@ -15,11 +16,13 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 
+from billing import phone_bills
 from billing.exports import cells
 from billing.models import ChargeFile
 from subscriptions import advisory
@@ -79,6 +82,11 @@ JOIN subscriptions_subscriber s ON s.id = c.subscriber_id
 WHERE c.amount <> 0
   AND (%(since)s::timestamptz IS NULL OR c.issued_at IS NULL OR c.issued_at >= %(since)s)
   AND (%(until)s::timestamptz IS NULL OR c.issued_at IS NULL OR c.issued_at < %(until)s)
+  -- What is being collected in another way is not asked for twice.
+  AND NOT (c.kind = 'charge' AND EXISTS (
+    SELECT FROM billing_collectioncase x
+    WHERE x.subscriber_id = c.subscriber_id AND x.kind = 'invoice' AND x.about = c.invoice_id
+      AND x.state = 'running'))
   AND NOT EXISTS (
     SELECT FROM billing_chargeline l
     WHERE l.subscriber_id = c.subscriber_id AND l.invoice_id = c.invoice_id AND l.kind = c.kind)
@@ -86,7 +94,12 @@ WHERE c.amount <> 0
 _SUMS_SQL = """
 SELECT count(*), coalesce(sum(amount) FILTER (WHERE amount > 0), 0),
        coalesce(sum(amount) FILTER (WHERE amount < 0), 0)
-FROM billing_chargeline WHERE operator_id = %s AND sequence = %s
+FROM (
+    SELECT amount FROM billing_chargeline WHERE operator_id = %(operator)s AND sequence = %(file)s
+    UNION ALL
+    SELECT amount FROM billing_phonebillcharge
+    WHERE operator_id = %(operator)s AND sequence = %(file)s
+) l
 """
 
 
@@ -129,9 +142,18 @@ def make(
                 "until": until,
             },
         )
-        if not cursor.rowcount:
+        lines = int(cursor.rowcount)
+        lines += phone_bills.tell(
+            operator,
+            file.sequence,
+            after=lines,
+            currency=file.currency,
+            since=since,
+            until=until,
+        )
+        if not lines:
             return None
-        cursor.execute(_SUMS_SQL, [operator.pk, file.sequence])
+        cursor.execute(_SUMS_SQL, {"operator": operator.pk, "file": file.sequence})
         file.count, file.charges, file.credits = cursor.fetchone()
     file.total = file.charges + file.credits
     digest = hashlib.sha256()
@@ -166,8 +188,17 @@ SELECT l.nr, l.kind, i.number, o.number, l.msisdn, l.external_id, i.period_start
 FROM billing_chargeline l
 JOIN billing_invoice i ON i.subscriber_id = l.subscriber_id AND i.id = l.invoice_id
 LEFT JOIN billing_invoice o ON o.subscriber_id = i.subscriber_id AND o.id = i.original_id
-WHERE l.operator_id = %s AND l.sequence = %s
+WHERE l.operator_id = %(operator)s AND l.sequence = %(file)s
 ORDER BY l.operator_id, l.sequence, l.nr
+"""
+# All of them come after.
+_ORDERS_SQL = """
+SELECT c.nr, 'order', o.number, NULL, c.msisdn, c.external_id, o.period_start, NULL::timestamptz,
+       c.at, NULL::timestamptz, c.amount
+FROM billing_phonebillcharge c
+JOIN billing_order o ON o.subscriber_id = c.subscriber_id AND o.id = c.order_id
+WHERE c.operator_id = %(operator)s AND c.sequence = %(file)s
+ORDER BY c.operator_id, c.sequence, c.nr
 """
 
 
@@ -193,7 +224,8 @@ def _rows(file: ChargeFile) -> Iterator[tuple[Any, ...]]:
         cells.time(file.until, zone),
         cells.time(file.made_at, zone),
     )
-    for row in cells.stream(_CONTENT_SQL, [file.operator_id, file.sequence]):
+    named = {"operator": file.operator_id, "file": file.sequence}
+    for row in chain(cells.stream(_CONTENT_SQL, named), cells.stream(_ORDERS_SQL, named)):
         nr, kind, number, credited, msisdn, subscriber, start, end, issued_at, due_at, amount = row
         yield (
             kind,

@@ -18,7 +18,13 @@ FROM (
 FULL JOIN (
     SELECT operator_id, sequence, count(*) AS count, max(nr) AS last, sum(amount) AS total,
            sum(greatest(amount, 0)) AS charges
-    FROM billing_chargeline GROUP BY 1, 2
+    FROM (
+        SELECT operator_id, sequence, nr, amount FROM billing_chargeline
+        UNION ALL
+        SELECT operator_id, sequence, nr, amount FROM billing_phonebillcharge
+        WHERE sequence IS NOT NULL
+    ) l
+    GROUP BY 1, 2
 ) l USING (operator_id, sequence)
 """
 

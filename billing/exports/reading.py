@@ -62,14 +62,14 @@ def check(file: BinaryIO) -> Checked:
         elif kind == "trailer":
             trailer = fields
             continue
-        elif kind in ("charge", "credit", "reversal"):
+        elif kind in ("charge", "credit", "reversal", "order"):
             count += 1
             amount = _amount(fields[10], nr)
             if fields[1] != str(count):
                 raise Broken(f"line {nr}: says it is number {fields[1]}, it is number {count}")
             if not fields[2]:
                 raise Broken(f"line {nr}: names no invoice")
-            if amount == 0 or (kind == "credit" and amount > 0):
+            if amount == 0 or (kind == "credit" and amount > 0) or (kind == "order" and amount < 0):
                 raise Broken(f"line {nr}: a {kind} of {amount}")
             sums[amount > 0] += amount
         else:

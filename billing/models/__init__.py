@@ -46,6 +46,7 @@ from billing.models.ledger import Account, Entry, Posting
 from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.phone_bills import PhoneBillAnswer, PhoneBillCharge
 from billing.models.provider_books import PaymentDifference, ProviderFile, ProviderLine
 from billing.models.providers import (
     PaymentTask,
@@ -129,6 +130,8 @@ __all__ = [
     "PaymentIntent",
     "PaymentMethod",
     "PaymentTask",
+    "PhoneBillAnswer",
+    "PhoneBillCharge",
     "Posting",
     "ProviderAccount",
     "ProviderEvent",

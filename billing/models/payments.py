@@ -14,7 +14,8 @@ class Payment(models.Model):
     """A payment of an invoice, whole or in part, at `at` (the operator's time).
 
     `key` names it, so that it counts once however often it is told; `way` is how it came, hence
-    the account `cash:<way>`. Append-only (triggers refuse all else). Written by
+    the account `cash:<way>`. One below zero takes another back (`back:` and its key), whose money
+    has not come after all. Append-only (triggers refuse all else). Written by
     billing/payments.py only.
     """
 
@@ -36,7 +37,10 @@ class Payment(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(fields=["operator", "key"], name="payment_once"),
-            models.CheckConstraint(name="payment_of_something", condition=Q(amount__gt=0)),
+            models.CheckConstraint(
+                name="payment_of_something",
+                condition=Q(amount__gt=0) | Q(amount__lt=0, key__startswith="back:"),
+            ),
             models.CheckConstraint(
                 name="payment_way_is_a_word", condition=Q(way__regex=r"^[a-z0-9_]+$")
             ),

@@ -115,6 +115,7 @@ _APPLIED = """
 SELECT o.operator_id, CASE
            WHEN o.applied <> coalesce(p.amount, 0)
              OR o.refunded <> coalesce(m.amount, 0) + coalesce(r.amount, 0)
+                              + coalesce(n.amount, 0)
              OR o.settled_at IS NULL AND b.named
            THEN jsonb_build_object(
                'subscriber', o.subscriber_id, 'order', o.number, 'applied', o.applied,
@@ -131,6 +132,10 @@ CROSS JOIN LATERAL (
     WHERE m.subscriber_id = o.subscriber_id AND m.currency = o.currency
       AND m.key = 'rest:' || o.number
 ) m
+CROSS JOIN LATERAL (
+    SELECT sum(a.unnamed) AS amount FROM billing_phonebillanswer a
+    WHERE a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
+) n
 CROSS JOIN LATERAL (
     SELECT sum(r.amount) AS amount FROM billing_refund r
     WHERE r.subscriber_id = o.subscriber_id AND r.order_id = o.id AND r.state <> 'cancelled'

@@ -512,6 +512,14 @@ def used_up(orders: Sequence[Order], *, at: dt.datetime) -> None:
             )
 
 
+def not_paid_after_all(order: Order, *, at: dt.datetime, reason: str) -> None:
+    """Note of a locked order that what no invoice had named of it was no money; the caller has
+    posted it back."""
+    refunded = order.refunded + left_of(order)
+    state = State.PARTLY_REFUNDED if order.applied else State.REFUNDED
+    advance(order, state, at=at, reason=reason, refunded=refunded, settled_at=at)
+
+
 def left_of(order: Order) -> Decimal:
     """What of a paid order neither lowered an invoice nor went back."""
     left: Decimal = order.amount - order.applied + order.unapplied - order.refunded

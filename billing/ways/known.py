@@ -11,6 +11,7 @@ from django.conf import settings
 from billing.models import ProviderAccount
 from billing.ways import accounts
 from billing.ways.bank import BankTransferProvider
+from billing.ways.phone_bill import PhoneBillProvider
 from billing.ways.provider import Partner, Provider
 from billing.ways.sandbox.provider import SandboxPartner
 from billing.ways.stripe import StripePartner
@@ -19,7 +20,8 @@ from subscriptions.models import Operator
 
 # What every operator has.
 ALWAYS: dict[str, Provider] = {
-    provider.way: provider for provider in (WalletProvider(), BankTransferProvider())
+    provider.way: provider
+    for provider in (WalletProvider(), PhoneBillProvider(), BankTransferProvider())
 }
 # What a company has to be asked for.
 ONLINE = ("alipay", "card", "wechat_pay")
