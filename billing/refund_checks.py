@@ -30,8 +30,10 @@ CROSS JOIN LATERAL (
       AND m.key = 'rest:' || o.number
 ) m
 -- What the carrier rejects before an invoice names it was never paid.
-LEFT JOIN billing_phonebillanswer a
-  ON a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
+CROSS JOIN LATERAL (
+    SELECT sum(a.unnamed) AS unnamed FROM billing_phonebillanswer a
+    WHERE a.subscriber_id = o.subscriber_id AND a.order_id = o.id AND a.kind = 'rejected'
+) a
 WHERE o.paid_at IS NOT NULL OR r.amount IS NOT NULL
 """
 
