@@ -219,7 +219,6 @@ PORTAL_OPERATOR = env.str("PORTAL_OPERATOR", default="")
 # Unset, messages go to the log.
 vars().update(env.email_url("EMAIL_URL", default="consolemail://"))
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.str("EMAIL_FROM", default="noreply@localhost")
-SMS_SENDER = env.str("SMS_SENDER", default="subscriptions.users.texts.to_console")
 
 DATA_UPLOAD_MAX_MEMORY_SIZE = 16 * 1024 * 1024
 SECURE_CONTENT_TYPE_NOSNIFF = True

@@ -16,7 +16,8 @@ from django.test import Client
 
 from subscriptions import registry
 from subscriptions.models import Access, Operator, Subscriber, User
-from subscriptions.users import access, texts
+from subscriptions.notices import sms
+from subscriptions.users import access
 from tests.factories import NOW, make_operator, make_plan, make_subscriber, subscribe
 
 pytestmark = pytest.mark.django_db
@@ -39,8 +40,10 @@ def _counted_apart(settings: Any) -> Iterator[None]:
 def sent(settings: Any, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
     """The text messages, instead of a carrier's way to send them."""
     messages: list[tuple[str, str]] = []
-    settings.SMS_SENDER = "subscriptions.users.texts.to_console"
-    monkeypatch.setattr(texts, "to_console", lambda phone, text: messages.append((phone, text)))
+    settings.SMS_BACKEND = "subscriptions.notices.sms.Console"
+    monkeypatch.setattr(
+        sms.Console, "send", lambda _, number, text, key: messages.append((number, text))
+    )
     return messages
 
 

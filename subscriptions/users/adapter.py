@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
@@ -10,7 +11,7 @@ from django.utils.translation import gettext as _
 
 from subscriptions import clock
 from subscriptions.models import User
-from subscriptions.users import texts
+from subscriptions.notices import sms
 
 
 class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
@@ -54,10 +55,14 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     # Text messages ------------------------------------------------------------------------------
 
     def send_verification_code_sms(self, user: User, phone: str, code: str, **more: Any) -> None:
-        texts.send(phone, _("Your code is %(code)s. Tell it to nobody.") % {"code": code})
+        self._text(phone, _("Your code is %(code)s. Tell it to nobody.") % {"code": code})
 
     def send_account_already_exists_sms(self, phone: str) -> None:
-        texts.send(phone, _("You have an account with this number already: sign in with a code."))
+        self._text(phone, _("You have an account with this number already: sign in with a code."))
 
     def send_unknown_account_sms(self, phone: str, **more: Any) -> None:
-        texts.send(phone, _("There is no account with this number yet: sign up first."))
+        self._text(phone, _("There is no account with this number yet: sign up first."))
+
+    def _text(self, phone: str, text: str) -> None:
+        # Each is a message of its own: what is asked for again has another code.
+        sms.backend().send(phone, text, uuid.uuid4().hex)
