@@ -15,6 +15,7 @@ from billing import transfers, wallets
 from billing.auto_top_up import agreements, charging
 from billing.ledger import Side
 from billing.models import AutoTopUp, AutoTopUpRun, Order, Wallet, WalletMovement
+from billing.orders import paying
 from billing.transfers import Pays, Told
 from billing.ways.known import ALWAYS
 from billing.ways.provider import Answer, Attempt, Event, Fate, Unavailable, Unverified
@@ -84,6 +85,8 @@ def card() -> Iterator[CardOnFile]:
     with pytest.MonkeyPatch.context() as patch:
         card = CardOnFile()
         patch.setitem(ALWAYS, WAY, card)
+        # It is at no company where a subscriber could have saved it.
+        patch.setattr(paying, "_may_charge", lambda *_: True)
         yield card
 
 
