@@ -32,12 +32,17 @@ LEFT JOIN (
 ) c USING (subscriber_id, invoice_id)
 """
 
-# A payment is posted once, over its amount: as cash of the way it came, or from the account that
-# is its way (a wallet, what was paid in advance).
+# A payment is posted once, over its amount: as cash of the way it came, or of the company that took
+# it, or from the account that is its way (a wallet, what was paid in advance).
 _PAYMENT_POSTED = """
 SELECT coalesce(p.operator_id, e.operator_id), CASE
-           WHEN p.amount IS DISTINCT FROM e.amount OR p.at <> e.at OR p.way <> e.way
-             OR p.currency <> e.currency
+           WHEN p.amount IS DISTINCT FROM e.amount OR p.at <> e.at OR p.currency <> e.currency
+             OR p.way <> e.way AND NOT EXISTS (
+                 SELECT FROM billing_providerpayment g
+                 JOIN billing_provideraccount c ON c.id = g.account_id
+                 JOIN billing_order o ON o.subscriber_id = g.subscriber_id AND o.id = g.order_id
+                 WHERE g.subscriber_id = p.subscriber_id AND g.became = 'granted'
+                   AND g.way = p.way AND c.provider = e.way AND p.key = 'order:' || o.number)
            THEN jsonb_build_object(
                'key', key, 'paid', p.amount, 'posted', e.amount, 'way', p.way,
                'account_of', e.way) END AS wrong

@@ -264,6 +264,7 @@ def test_a_subscriber_is_created_changed_and_shown(api: APIClient) -> None:
     assert created.json() == {
         "external_id": "s-1",
         **body,
+        "language": "zh-hans",
         "created_at": "2026-06-10T04:00:00Z",
     }
     changed = put(api, "subscribers/s-1", {"name": "Renamed", "subjects": ["user-8"]})

@@ -87,7 +87,7 @@ def test_it_shows_what_is_bought_and_then_what_was_granted(
     wallet_app(api, number).press("do", "pay")
     deliver(operator)
     payer.open(payer.at)
-    assert payer.says("支付成功", granted, "9.90 元")
+    assert payer.says("已支付", granted, "9.90 元")
     assert payer.buttons().isdisjoint({"alipay", "card", "wechat_pay"})
     assert_books_agree()
 
@@ -137,7 +137,7 @@ def test_a_payment_that_fails_says_why_and_another_way_is_open(
     payer.press("way", "alipay")
     wallet_app(api, number).press("do", "pay")
     deliver(operator)
-    assert payer.open(payer.at).says("支付成功")
+    assert payer.open(payer.at).says("已支付")
     assert get(api, f"orders/{number}")["way"] == "alipay"
 
 
@@ -168,7 +168,7 @@ def test_money_that_came_twice_is_told(operator: Operator, api: APIClient) -> No
     wallet_app(api, number).press("do", "twice")
     deliver(operator)
 
-    assert payer.open(payer.at).says("支付成功", "9.90 元", "已存入您的钱包")
+    assert payer.open(payer.at).says("已支付", "9.90 元", "已存入您的钱包")
     assert get(api, "subscribers/s-1/wallet")["balance"]["amount"] == "19.80"
 
 
@@ -209,7 +209,7 @@ def test_coming_back_the_provider_is_asked(operator: Operator, api: APIClient) -
 
     payer.open(back)
 
-    assert payer.says("支付成功", number)
+    assert payer.says("已支付", number)
     assert get(api, f"orders/{number}")["state"] == "paid"
     deliver(operator)
     assert get(api, "subscribers/s-1/wallet")["balance"]["amount"] == "9.90"

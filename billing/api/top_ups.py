@@ -75,6 +75,7 @@ class TopUpPolicyBody(serializers.Serializer[Any]):
 
 class TopUpPolicyAnswer(TopUpPolicyBody):
     version = serializers.IntegerField(help_text="0: nothing was ever said")
+    effective_from = Instant(allow_null=True, help_text="null: nothing was ever said")
 
 
 def _amount(operator: Operator, value: Money | None) -> Decimal | None:

@@ -33,7 +33,7 @@ class LocalTime(serializers.TimeField):
         return super().to_internal_value(value)
 
 
-class PolicyBody(serializers.Serializer[Any]):
+class NoticePolicyBody(serializers.Serializer[Any]):
     """What an operator settled about notices."""
 
     quiet_from = LocalTime(help_text="from then on no text message but a required one")
@@ -84,23 +84,25 @@ class NoticePage(serializers.Serializer[Any]):
 
 
 def _shown(policy: NoticePolicy) -> Response:
-    return Response(PolicyBody(policy).data)
+    return Response(NoticePolicyBody(policy).data)
 
 
 class NoticePolicyDoor(OperatorDoor):
-    @extend_schema(operation_id="get_notice_policy", responses={200: PolicyBody, **refusals()})
+    @extend_schema(
+        operation_id="get_notice_policy", responses={200: NoticePolicyBody, **refusals()}
+    )
     def get(self, request: Request) -> Response:
         """When text messages are quiet, and how long ahead expiry is told."""
         return _shown(policies.of_operator(operator_of(request)))
 
     @extend_schema(
         operation_id="set_notice_policy",
-        request=PolicyBody,
-        responses={200: PolicyBody, **refusals(413, 415, 422)},
+        request=NoticePolicyBody,
+        responses={200: NoticePolicyBody, **refusals(413, 415, 422)},
     )
     def put(self, request: Request) -> Response:
         """Settle it anew."""
-        body = PolicyBody(data=request.data)
+        body = NoticePolicyBody(data=request.data)
         body.is_valid(raise_exception=True)
         return _shown(policies.settle(operator_of(request), **body.validated_data))
 
