@@ -22,7 +22,7 @@ demo: .built/.ready ## start all, replay a trace, check the sums (EXIT=1 PORT= T
 serve: .built/.ready ## web, worker and beat on the embedded services (PORT= DATA=.data)
 	@exec $(BIN)/python -m config.serve
 
-reload: .built/.ready ## let what serves take up new code, without losing a request (DATA=.data)
+reload: .built/.ready ## let what serves take up new code, while requests go on (DATA=.data)
 	@exec $(BIN)/python -m config.serve reload
 
 backup: $(VENV)/.ready ## copy the database and what belongs to it (TO=folder KEEP=n DATA=.data)
@@ -32,6 +32,7 @@ restore: $(VENV)/.ready ## fill an empty DATA from a backup, and check its books
 	@exec $(BIN)/python manage.py restore
 
 test: $(VENV)/.ready-dev .built/.ready ## all tests (ARGS="tests/test_x.py -k name")
+	@sh requirements/browser.sh
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-gateways: $(VENV)/.ready-dev .gateways/.ready ## real gateways in front of the platform: LiteLLM, nginx

@@ -26,6 +26,7 @@ from config.serve import PlatformError
 NAMES = (
     *("skewed", "spread", "openmeter", "single", "reserve", "authorize", "webhook"),
     *("stored", "memory", "balance", "folding", "opening", "close", "renewals", "beside", "pdf"),
+    "portal",
 )
 _SCRATCH = Path(__file__).resolve().parent / ".scratch"
 

@@ -18,12 +18,14 @@ django.setup()
 from bench.machine import memory_of  # noqa: E402
 from billing import closing  # noqa: E402
 from billing.pace import Pace  # noqa: E402
+from config import garbage  # noqa: E402
 from subscriptions import lifecycle  # noqa: E402
 from subscriptions.models import Operator  # noqa: E402
 
 
 def main(code: str, at: dt.datetime, *, opens: bool) -> None:
     operator = Operator.objects.get(code=code)
+    garbage.look_seldom()
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()

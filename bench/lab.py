@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import importlib
 import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from config import embedded
 from config.serve import Child, Platform
 
 BASE = Path(__file__).resolve().parent.parent
+_MIGRATIONS = list(BASE.glob("*/migrations/*.py"))
 _SETTINGS = (
     "shared_buffers",
     "synchronous_commit",
@@ -102,6 +104,12 @@ class Web:
         return below or [main]
 
 
+def _migrate() -> None:
+    from django.core.management import call_command
+
+    call_command("migrate", interactive=False, verbosity=0)
+
+
 class Lab:
     """The servers, and the databases on them. To be used in a `with` block."""
 
@@ -120,6 +128,8 @@ class Lab:
             "BROKER_URL": services.broker_url,
             "DJANGO_SETTINGS_MODULE": "config.settings",
             "LOG_LEVEL": "WARNING",
+            # The platform unseals what is sealed here.
+            "SECRET_KEY": embedded.secret_key(self.data),
         }
         django.setup()
         return self
@@ -188,40 +198,58 @@ class Lab:
         connection.close()
         connection.settings_dict["NAME"] = database
 
-    def _template(self) -> str:
-        """The database with the population that the others are copies of; made once a day."""
-        from bench import population
+    def _template(self, of: str, size: int) -> str:
+        """The database that the module `of` builds; made once a day."""
+        module = importlib.import_module(f"bench.{of}")
+        source = BASE / "bench" / f"{of}.py"
+        day = f"{dt.datetime.now(dt.UTC):%Y%m%d}-{size}"
 
-        sources = [*BASE.glob("*/migrations/*.py"), BASE / "bench" / "population.py"]
-        digest = hashlib.sha256(
-            b"".join(path.read_bytes() for path in sorted(sources))
-            + f"{dt.datetime.now(dt.UTC):%Y%m%d}".encode()
-        ).hexdigest()[:12]
-        name = f"bench_{digest}"
+        def build() -> None:
+            with Progress(console=self.console, transient=True) as progress:
+                task = progress.add_task("Making the subscribers", total=size)
+                module.build(size, lambda many: progress.advance(task, many))
+
+        empty = self._kept("empty", _MIGRATIONS, b"", "template0", _migrate)
+        return self._kept(of, [*_MIGRATIONS, source], day.encode(), empty, build)
+
+    def _kept(
+        self,
+        of: str,
+        sources: Sequence[Path],
+        more: bytes,
+        template: str,
+        build: Callable[[], None],
+    ) -> str:
+        """A database that is built where none of the same sources is there, in the last one's
+        place."""
+        read = b"".join(path.read_bytes() for path in sorted(sources))
+        name = f"bench_{of}_{hashlib.sha256(read + more).hexdigest()[:12]}"
         databases = self._databases()
         if name in databases:
             return name
         for old in databases:
-            if old.startswith("bench_"):
+            if old.startswith(f"bench_{of}_") or old == "bench_new":
                 self._drop(old)
         with self.connect("postgres") as connection:
-            connection.execute(b"CREATE DATABASE bench_new")
+            connection.execute(f'CREATE DATABASE bench_new TEMPLATE "{template}"'.encode())
         self.use("bench_new")
-        from django.core.management import call_command
-
-        call_command("migrate", interactive=False, verbosity=0)
-        with Progress(console=self.console, transient=True) as progress:
-            task = progress.add_task("Making the subscribers", total=population.SIZE)
-            population.build(population.SIZE, lambda many: progress.advance(task, many))
+        build()
         self.use("postgres")
         with self.connect("postgres") as connection:
+            # The charge has connections of its own.
+            connection.execute(
+                b"SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                b" WHERE datname = 'bench_new'"
+            )
             connection.execute(f'ALTER DATABASE bench_new RENAME TO "{name}"'.encode())
         return name
 
     @contextlib.contextmanager
     def database(self, name: str = "bench_run") -> Iterator[str]:
         """A new database with the population; Django's connection is to it meanwhile."""
-        template = self._template()
+        from bench import population
+
+        template = self._template("population", population.SIZE)
         self.use("postgres")
         self._drop(name)
         with self.connect("postgres") as connection:
@@ -239,6 +267,18 @@ class Lab:
         finally:
             self.use("postgres")
             self._drop(name)
+
+    @contextlib.contextmanager
+    def crowd(self) -> Iterator[str]:
+        """The database of a carrier with very many subscribers, to be looked at only."""
+        from bench import crowd
+
+        name = self._template("crowd", self.effort.of(crowd.SIZE))
+        self.use(name)
+        try:
+            yield name
+        finally:
+            self.use("postgres")
 
     # --- the platform ---
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import importlib
 import json
 import os
 import random
@@ -21,11 +22,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import stripe
+from django.core.management import call_command
 from django.db import connection, transaction
 from django.db.models import Sum
+from django.test.utils import override_settings
 from rich.progress import Progress
 
-from bench import bills, load, population, preload, senders
+from bench import bills, crowd, load, pages, population, preload, senders
 from bench import renewals as renewing
 from bench.lab import Lab, Web
 from bench.load import BATCH, Marks, Material
@@ -33,6 +36,7 @@ from bench.machine import Memory, Meter, Shares, memory_of
 from bench.population import Population
 from bench.report import Row, at_least, at_most, middle, percentile
 from bench.senders import Door, Reading, Sent
+from billing import figures
 from billing.documents import drawing
 from billing.documents.content import Content
 from billing.models import Invoice, ProviderEvent
@@ -41,7 +45,7 @@ from metering import records, rollups
 from metering.models import UsageBatch
 from metering.records import RECORDS
 from subscriptions import buckets, clock, lifecycle, partitions, periods
-from subscriptions.models import Booster, Operator, SubscriptionPeriod
+from subscriptions.models import Booster, Operator, Subscriber, SubscriptionPeriod
 from subscriptions.partitions import DayTable
 
 # A table like that of the records, which nothing but COPY touches.
@@ -1288,6 +1292,68 @@ def _row_of_documents(name: str, what: str, contents: list[Content]) -> Row:
     )
 
 
+# --- pages ----------------------------------------------------------------------------------------
+
+# Which of the two years they show is said by no link.
+_USAGE = tuple(
+    f"/usage/?by={by}&of={of}&from=2000-01-01"
+    for by in ("hour", "day", "month")
+    for of in ("model", "class", "key")
+)
+PAGE_MS, LIST_MS, DASHBOARD_MS = 150, 500, 300
+
+
+def portal(lab: Lab) -> list[Row]:
+    """Every page of the portal for a heavy subscriber of very many; the console's lists."""
+    # It looks for garbage as web workers do.
+    importlib.import_module("config.wsgi")
+    # Pages name their style and scripts by what is in them.
+    call_command("collectstatic", interactive=False, verbosity=0)
+    own = override_settings(
+        PORTAL_OPERATOR=crowd.CODE,
+        CACHES={"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}},
+    )
+    with lab.crowd(), own:
+        there = Subscriber.objects.count()
+        operator = Operator.objects.get(code=crowd.CODE)
+        figures.measure(operator, at=clock.wall())
+        rounds = 40 if lab.effort.scale >= 0.5 else 10
+        visitor = pages.signed_in("heavy@example.com", ("password",))
+        # Some pages want to hear it again.
+        visitor.post("/accounts/reauthenticate/", {"password": crowd.PASSWORD})
+        paths = pages.led_to(visitor, "/")
+        shown = pages.timed(visitor, [*paths, *_USAGE], rounds)
+        staff = pages.signed_in("staff@example.com", ("password", "mfa"))
+        lists = pages.timed(staff, pages.console_lists(), max(5, rounds // 4))
+        dashboard = pages.timed(staff, ["/admin/"], rounds)
+    return [
+        _row_of_pages("portal", f"pages of the portal, {there:,} subscribers", shown, PAGE_MS, 12),
+        _row_of_pages("lists", f"lists of the console, {there:,} subscribers", lists, LIST_MS, 12),
+        _row_of_pages("dashboard", "the console's first page", dashboard, DASHBOARD_MS, 12),
+    ]
+
+
+def _row_of_pages(
+    name: str, what: str, shown: list[pages.Timed], most_ms: float, most_queries: int
+) -> Row:
+    worst = sorted(shown, key=lambda page: -page.p95)
+    asking = max(shown, key=lambda page: page.queries)
+    over = [page for page in shown if page.p95 > most_ms]
+    busy = [page for page in shown if page.p95_cpu > most_ms]
+    met = worst[0].p95 <= most_ms and asking.queries <= most_queries
+    return Row(
+        name,
+        what,
+        f"95 % <= {most_ms:g} ms, <= {most_queries} queries",
+        f"{len(shown)} pages: {len(over)} are slower ({len(busy)} by processor time alone); the"
+        f" slowest {worst[0].p95:.0f} ms ({worst[0].p95_cpu:.0f} of the processor's),"
+        f" {worst[0].path}; at most {asking.queries} queries, {asking.path}",
+        None,
+        "met" if met else "missed",
+        {"pages": [page.figures() for page in worst]},
+    )
+
+
 ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "skewed": skewed,
     "spread": spread,
@@ -1305,4 +1371,5 @@ ALL: dict[str, Callable[[Lab], list[Row]]] = {
     "renewals": renewals,
     "beside": beside,
     "pdf": pdf,
+    "portal": portal,
 }

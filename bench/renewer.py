@@ -17,11 +17,13 @@ django.setup()
 from bench.machine import memory_of  # noqa: E402
 from billing import before_period  # noqa: E402
 from billing.collecting import running  # noqa: E402
+from config import garbage  # noqa: E402
 from subscriptions.models import Operator  # noqa: E402
 
 
 def main(code: str, orders_at: dt.datetime, pays_at: dt.datetime) -> None:
     operator = Operator.objects.get(code=code)
+    garbage.look_seldom()
     print("ready", flush=True)
     sys.stdin.readline()
     began = time.monotonic()

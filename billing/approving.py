@@ -1,104 +1,69 @@
-"""Credit notes by an operator's policy: issued at once, or asked for and issued when approved, as
-refunds are made then."""
+"""What waits for a second person, by kind: done when it is approved, let be when it is rejected."""
 
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal
+from collections.abc import Callable
 
 from django.db import transaction
 
-from billing import corrections, invoicing, refunds
-from billing.corrections import Kind, State
-from billing.models import Approval, Invoice
-from subscriptions.errors import Conflict
+from billing import approvals, credit_notes, giving, refunds, rerating, write_offs
+from billing.approvals import Kind, State
+from billing.handovers import keeping as handovers
+from billing.models import Approval
+from billing.prices import drafting
+from billing.provider_books import differing
 from subscriptions.models import Operator
 
-
-class Changed(Conflict):
-    cause = "changed"
-
-
-@transaction.atomic
-def credit(
-    operator: Operator,
-    number: str,
-    *,
-    reason: str,
-    by: str,
-    at: dt.datetime,
-    amount: Decimal | None = None,
-    over_charge: bool = False,
-) -> Invoice | Approval:
-    """A credit note (see `invoicing.credit`), or where it is above the limit what it waits for.
-
-    `over_charge`: what is credited was the operator's own fault, and is repaid as often as the
-    policy says. Raises as `invoicing.credit` does, in either case.
-    """
-    rules = corrections.rules_of(operator.pk, at=at)
-    original, whole = invoicing.creditable(operator, number, amount)
-    gross = whole if amount is None else amount
-    in_all = gross + (rules.compensation(gross) if over_charge else 0)
-    if rules.waits(in_all):
-        return corrections.ask_for_note(
-            operator,
-            original,
-            gross,
-            in_all,
-            whole=amount is None,
-            over_charge=over_charge,
-            reason=reason,
-            by=by,
-            at=at,
-        )
-    return _credit(operator, number, reason=reason, at=at, amount=amount, over_charge=over_charge)
-
-
-def _credit(
-    operator: Operator,
-    number: str,
-    *,
-    reason: str,
-    at: dt.datetime,
-    amount: Decimal | None,
-    over_charge: bool,
-) -> Invoice:
-    rules = corrections.rules_of(operator.pk, at=at) if over_charge else corrections.NO_RULES
-    return invoicing.credit(operator, number, reason=reason, at=at, amount=amount, rules=rules)
+# Each answers the id of what it made, by the approval's column. What a provider has to be told of,
+# the sweep tells; an adjustment is on the next bill.
+_DO: dict[str, Callable[[Operator, Approval, dt.datetime], dict[str, int]]] = {
+    Kind.CREDIT_NOTE: credit_notes.make_approved,
+    Kind.REFUND: refunds.make_approved,
+    Kind.UNITS: giving.give_approved,
+    Kind.MONEY: giving.credit_approved,
+    Kind.WRITE_OFF: write_offs.write_off_approved,
+    Kind.DIFFERENCE: differing.write_off_approved,
+    Kind.HANDOVER: handovers.do_approved,
+    Kind.RERATING: rerating.apply_approved,
+    Kind.PRICE: drafting.approve,
+}
+_LET_BE: dict[str, Callable[[Operator, Approval, dt.datetime], None]] = {
+    Kind.DIFFERENCE: differing.reopen,
+    Kind.HANDOVER: handovers.let_be,
+    Kind.PRICE: drafting.send_back,
+}
 
 
 @transaction.atomic
 def approve(
     operator: Operator, approval_id: int, *, by: str, reason: str, at: dt.datetime
 ) -> Approval:
-    """Let a correction be made: a credit note or refund now, an adjustment with the next bill.
-    Again changes nothing. What a provider has to be told of, the sweep tells.
+    """Let it be done, now. Again changes nothing.
 
-    Raises NotFound, FourEyes, Decided; Changed where a credit note would be over another amount
-    than was asked for, or so much cannot be refunded any more, NotCreditable, Invalid: it stays
-    pending.
+    Raises NotFound, FourEyes, Decided, Invalid; Changed where it would be another thing than was
+    asked for, and whatever stands against it by now: it stays pending.
     """
-    approval, now = corrections.decide(
+    approval, now = approvals.decide(
         operator, approval_id, State.APPROVED, by=by, reason=reason, at=at
     )
-    if not now or approval.kind == Kind.ADJUSTMENT:
+    if not now:
         return approval
-    if approval.kind == Kind.REFUND:
-        return refunds.make_approved(operator, approval, at=at)
-    assert approval.invoice_id is not None
-    asked = Invoice.objects.get(subscriber_id=approval.subscriber_id, id=approval.invoice_id)
-    assert asked.number is not None
-    note = _credit(
-        operator,
-        asked.number,
-        reason=approval.reason,
-        at=at,
-        amount=None if approval.whole else -approval.gross,
-        over_charge=approval.over_charge,
+    do = _DO.get(approval.kind)
+    return approvals.keep(approval, **(do(operator, approval, at) if do is not None else {}))
+
+
+@transaction.atomic
+def reject(
+    operator: Operator, approval_id: int, *, by: str, reason: str, at: dt.datetime
+) -> Approval:
+    """Let it not be done. Again changes nothing. Raises NotFound, FourEyes, Decided, Invalid."""
+    approval, now = approvals.decide(
+        operator, approval_id, State.REJECTED, by=by, reason=reason, at=at
     )
-    if note.gross != approval.amount:
-        raise Changed(
-            f"the credit note would be over {-note.gross}, asked for were {-approval.amount}:"
-            " reject it and ask again"
-        )
-    return corrections.note_issued(approval, note)
+    if not now:
+        return approval
+    let_be = _LET_BE.get(approval.kind)
+    if let_be is not None:
+        let_be(operator, approval, at)
+    return approvals.keep(approval)

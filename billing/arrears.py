@@ -39,13 +39,14 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Debt:
-    """The oldest invoice that is overdue, and the rules it goes by."""
+    """An invoice that is owed, and the rules it goes by. Nothing is done about a disputed one."""
 
     invoice_id: int
     number: str
     due_at: dt.datetime
     due_on: dt.date  # the operator's day
     terms: Terms
+    disputed: bool = False
 
     def after(self, days: int) -> dt.datetime:
         return self.due_at + days * DAY
@@ -70,6 +71,19 @@ class Step(NamedTuple):
     reason: str
 
 
+def pressed(case: Standing, overdue: Sequence[Debt], *, at: dt.datetime) -> Debt | None:
+    """Which of the overdue invoices, the oldest first, a case goes by: the oldest that nobody
+    disputes. One that is disputed only since stays its own while there is no other, or while the
+    line is held for it and no other is old enough to hold it."""
+    free = next((debt for debt in overdue if not debt.disputed), None)
+    own = next((debt for debt in overdue if debt.invoice_id == case.invoice_id), None)
+    if own is None or not own.disputed:
+        return free
+    if free is None or (_held(case) and at < free.after(free.terms.suspend_after_days)):
+        return own
+    return free
+
+
 def look(case: Standing, debt: Debt | None, *, at: dt.datetime) -> list[Step]:
     """Bring a case in line with its oldest debt, whatever the time: open, settle, or go by another.
 
@@ -83,7 +97,7 @@ def look(case: Standing, debt: Debt | None, *, at: dt.datetime) -> list[Step]:
     if case.state == State.SETTLED:
         # What was settled and is owed again is overdue from then on, not from before.
         since = max(debt.due_at, case.changed_at)
-        case.state, case.changed_at, case.reminded = State.OVERDUE, since, 0
+        case.state, case.changed_at = State.OVERDUE, since
     else:
         since = at
         if _held(case) and at < debt.after(debt.terms.suspend_after_days):
@@ -91,8 +105,12 @@ def look(case: Standing, debt: Debt | None, *, at: dt.datetime) -> list[Step]:
             reason = "what was owed longest is paid"
             steps.append(Step(Kind.RESTORED, at, case.invoice_id, reason))
             case.state, case.suspended_at, case.changed_at = State.OVERDUE, None, at
-        # Its earlier reminders were those of the debt before it.
-        case.reminded = max(0, (at - debt.due_at) // DAY)
+        elif case.suspended_at is not None:
+            # For this one it is held no longer than this one could hold it.
+            own = debt.after(debt.terms.suspend_after_days)
+            case.suspended_at = max(case.suspended_at, own)
+    # Its earlier reminders were those of the debt before it, or are sent already.
+    case.reminded = max(0, (since - debt.due_at) // DAY)
     case.invoice_id, case.since = debt.invoice_id, debt.due_at
     reason = f"{debt.number} was due on {debt.due_on}"
     return [*steps, Step(Kind.OVERDUE, since, debt.invoice_id, reason)]
@@ -222,9 +240,9 @@ def accrued(late: Late, *, until: dt.datetime) -> Accrued:
         moment = late.due_at + day * DAY
         paid = sum((amount for at, amount in late.payments if at <= moment), rating.ZERO)
         left = late.principal - paid
-        if left <= 0 or exact >= cap:
-            break
-        if not any(stop.holds(moment) for stop in late.stops):
+        if exact >= cap or (left <= 0 and all(at <= moment for at, _ in late.payments)):
+            break  # nothing more can come: a payment that is taken back lets it be owed again
+        if left > 0 and not any(stop.holds(moment) for stop in late.stops):
             owed.append(left)
             exact += left * late.terms.late_fee_rate
     spells = tuple((amount, len(list(days))) for amount, days in groupby(owed))

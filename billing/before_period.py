@@ -35,8 +35,7 @@ def sweep(operator: Operator, *, at: dt.datetime) -> None:
     if not lifecycle.has_plans_paid_before(operator.pk):
         return
     until = at + dt.timedelta(days=policies.terms_by(operator.pk)(at).days_ahead)
-    while lifecycle.expect_ahead(operator.pk, at=at, until=until, limit=_CHUNK):
-        pass
+    lifecycle.expect_ahead(operator.pk, at=at, until=until, chunk=_CHUNK)
     failed: dict[expected.Key, Exception] = {}
     while (keys := _next(operator, failed, at=at)) is not None:
         for key in keys:

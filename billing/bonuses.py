@@ -1,4 +1,4 @@
-"""Money that an operator gave with a top-up: which of it a movement takes, and what is left.
+"""Money that an operator gave, with a top-up or by hand: what a movement takes, what is left.
 
 The only writer of WalletBonus and WalletBonusEntry; who calls holds the wallet's lock. A bonus is
 money of another kind: spent before the subscriber's own or after it, as the top-up policy said, and
@@ -27,12 +27,12 @@ FIRST, LAST = WalletBonus.Spent.FIRST, WalletBonus.Spent.LAST
 @dataclass(frozen=True, slots=True)
 class Gift:
     """A bonus to be: how it is spent, until when, with which top-up it comes and by what version of
-    the policy."""
+    the policy; with none, it is given by hand."""
 
     spent: str
     expires_at: dt.datetime | None
-    order_id: int
-    policy_nr: int
+    order_id: int | None = None
+    policy_nr: int | None = None
 
 
 class Part(NamedTuple):
@@ -104,11 +104,25 @@ def given_back(key: Key, order: str, amount: Decimal) -> list[Part]:
     return parts
 
 
-def of_top_up(key: Key, order_id: int) -> WalletBonus | None:
-    """What came with a top-up, if something is left of it."""
-    return WalletBonus.objects.filter(
+def get(key: Key, nr: int) -> WalletBonus:
+    return WalletBonus.objects.get(subscriber_id=key[0], currency=key[1], nr=nr)
+
+
+def of_top_up(key: Key, order_id: int, *, at: dt.datetime) -> WalletBonus | None:
+    """What came with a top-up, if something is left of it that has not lapsed by `at`."""
+    bonus = WalletBonus.objects.filter(
         subscriber_id=key[0], currency=key[1], order_id=order_id, remaining__gt=0
     ).first()
+    over = bonus is not None and bonus.expires_at is not None and bonus.expires_at <= at
+    return None if over else bonus
+
+
+def of_movement(movement: WalletMovement) -> int:
+    """The nr of the one bonus that a movement took of."""
+    entry = WalletBonusEntry.objects.get(
+        subscriber_id=movement.subscriber_id, currency=movement.currency, nr=movement.nr
+    )
+    return int(entry.bonus_nr)
 
 
 def due(operator_id: int, *, at: dt.datetime, limit: int) -> list[WalletBonus]:

@@ -15,14 +15,16 @@ from dataclasses import dataclass
 
 import psycopg
 from django.db import OperationalError, connection, transaction
-from django.db.models import Count, F, Min, Q, Sum
+from django.db.models import Count, F, Min, Q, Sum, Value
+from django.db.models.functions import Greatest
 
 from billing import invoicing, prepaid
 from billing.collecting import cases
-from billing.models import CloseChunk
+from billing.models import CloseChunk, ClosePause
 from metering import rollups
 from subscriptions import advisory
 from subscriptions.advisory import Lock
+from subscriptions.errors import Invalid
 from subscriptions.models import Operator, SubscriptionPeriod
 
 CHUNK = 1000
@@ -76,10 +78,12 @@ ORDER BY part
 def plan(operator: Operator, *, at: dt.datetime, size: int = CHUNK) -> int:
     """Write down what is due in chunks of at most `size` subscribers; answers how many.
 
-    One planner at a time, and nothing while earlier chunks wait: what became due since is found
-    by the next one.
+    One planner at a time, and nothing while the close is paused or earlier chunks wait: what became
+    due since is found by the next one.
     """
     advisory.take(Lock.CLOSE, operator.pk)
+    if paused(operator) is not None:
+        return 0
     with connection.cursor() as cursor:
         if CloseChunk.objects.filter(operator=operator, state=State.WAITING).exists():
             return 0
@@ -112,13 +116,16 @@ class _Failed(Exception):
 
 
 def close_next(operator: Operator, *, at: dt.datetime, wait: bool = False) -> bool:
-    """Close one waiting chunk that nobody else is at (`wait`: or wait for it); False: none is left.
+    """Close one waiting chunk that nobody else is at (`wait`: or wait for it); False: none is left,
+    or the close is paused.
 
     Whatever happens, the chunk is done whole, or put back as it was, halved, or failed with the
     reason.
     """
     try:
         with transaction.atomic():
+            if paused(operator) is not None:
+                return False
             waiting = CloseChunk.objects.filter(operator=operator, state=State.WAITING)
             chunk = (
                 waiting.order_by("pk").select_for_update(skip_locked=not wait, no_key=True).first()
@@ -269,11 +276,43 @@ def close_due(operator: Operator, *, at: dt.datetime) -> None:
             return
 
 
-def retry_failed(operator: Operator) -> int:
-    """Let what failed be tried again; answers how many subscribers."""
-    return CloseChunk.objects.filter(operator=operator, state=State.FAILED).update(
-        state=State.WAITING
+def retry_failed(operator: Operator, *, subscriber_id: int | None = None) -> int:
+    """Let what failed be tried again, or one of them; answers how many subscribers."""
+    failed = CloseChunk.objects.filter(operator=operator, state=State.FAILED)
+    if subscriber_id is not None:
+        failed = failed.filter(first_subscriber=subscriber_id)
+    return failed.update(state=State.WAITING)
+
+
+# Pausing -----------------------------------------------------------------------------------------
+
+
+def paused(operator: Operator) -> ClosePause | None:
+    """The pause that is now."""
+    return ClosePause.objects.filter(operator=operator, until__isnull=True).first()
+
+
+@transaction.atomic
+def pause(operator: Operator, *, by: str, reason: str, at: dt.datetime) -> ClosePause:
+    """Let nothing more of the close be begun; whoever is at a chunk finishes it. Again changes
+    nothing. Raises Invalid without a person and a reason."""
+    if not by or not reason.strip():
+        raise Invalid("a pause has a person and a reason")
+    found, _ = ClosePause.objects.get_or_create(
+        operator=operator,
+        until=None,
+        defaults={"since": at, "reason": reason[:200], "paused_by": by},
     )
+    return found
+
+
+@transaction.atomic
+def resume(operator: Operator, *, by: str, at: dt.datetime) -> bool:
+    """Let the close go on where it was; False where it was not paused. Raises Invalid."""
+    if not by:
+        raise Invalid("a pause is ended by a person")
+    found = ClosePause.objects.filter(operator=operator, until__isnull=True)
+    return bool(found.update(until=Greatest("since", Value(at)), resumed_by=by))
 
 
 def waiting(operator: Operator) -> int:

@@ -181,9 +181,104 @@ FROM (
 ) u
 """
 
+# Nothing above the limits is given or given up by hand that another person has not approved, and
+# what was approved is what was done. (What is of the very instant of a policy may be from before.)
+_BY_TWO = """
+WITH done AS (
+    SELECT s.operator_id, 'units' AS kind, b.subscriber_id, b.id, b.granted AS units,
+           NULL::numeric AS amount, b.created_at AS at,
+           substring(b.grant_key FROM '^gift:approval:([0-9]+)$')::bigint AS approval
+    FROM subscriptions_bucket b
+    JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
+    WHERE b.kind = 'gift' AND b.grant_key ~ '^gift:([0-9a-f]{32}$|hand:|approval:[0-9]+$)'
+    UNION ALL
+    SELECT m.operator_id, 'money', m.subscriber_id, m.nr, NULL, -m.amount, m.at,
+           substring(m.key FROM '^credit:approval:([0-9]+)$')::bigint
+    FROM billing_walletmovement m
+    WHERE m.kind = 'bonus' AND m.key LIKE 'credit:%%'
+    UNION ALL
+    SELECT p.operator_id, 'write_off', e.subscriber_id, split_part(p.key, ':', 2)::bigint, NULL,
+           -e.amount, p.at, (
+               SELECT max(a.id) FROM billing_approval a
+               WHERE a.kind = 'write_off' AND a.subscriber_id = e.subscriber_id
+                 AND a.invoice_id = split_part(p.key, ':', 2)::bigint AND a.state = 'approved')
+    FROM billing_posting p
+    JOIN billing_entry e ON e.posting_id = p.id
+    JOIN billing_account c ON c.id = e.account_id AND c.code = 'write_off'
+    WHERE p.key LIKE 'write_off:%%'
+    UNION ALL
+    SELECT d.operator_id, 'difference', NULL, d.id, NULL, d.amount, d.resolved_at, (
+               SELECT max(a.id) FROM billing_approval a
+               WHERE a.kind = 'difference' AND a.about_id = d.id AND a.state = 'approved')
+    FROM billing_paymentdifference d WHERE d.resolution = 'written_off'
+    UNION ALL
+    SELECT h.operator_id, 'handover', h.subscriber_id, h.id, NULL, h.worth, h.done_at, (
+               SELECT max(a.id) FROM billing_approval a
+               WHERE a.kind = 'handover' AND a.about_id = h.id AND a.state = 'approved')
+    FROM billing_handover h WHERE h.state = 'done'
+    UNION ALL
+    SELECT r.operator_id, 'rerating', NULL, r.id, (
+               SELECT sum(abs(s.units_after - s.units_before)) FROM metering_reratingshare s
+               WHERE s.run_id = r.id), NULL, r.applied_at, (
+               SELECT max(a.id) FROM billing_approval a
+               WHERE a.kind = 'rerating' AND a.about_id = r.id AND a.state = 'approved')
+    FROM metering_rerating r WHERE r.state = 'applied'
+)
+SELECT d.operator_id, CASE
+           WHEN (d.units > p.units_limit OR abs(d.amount) > p.approval_limit)
+                AND d.approval IS NULL
+             OR d.approval IS NOT NULL AND (
+                a.id IS NULL OR a.state <> 'approved' OR a.kind <> d.kind
+                OR a.kind = 'units' AND (a.units <> d.units OR a.made_id <> d.id)
+                OR a.kind = 'money' AND (a.amount <> d.amount OR a.made_id <> d.id)
+                OR a.kind IN ('write_off', 'difference', 'handover') AND a.amount <> d.amount)
+           THEN jsonb_build_object(
+               'kind', d.kind, 'subscriber', d.subscriber_id, 'id', d.id, 'units', d.units,
+               'amount', d.amount, 'approval', d.approval) END AS wrong
+FROM done d
+LEFT JOIN billing_approval a ON a.id = d.approval
+LEFT JOIN LATERAL (
+    SELECT p.units_limit, p.approval_limit FROM billing_correctionpolicy p
+    WHERE p.operator_id = d.operator_id AND p.since < d.at
+    ORDER BY p.since DESC, p.id DESC LIMIT 1
+) p ON true
+UNION ALL
+SELECT a.operator_id, jsonb_build_object('approval', a.id, 'made', a.made_id)
+FROM billing_approval a
+WHERE a.kind IN ('units', 'money') AND a.state = 'approved' AND NOT EXISTS (
+    SELECT FROM done d WHERE d.approval = a.id AND d.kind = a.kind)
+"""
+
+# What is on sale says what was drafted, and where two persons decide on prices what the other has
+# approved. (What was approved before that was the rule stays so.)
+_PRICED = """
+SELECT p.operator_id, CASE
+           WHEN d.id IS NOT NULL AND (
+                (d.terms -> 'price' ->> 'amount')::numeric <> p.price
+                OR (d.terms ->> 'allowance')::bigint <> p.allowance OR d.code <> p.code)
+             OR r.prices_by_two AND NOT coalesce(d.made_at <= r.since, false) AND NOT EXISTS (
+                SELECT FROM billing_approval a
+                WHERE a.kind = 'price' AND a.about_id = d.id AND a.state = 'approved'
+                  AND a.decided_at <= p.created_at)
+           THEN jsonb_build_object(
+               'plan', p.code, 'version', p.version, 'draft', d.id, 'price', p.price) END AS wrong
+FROM subscriptions_plan p
+LEFT JOIN LATERAL (
+    SELECT d.id, d.code, d.terms, d.made_at FROM billing_pricedraft d
+    WHERE d.plan_id = p.id ORDER BY d.id LIMIT 1
+) d ON true
+LEFT JOIN LATERAL (
+    SELECT c.since, c.prices_by_two FROM billing_correctionpolicy c
+    WHERE c.operator_id = p.operator_id AND c.since < p.created_at
+    ORDER BY c.since DESC, c.id DESC LIMIT 1
+) r ON true
+"""
+
 CHECKS = (
     Check("nothing_waits", "no correction or sale waits past its date", _NOTHING_WAITS),
     Check("compensated", "an over-charge is repaid as the policy says", _COMPENSATED),
     Check("approved", "no correction above the limit without approval", _APPROVED),
+    Check("by_two", "nothing is given or given up above the limit without approval", _BY_TWO),
+    Check("priced", "what is on sale is what was drafted and approved", _PRICED),
     Check("tax_rates", "a line is taxed as of the last day of its period", _TAX_RATES),
 )

@@ -1,9 +1,8 @@
-"""Corrections by an operator's policy: what waits for a second person, what is repaid double.
+"""By an operator's policy: what waits for a second person, what is repaid double.
 
-**Approval.** A correction above the policy's limit is written down and waits: a credit note that
-somebody asked for, or the adjustment that a bill would have said. Nothing of it is posted before
-another person than who asked approves; a credit note is issued with the approval, an adjustment is
-on the next bill. What is rejected is not billed, unless it changes again.
+**Approval.** What is above the policy's limits waits (billing/approvals.py), also an adjustment
+that a bill would have said: it is on the next bill once another person has approved it. What is
+rejected is not billed, unless it changes again.
 
 **Over-charge.** What the subscriber was charged through the operator's own fault is repaid
 `over_charge_factor` times. That is every adjustment that lowers what was billed as used: the usage
@@ -12,7 +11,7 @@ operator's, which no subscriber can bring about. A credit note is one only where
 says so (`over_charge`), for most are goodwill. What is paid beyond the over-charge itself is no
 price of anything: compensation, without tax, an expense.
 
-The only writer of CorrectionPolicy and Approval.
+The only writer of CorrectionPolicy.
 """
 
 from __future__ import annotations
@@ -22,26 +21,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from django.db import connection, transaction
+from django.db import connection
 
-from billing import rating
-from billing.models import Approval, CorrectionPolicy, Invoice, InvoiceLine, Order
+from billing import approvals, rating
+from billing.approvals import Kind, State
+from billing.models import CorrectionPolicy, InvoiceLine
 from billing.rating import Line
-from subscriptions.errors import Conflict, Invalid, NotFound
+from subscriptions.errors import Invalid
 from subscriptions.models import Operator
+from subscriptions.units import MAX_UNITS, to_wire
 
-State, Kind = Approval.State, Approval.Kind
 ONCE = Decimal(1)
 # Who asks for what a bill would have said.
 CLOSE = "month close"
-
-
-class FourEyes(Conflict):
-    cause = "four_eyes"
-
-
-class Decided(Conflict):
-    cause = "decided"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +42,8 @@ class Rules:
 
     approval_limit: Decimal | None = None
     over_charge_factor: Decimal = ONCE
+    units_limit: int | None = None
+    prices_by_two: bool = False
 
     def compensation(self, over_charge: Decimal) -> Decimal:
         """What is paid beyond an over-charge (>= 0) itself."""
@@ -57,6 +51,9 @@ class Rules:
 
     def waits(self, amount: Decimal) -> bool:
         return self.approval_limit is not None and abs(amount) > self.approval_limit
+
+    def units_wait(self, units: int) -> bool:
+        return self.units_limit is not None and units > self.units_limit
 
 
 NO_RULES = Rules()
@@ -69,7 +66,9 @@ def rules_of(operator_id: int, *, at: dt.datetime) -> Rules:
         .order_by("-since", "-pk")
         .first()
     )
-    return NO_RULES if row is None else Rules(row.approval_limit, row.over_charge_factor)
+    if row is None:
+        return NO_RULES
+    return Rules(row.approval_limit, row.over_charge_factor, row.units_limit, row.prices_by_two)
 
 
 def set_rules(operator: Operator, rules: Rules, *, by: str, at: dt.datetime) -> Rules:
@@ -79,12 +78,16 @@ def set_rules(operator: Operator, rules: Rules, *, by: str, at: dt.datetime) -> 
         raise Invalid("approval_limit is an amount to the fen, or none")
     if not (1 <= factor <= 10 and factor == rating.to_fen(factor)):
         raise Invalid("over_charge_factor is 1 to 10, with two places at most")
+    if rules.units_limit is not None and not 0 <= rules.units_limit <= MAX_UNITS:
+        raise Invalid("units_limit is a number of units, or none")
     if rules != rules_of(operator.pk, at=at):
         CorrectionPolicy.objects.create(
             operator=operator,
             since=at,
             approval_limit=rules.approval_limit,
             over_charge_factor=rules.over_charge_factor,
+            units_limit=rules.units_limit,
+            prices_by_two=rules.prices_by_two,
             made_by=by,
         )
     return rules
@@ -178,8 +181,7 @@ def _is_approved(
 ) -> bool:
     """Whether this very change is approved; if nobody was asked yet, it is asked now."""
     drawn, billed = line.basis["drawn"], line.basis.get("billed", 0)
-    of_bucket = Approval.objects.filter(subscriber_id=subscriber_id, bucket_id=line.bucket_id)
-    last = of_bucket.exclude(state=State.SUPERSEDED).order_by("-pk").first()
+    last = approvals.of_bucket(subscriber_id, line.bucket_id)
     if last is not None and last.drawn == drawn:
         if (last.billed, last.gross, last.amount) == (billed, line.gross, amount):
             return last.state == State.APPROVED
@@ -187,10 +189,10 @@ def _is_approved(
         rest = last.state == State.APPROVED and last.billed == billed
         if rest and last.amount < amount < 0:
             return True
-    of_bucket.filter(state=State.PENDING).update(state=State.SUPERSEDED, decided_at=at)
-    Approval.objects.create(
-        operator=operator,
-        kind=Kind.ADJUSTMENT,
+    approvals.supersede_of_bucket(subscriber_id, line.bucket_id, at=at)
+    approvals.ask(
+        operator,
+        Kind.ADJUSTMENT,
         subscriber_id=subscriber_id,
         bucket_id=line.bucket_id,
         drawn=drawn,
@@ -198,127 +200,14 @@ def _is_approved(
         currency=currency,
         gross=line.gross,
         amount=amount,
+        effect={
+            "units_billed": to_wire(billed),
+            "units_used": to_wire(drawn),
+            "adjustment": str(line.gross),
+            "compensation": str(amount - line.gross),
+        },
         reason=reason[:200],
-        asked_by=CLOSE,
-        asked_at=at,
+        by=CLOSE,
+        at=at,
     )
     return False
-
-
-# Credit notes ------------------------------------------------------------------------------------
-
-
-def ask_for_note(
-    operator: Operator,
-    original: Invoice,
-    gross: Decimal,
-    amount: Decimal,
-    *,
-    whole: bool,
-    over_charge: bool,
-    reason: str,
-    by: str,
-    at: dt.datetime,
-) -> Approval:
-    """Write down that somebody wants a credit note over `gross`, which is `amount` in all."""
-    return Approval.objects.create(
-        operator=operator,
-        kind=Kind.CREDIT_NOTE,
-        subscriber_id=original.subscriber_id,
-        invoice_id=original.id,
-        whole=whole,
-        over_charge=over_charge,
-        currency=original.currency,
-        gross=-gross,
-        amount=-amount,
-        reason=reason,
-        asked_by=by,
-        asked_at=at,
-    )
-
-
-def note_issued(approval: Approval, note: Invoice) -> Approval:
-    """Keep the decision, and the credit note that was issued for it."""
-    approval.note_id = note.id
-    approval.save(update_fields=["state", "decided_by", "decided_at", "decision", "note_id"])
-    return approval
-
-
-# Refunds -----------------------------------------------------------------------------------------
-
-
-def ask_for_refund(
-    operator: Operator,
-    order: Order,
-    amount: Decimal,
-    *,
-    to: str,
-    once: str,
-    reason: str,
-    by: str,
-    at: dt.datetime,
-) -> Approval:
-    """Write down that somebody wants so much of an order refunded; `once` makes it repeatable."""
-    return Approval.objects.create(
-        operator=operator,
-        kind=Kind.REFUND,
-        subscriber_id=order.subscriber_id,
-        order_id=order.id,
-        to=to,
-        once=once,
-        currency=order.currency,
-        gross=-amount,
-        amount=-amount,
-        reason=reason,
-        asked_by=by,
-        asked_at=at,
-    )
-
-
-def refund_made(approval: Approval, refund_id: int) -> Approval:
-    """Keep the decision, and the refund that was made for it."""
-    approval.refund_id = refund_id
-    approval.save(update_fields=["state", "decided_by", "decided_at", "decision", "refund_id"])
-    return approval
-
-
-# Deciding ----------------------------------------------------------------------------------------
-
-
-def find(operator: Operator, approval_id: int) -> Approval:
-    """Raises NotFound."""
-    found = Approval.objects.filter(operator=operator, pk=approval_id).first()
-    if found is None:
-        raise NotFound("there is no such approval")
-    return found
-
-
-def reject(
-    operator: Operator, approval_id: int, *, by: str, reason: str, at: dt.datetime
-) -> Approval:
-    """Let a correction not be made. Again changes nothing. Raises NotFound, FourEyes, Decided."""
-    with transaction.atomic():
-        return decide(operator, approval_id, State.REJECTED, by=by, reason=reason, at=at)[0]
-
-
-def decide(
-    operator: Operator, approval_id: int, state: str, *, by: str, reason: str, at: dt.datetime
-) -> tuple[Approval, bool]:
-    """A pending approval, locked, with the decision not saved yet where it is a credit note or
-    refund that is to be made; and whether it is decided now. Raises NotFound, FourEyes, Decided,
-    Invalid."""
-    find(operator, approval_id)
-    approval = Approval.objects.select_for_update(no_key=True).get(pk=approval_id)
-    if approval.state == state:
-        return approval, False
-    if approval.state != State.PENDING:
-        raise Decided(f"it is {approval.state} already")
-    if not by or not reason:
-        raise Invalid("a decision has a person and a reason")
-    if by == approval.asked_by:
-        raise FourEyes("whoever asked for it cannot decide it: another person, another key")
-    approval.state, approval.decided_by, approval.decided_at = state, by, at
-    approval.decision = reason
-    if approval.kind == Kind.ADJUSTMENT or state == State.REJECTED:
-        approval.save(update_fields=["state", "decided_by", "decided_at", "decision"])
-    return approval, True

@@ -106,6 +106,7 @@ CROSS JOIN LATERAL (
         SELECT FROM billing_dunningstop h
         WHERE h.operator_id = i.operator_id
           AND (h.subscriber_id IS NULL OR h.subscriber_id = i.subscriber_id)
+          AND (h.invoice_id IS NULL OR h.invoice_id = i.id)
           AND h.starts_at <= d.ends AND (h.ends_at IS NULL OR d.ends < h.ends_at))
       AND NOT EXISTS (
         SELECT FROM billing_posting w

@@ -2,9 +2,11 @@
 
 A provider's notice opens one: the provider holds the money, so it stands on the account `disputed`,
 and what the order granted is frozen: a bucket's units cannot be drawn, what a top-up left in the
-wallet is taken out. Won, all of it is as before. Lost, the money is a loss, less what the wallet
-had left, and the units that nobody used are taken. Notices come twice, late and out of order: what
-is closed stays closed, whatever opens it later.
+wallet is taken out, and its bonus; what of the order comes back to the wallet meanwhile, or later,
+goes the same way. Won, all of it is as before. Lost, the money is a loss, less what the wallet had
+left, and the units that nobody used are taken. An inquiry takes nothing yet: it is written down and
+answered like a dispute, moves nothing, and is withdrawn or becomes a dispute. Notices come twice,
+late and out of order: what is closed stays closed, whatever opens it later.
 
 Locks in one order: the subscriber, the order, its dispute, wallets, buckets.
 """
@@ -23,7 +25,7 @@ from billing import invoicing, ledger, rating, wallets
 from billing.ledger import Side
 from billing.models import Dispute, DisputeStep, Order, PaymentIntent, WalletMovement
 from billing.orders import keeping, paying
-from billing.ways.provider import Answer, Attempt, Event, Unavailable
+from billing.ways.provider import Answer, Attempt, Event, Fate, Unavailable
 from subscriptions import freezing, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Bucket, Operator
@@ -41,19 +43,24 @@ EVIDENCE = (
     "uncategorized_text",
 )
 LONGEST = 20_000
-# What a provider calls the states; `warning_closed` is an inquiry that came to nothing.
+# What a provider calls the states; those of an inquiry are Stripe's warnings.
 _STATES = {
     "won": State.WON,
-    "warning_closed": State.WON,
     "lost": State.LOST,
     "under_review": State.UNDER_REVIEW,
-    "warning_under_review": State.UNDER_REVIEW,
+    "warning_needs_response": State.INQUIRY,
+    "warning_under_review": State.INQUIRY,
+    "warning_closed": State.WITHDRAWN,
 }
 _FATES = {"succeeded": State.WON, "failed": State.LOST}
 
 
 class Closed(Conflict):
     cause = "dispute_closed"
+
+
+class NotTaken(Conflict):
+    cause = "not_taken"
 
 
 class Answers(Protocol):
@@ -80,17 +87,39 @@ def take_dispute(operator: Operator, event: Event, *, at: dt.datetime) -> Disput
     dispute = rows.select_for_update(no_key=True).first()
     if event.answer.currency not in ("", order.currency):
         raise Invalid(f"order {order.number} is in {order.currency}")
-    if dispute is None:
-        dispute = _open(operator, order, intent, event, at=at)
     state = _state_of(event)
-    _note_fee(operator, order, dispute, intent, _fee_of(event, order.currency), at=at)
+    inquiry = state in (State.INQUIRY, State.WITHDRAWN)
+    if dispute is None:
+        dispute = _begin(operator, order, intent, event, inquiry=inquiry, at=at)
+    elif dispute.state == State.INQUIRY and not inquiry:
+        # What answered the inquiry is no answer to this.
+        facts = {
+            "amount": event.answer.amount or dispute.amount,
+            "submitted_at": None,
+            "sent_at": None,
+        }
+        _put(dispute, State.OPENED, at=at, reason="by the provider", **facts)
+        _open(operator, order, dispute, intent, at=at)
+    fee = _fee_of(event, order.currency)
+    if fee > dispute.fee:  # a later notice may say more, never less
+        dispute.fee = fee
+        _keep(dispute, "fee")
     if dispute.state in Dispute.OPEN:
         due_by = _due_by(event) or dispute.due_by
-        if state in (State.WON, State.LOST):
+        if state == State.LOST:
             _close(operator, order, dispute, intent, state, at=at)
+        elif state in (State.WON, State.WITHDRAWN):
+            _close(operator, order, dispute, intent, State.WON, at=at)
         elif state == State.UNDER_REVIEW and dispute.state == State.OPENED:
             _put(dispute, state, at=at, reason="the provider looks at it", due_by=due_by)
-        elif due_by != dispute.due_by:
+        elif not inquiry and due_by != dispute.due_by:
+            dispute.due_by = due_by
+            _keep(dispute, "due_by")
+    elif dispute.state == State.INQUIRY:
+        if state == State.WITHDRAWN:
+            _put(dispute, state, at=at, reason="by the provider", closed_at=at)
+            _tell(order, dispute, "dispute.closed", at=at)
+        elif (due_by := _due_by(event)) not in (None, dispute.due_by):
             dispute.due_by = due_by
             _keep(dispute, "due_by")
     return dispute
@@ -127,8 +156,9 @@ def _due_by(event: Event) -> dt.datetime | None:
 
 
 def _fee_of(event: Event, currency: str) -> Decimal:
-    """What the provider takes for it: the fees of Stripe's balance transactions, in hundredths. One
-    in the currency of the operator's account there is for the reconciliation with its payouts."""
+    """What the provider takes for it: the fees of Stripe's balance transactions, in hundredths, of
+    those in the order's currency. Noted only: like any fee it is booked once, when staff say what
+    the fees of a day of the provider's books are."""
     thing = _thing(event)
     fees = [
         one.get("fee", 0)
@@ -140,17 +170,19 @@ def _fee_of(event: Event, currency: str) -> Decimal:
     return rating.to_fen(Decimal(str(thing.get("fee", 0))))
 
 
-def _open(
-    operator: Operator, order: Order, intent: PaymentIntent, event: Event, *, at: dt.datetime
+def _begin(
+    operator: Operator,
+    order: Order,
+    intent: PaymentIntent,
+    event: Event,
+    *,
+    inquiry: bool,
+    at: dt.datetime,
 ) -> Dispute:
-    """Freeze what the order granted, and book what the provider holds."""
+    """Write down what is disputed, and what follows from that, unless it is only asked about."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT nextval('billing_refund_id')")
         [(dispute_id,)] = cursor.fetchall()
-    amount = event.answer.amount or intent.amount
-    held = rating.ZERO
-    if order.kind == Order.Kind.TOP_UP:
-        held = min(wallets.own_of(order.subscriber_id, order.currency), amount)
     dispute = Dispute.objects.create(
         subscriber_id=order.subscriber_id,
         id=dispute_id,
@@ -160,13 +192,30 @@ def _open(
         way=intent.way,
         reference=event.reference,
         currency=order.currency,
-        amount=amount,
-        held=held,
+        amount=event.answer.amount or intent.amount,
+        state=State.INQUIRY if inquiry else State.OPENED,
         reason=(event.answer.reason or str(_thing(event).get("reason", "")))[:64],
         due_by=_due_by(event),
         opened_at=at,
     )
     _step(dispute, at=at, reason=dispute.reason)
+    if inquiry:
+        _tell(order, dispute, "dispute.inquiry", at=at)
+    else:
+        _open(operator, order, dispute, intent, at=at)
+    return dispute
+
+
+def _open(
+    operator: Operator, order: Order, dispute: Dispute, intent: PaymentIntent, *, at: dt.datetime
+) -> None:
+    """Freeze what the order granted, and book what the provider holds."""
+    amount, held = dispute.amount, rating.ZERO
+    if order.kind == Order.Kind.TOP_UP:
+        held = min(wallets.own_of(order.subscriber_id, order.currency), amount)
+    if held:
+        dispute.held = held
+        _keep(dispute, "held")
     sides = [
         Side(ledger.DISPUTED, amount - held),
         _came_by(operator, order, intent, -amount, at=at),
@@ -176,9 +225,40 @@ def _open(
         wallets.move(operator.pk, [out], at=at)
         sides.append(out.side())
     _post(operator, dispute, "opened", sides, at=at)
+    if order.kind == Order.Kind.TOP_UP and wallets.find(order.subscriber_id, order.currency):
+        wallets.take_back_bonus(operator.pk, _wallet(dispute), order.id, by=dispute.number, at=at)
     _freeze(order, dispute, at=at)
     _tell(order, dispute, "dispute.opened", at=at)
-    return dispute
+
+
+def hold_back(
+    operator: Operator, came_back: Mapping[tuple[int, int], Decimal], *, at: dt.datetime
+) -> None:
+    """Take out of the wallets again what of locked orders (subscriber, order) has just come back to
+    them, where the payment is disputed or was lost: the provider has that money.
+
+    Joins the caller's transaction.
+    """
+    assert connection.in_atomic_block
+    rows = Dispute.objects.filter(
+        subscriber_id__in={key[0] for key in came_back}, order_id__in={key[1] for key in came_back}
+    )
+    taken = rows.filter(state__in=Dispute.TAKEN)
+    for dispute in taken.order_by("id").select_for_update(no_key=True):
+        back = came_back.get((dispute.subscriber_id, dispute.order_id), rating.ZERO)
+        amount = min(back, dispute.amount - dispute.held)
+        if amount <= 0:
+            continue
+        out = _move(dispute, WalletMovement.Kind.PAYOUT, -amount, "held-back")
+        wallets.move(operator.pk, [out], at=at)
+        less = (
+            Side(ledger.DISPUTED, -amount)
+            if dispute.state in Dispute.OPEN
+            else Side(ledger.DISPUTE_LOSS, -amount, dispute.subscriber_id)
+        )
+        _post(operator, dispute, "held-back", [out.side(), less], at=at)
+        dispute.held += amount
+        _keep(dispute, "held")
 
 
 def _freeze(order: Order, dispute: Dispute, *, at: dt.datetime) -> None:
@@ -228,6 +308,7 @@ def _close(
             back = _move(dispute, WalletMovement.Kind.REFUND, dispute.held, "won")
             wallets.move(operator.pk, [back], at=at)
             sides.append(back.side())
+        wallets.give_bonus_again(operator.pk, _wallet(dispute), by=dispute.number, at=at)
     else:
         freezing.take(dispute.subscriber_id, key, at=at, paid_back=False)
         sides = [
@@ -238,25 +319,6 @@ def _close(
         _post(operator, dispute, "closed", sides, at=at)
     _put(dispute, state, at=at, reason="by the provider", closed_at=at)
     _tell(order, dispute, "dispute.closed", at=at)
-
-
-def _note_fee(
-    operator: Operator,
-    order: Order,
-    dispute: Dispute,
-    intent: PaymentIntent,
-    fee: Decimal,
-    *,
-    at: dt.datetime,
-) -> None:
-    """Book what of the fee is new: a later notice may say more, never less."""
-    more = fee - dispute.fee
-    if more <= 0:
-        return
-    sides = [Side(ledger.PROVIDER_FEE, more), _came_by(operator, order, intent, -more, at=at)]
-    _post(operator, dispute, f"fee:{fee}", sides, at=at)
-    dispute.fee = fee
-    _keep(dispute, "fee")
 
 
 # Answering ---------------------------------------------------------------------------------------
@@ -274,7 +336,7 @@ def put_evidence(operator: Operator, number: str, evidence: Mapping[str, str]) -
         if not isinstance(text, str) or len(text) > LONGEST or "\x00" in text:
             raise Invalid(f"{name} is a text of up to {LONGEST} characters")
     _, dispute = _locked(operator, number)
-    if dispute.state not in Dispute.OPEN:
+    if dispute.state not in Dispute.UNDECIDED:
         raise Closed(f"the dispute is {dispute.state}")
     kept = {**dispute.evidence, **evidence}
     dispute.evidence = {name: text for name, text in kept.items() if text}
@@ -285,11 +347,12 @@ def put_evidence(operator: Operator, number: str, evidence: Mapping[str, str]) -
 def submit(operator: Operator, number: str, *, by: str, at: dt.datetime) -> Dispute:
     """Answer with the evidence that is there: the provider is told at once, or by the sweep.
 
-    Again it tells the provider what is there by then. Raises NotFound, Closed, Invalid without any.
+    Again it tells the provider what is there by then. Raises NotFound, Closed, NotTaken, Invalid
+    without any.
     """
     with transaction.atomic():
         _, dispute = _locked(operator, number)
-        if dispute.state not in Dispute.OPEN:
+        if dispute.state not in Dispute.UNDECIDED:
             raise Closed(f"the dispute is {dispute.state}")
         if not dispute.evidence:
             raise Invalid("fill in some evidence first")
@@ -301,38 +364,47 @@ def submit(operator: Operator, number: str, *, by: str, at: dt.datetime) -> Disp
 
 
 def send(operator: Operator, number: str, *, at: dt.datetime) -> Dispute:
-    """Tell the provider of evidence that was submitted, outside any transaction."""
+    """Tell the provider of evidence that was submitted, outside any transaction. Raises NotTaken
+    where it answers that it will not: then nothing counts as submitted."""
     dispute = find(operator, number)
     intent = _intent(dispute)
     provider = paying.provider_of(intent, at=at)
     waits = dispute.submitted_at is not None and dispute.sent_at is None
-    if not waits or dispute.state not in Dispute.OPEN or not hasattr(provider, "respond"):
+    if not waits or dispute.state not in Dispute.UNDECIDED or not hasattr(provider, "respond"):
         return dispute  # staff hand it in where the provider wants it
     order = Order.objects.get(subscriber_id=dispute.subscriber_id, id=dispute.order_id)
     attempt = paying.asked_for(order, intent, at=at)
     try:
-        cast(Answers, provider).respond(attempt, dispute.reference, dispute.evidence)
+        answer = cast(Answers, provider).respond(attempt, dispute.reference, dispute.evidence)
     except Unavailable:
         return dispute
     with transaction.atomic():
         _, held = _locked(operator, number)
         if held.submitted_at == dispute.submitted_at:
-            held.sent_at = at
-            _keep(held, "sent_at")
+            if answer.fate == Fate.FAILED:
+                held.submitted_at = None
+            else:
+                held.sent_at = at
+            _keep(held, "submitted_at", "sent_at")
+    if answer.fate == Fate.FAILED:
+        raise NotTaken(f"the provider does not take it: {answer.reason}")
     return held
 
 
 def sweep(operator: Operator, *, at: dt.datetime) -> int:
     """Finish what a crash left open, and freeze what came back to a disputed bucket since; answers
-    how many disputes are open."""
-    rows = Dispute.objects.filter(operator=operator, state__in=Dispute.OPEN).order_by("id")
+    how many disputes and inquiries are undecided."""
+    rows = Dispute.objects.filter(operator=operator, state__in=Dispute.UNDECIDED).order_by("id")
     numbers = list(rows.values_list("number", flat=True))
     for number in numbers:
         with transaction.atomic():
             order, dispute = _locked(operator, number)
             if dispute.state in Dispute.OPEN:
                 _freeze(order, dispute, at=at)
-        send(operator, number, at=at)
+        try:
+            send(operator, number, at=at)
+        except NotTaken as refused:
+            log.warning("dispute %s: %s", number, refused.detail)
     return len(numbers)
 
 
@@ -432,6 +504,10 @@ def _came_by(
     """An entry of where the payment came in: < 0, the provider has taken it."""
     came = paying.provider_of(intent, at=at).source(paying.asked_for(order, intent, at=at))
     return came._replace(amount=amount)
+
+
+def _wallet(dispute: Dispute) -> wallets.Key:
+    return dispute.subscriber_id, dispute.currency
 
 
 def _move(dispute: Dispute, kind: str, amount: Decimal, what: str) -> wallets.Move:

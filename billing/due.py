@@ -5,14 +5,26 @@ from __future__ import annotations
 
 import datetime as dt
 
-from billing import before_period, closing, deferral, dunning, finals, holds, prepaid, wallets
+from billing import (
+    before_period,
+    closing,
+    deferral,
+    dunning,
+    finals,
+    holds,
+    methods,
+    prepaid,
+    wallets,
+)
 from billing.collecting import running as collecting
 from billing.orders import keeping
+from billing.prices import drafting
 from metering import duplicates, rollups, usage_windows
 from metering.adjusted import ADJUSTED
 from metering.records import RECORDS
 from subscriptions import clock, expiring, lifecycle, partitions, reservations
 from subscriptions.models import Operator
+from subscriptions.safety import alerts
 
 RECORDS_KEPT = dt.timedelta(days=190)
 JOURNAL_KEPT = dt.timedelta(days=800)
@@ -35,6 +47,7 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     expire_reservations(operator, at=at)
     while lifecycle.open_due(operator.pk, at=at):
         pass
+    drafting.sell_due(operator, at=at)
     before_period.sweep(operator, at=at)
     prepaid.give_back(operator, at=at)
     rollups.fold_all(at=at)
@@ -48,6 +61,8 @@ def run(operator: Operator, *, at: dt.datetime) -> None:
     collecting.run(operator, at=at)
     earn_deferred(operator, at=at)
     expiring.sweep(operator, at=at)
+    alerts.sweep(operator, at=at)
+    methods.tell_expiring(operator, at=at)
 
 
 def earn_deferred(operator: Operator, *, at: dt.datetime) -> None:

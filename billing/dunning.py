@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
-from django.db.models import Count
+from django.db.models import Count, Q, QuerySet
 
 from billing import arrears, telling
 from billing.arrears import Debt, Span, Standing, Step, Terms
@@ -35,7 +35,7 @@ from billing.models import (
 )
 from subscriptions import lifecycle, periods
 from subscriptions.errors import Conflict, Invalid
-from subscriptions.models import Operator, Subscriber, Suspension
+from subscriptions.models import Operator, Subscriber
 
 CHUNK = 1000
 # Why a line is suspended; one that is for another reason is not dunning's to restore.
@@ -117,15 +117,22 @@ class NotStopped(Conflict):
 
 @transaction.atomic
 def stop(
-    operator: Operator, *, reason: str, at: dt.datetime, subscriber_id: int | None = None
+    operator: Operator,
+    *,
+    reason: str,
+    at: dt.datetime,
+    subscriber_id: int | None = None,
+    invoice_id: int | None = None,
 ) -> DunningStop:
-    """Do nothing more about one subscriber's debts, or about anybody's. Again changes nothing.
+    """Do nothing more about one invoice, about one subscriber's debts, or about anybody's. Again
+    changes nothing.
 
     What was done stays: a suspended line stays so. Money that comes in is noted and restores.
     """
     stopped, _ = DunningStop.objects.get_or_create(
         operator=operator,
         subscriber_id=subscriber_id,  # type: ignore[misc]  # none: all
+        invoice_id=invoice_id,
         ends_at=None,
         defaults={"starts_at": at, "reason": reason},
     )
@@ -134,27 +141,44 @@ def stop(
 
 @transaction.atomic
 def resume(
-    operator: Operator, *, reason: str, at: dt.datetime, subscriber_id: int | None = None
+    operator: Operator,
+    *,
+    reason: str,
+    at: dt.datetime,
+    subscriber_id: int | None = None,
+    invoice_id: int | None = None,
 ) -> None:
     """Go on: what fell due meanwhile is done with the next run, by its date. Raises NotStopped."""
-    running = DunningStop.objects.filter(operator=operator, ends_at__isnull=True)
-    if subscriber_id is None:
-        running = running.filter(subscriber__isnull=True)
-    else:
-        running = running.filter(subscriber_id=subscriber_id)
+    running = DunningStop.objects.filter(
+        operator=operator,
+        subscriber_id=subscriber_id,  # type: ignore[misc]  # none: all
+        invoice_id=invoice_id,
+        ends_at=None,
+    )
     if not running.update(ends_at=at, resumed_because=reason):
         raise NotStopped("dunning is not stopped")
+    if subscriber_id is not None and invoice_id is not None:
+        # The case that passed it over finds it again.
+        settle_up(operator, subscriber_id, at=at, only_note=True)
 
 
-def stops_of(operator_id: int, subscriber_ids: Sequence[int]) -> dict[int, tuple[Span, ...]]:
-    """By subscriber the times in which dunning was stopped, for it or for all."""
-    rows = DunningStop.objects.filter(operator_id=operator_id)
-    everybody = [Span(row.starts_at, row.ends_at) for row in rows.filter(subscriber__isnull=True)]
-    own: dict[int, list[Span]] = defaultdict(list)
-    for row in rows.filter(subscriber_id__in=subscriber_ids):
-        assert row.subscriber_id is not None
-        own[row.subscriber_id].append(Span(row.starts_at, row.ends_at))
-    return {pk: (*everybody, *own[pk]) for pk in subscriber_ids}
+class Stops:
+    """The times in which dunning was stopped: for everybody, for a subscriber, for an invoice."""
+
+    def __init__(self, rows: Iterable[DunningStop]) -> None:
+        self._spans: dict[tuple[int | None, int | None], list[Span]] = defaultdict(list)
+        for row in rows:
+            self._spans[row.subscriber_id, row.invoice_id].append(Span(row.starts_at, row.ends_at))
+
+    def of(self, subscriber_id: int, invoice_id: int) -> tuple[Span, ...]:
+        keys = ((None, None), (subscriber_id, None), (subscriber_id, invoice_id))
+        return tuple(span for key in keys for span in self._spans.get(key, ()))
+
+
+def stops_of(operator_id: int, subscriber_ids: Sequence[int]) -> Stops:
+    """When dunning was stopped for the invoices of these subscribers."""
+    concerned = Q(subscriber__isnull=True) | Q(subscriber_id__in=subscriber_ids)
+    return Stops(DunningStop.objects.filter(concerned, operator_id=operator_id))
 
 
 # Running -----------------------------------------------------------------------------------------
@@ -287,7 +311,7 @@ def _note_ahead(
         key: [
             arrears.reminder_ahead(debt, days)
             for debt in unpaid.get(key, ())
-            if debt.invoice_id in ids
+            if debt.invoice_id in ids and not debt.disputed
         ]
         for key, ids in soon.items()
     }
@@ -310,7 +334,7 @@ WHERE c.operator_id = %(operator)s AND c.next_at <= %(at)s
   AND NOT EXISTS (
       SELECT FROM billing_dunningstop s
       WHERE s.operator_id = c.operator_id AND s.subscriber_id = c.subscriber_id
-        AND s.ends_at IS NULL)
+        AND s.invoice_id IS NULL AND s.ends_at IS NULL)
 ORDER BY c.next_at
 LIMIT %(limit)s
 """
@@ -354,7 +378,7 @@ WHERE c.operator_id = %(operator)s AND c.next_at IS NOT NULL AND c.state = 'susp
   AND NOT EXISTS (
       SELECT FROM billing_dunningstop s
       WHERE s.operator_id = c.operator_id AND s.subscriber_id = c.subscriber_id
-        AND s.ends_at IS NULL)
+        AND s.invoice_id IS NULL AND s.ends_at IS NULL)
 ORDER BY 1
 """
 
@@ -381,7 +405,7 @@ def settle_up(
             "subscriber_id", "currency"
         )
     )
-    keys |= {key for key, debt in _debts(operator.pk, [subscriber_id], at=at).items() if debt}
+    keys |= {key for key, debts in _debts(operator.pk, [subscriber_id], at=at).items() if debts}
     _advance(operator, keys, at=at, lines_too=True, only_note=only_note)
 
 
@@ -411,7 +435,6 @@ def _advance(
     changed, events, others = [], [], set()
     touched: dict[int, list[Step]] = defaultdict(list)
     for case in cases:
-        debt = debts.get((case.subscriber_id, case.currency))
         standing = Standing(
             case.state,
             case.invoice_id,
@@ -420,7 +443,10 @@ def _advance(
             case.suspended_at,
             case.changed_at,
         )
-        halted = only_note or case.subscriber_id in stopped
+        overdue = debts.get((case.subscriber_id, case.currency), ())
+        debt = arrears.pressed(standing, overdue, at=at)
+        disputed = debt is not None and debt.disputed
+        halted = only_note or disputed or case.subscriber_id in stopped
         steps = arrears.advance(standing, debt, at=at, stopped=halted)
         lines = [step for step in steps if step.kind in _TOUCHES_A_LINE]
         if lines and not lines_too:
@@ -432,7 +458,7 @@ def _advance(
             events.append(_event(case, step, at=at))
         for name in _STANDING:
             setattr(case, name, getattr(standing, name))
-        ahead = arrears.next_step(standing, debt) if debt is not None else None
+        ahead = arrears.next_step(standing, debt) if debt is not None and not disputed else None
         case.next_at = None if ahead is None else ahead.at
         changed.append(case)
     DunningEvent.objects.bulk_create(events)
@@ -515,7 +541,8 @@ ORDER BY subscriber_id, currency, due_at, id
 
 
 def _unpaid(operator_id: int, subscriber_ids: Sequence[int]) -> dict[Key, list[Debt]]:
-    """By subscriber and currency the invoices that are owed, what is due first at the head.
+    """By subscriber and currency the invoices that are owed, disputed or not, what is due first at
+    the head.
 
     What the subscriber gets (a credit note on what was paid) covers its oldest debts first.
     """
@@ -530,6 +557,14 @@ def _unpaid(operator_id: int, subscriber_ids: Sequence[int]) -> dict[Key, list[D
                 owed[subscriber_id, currency].append(rest)
     terms = terms_by(operator_id)
     zone = ZoneInfo(Operator.objects.values_list("time_zone", flat=True).get(pk=operator_id))
+    disputed = set(
+        DunningStop.objects.filter(
+            operator_id=operator_id,
+            subscriber_id__in=subscriber_ids,
+            invoice_id__isnull=False,
+            ends_at__isnull=True,
+        ).values_list("invoice_id", flat=True)
+    )
     unpaid: dict[Key, list[Debt]] = defaultdict(list)
     for key, rows in owed.items():
         for invoice_id, number, issued_at, due_at, amount in rows:
@@ -537,27 +572,31 @@ def _unpaid(operator_id: int, subscriber_ids: Sequence[int]) -> dict[Key, list[D
                 covered[key] -= amount
                 continue
             due_on = periods.day_of(due_at, zone)
-            unpaid[key].append(Debt(invoice_id, number, due_at, due_on, terms(issued_at)))
+            debt = Debt(
+                invoice_id, number, due_at, due_on, terms(issued_at), invoice_id in disputed
+            )
+            unpaid[key].append(debt)
     return unpaid
 
 
 def _debts(
     operator_id: int, subscriber_ids: Sequence[int], *, at: dt.datetime
-) -> dict[Key, Debt | None]:
-    """By subscriber and currency the oldest invoice that is overdue."""
+) -> dict[Key, list[Debt]]:
+    """By subscriber and currency the invoices that are overdue, the oldest first."""
     unpaid = _unpaid(operator_id, subscriber_ids)
-    return {
-        key: debts[0] if debts and debts[0].due_at <= at else None for key, debts in unpaid.items()
-    }
+    return {key: [debt for debt in debts if debt.due_at <= at] for key, debts in unpaid.items()}
 
 
 def _stopped(operator_id: int, subscriber_ids: Sequence[int]) -> set[int]:
-    """Whose dunning is stopped now."""
+    """Whose dunning is stopped now, for all of their invoices."""
     if _stopped_for_all(operator_id):
         return set(subscriber_ids)
     return set(
         DunningStop.objects.filter(
-            operator_id=operator_id, subscriber_id__in=subscriber_ids, ends_at__isnull=True
+            operator_id=operator_id,
+            subscriber_id__in=subscriber_ids,
+            invoice_id__isnull=True,
+            ends_at__isnull=True,
         ).values_list("subscriber_id", flat=True)
     )
 
@@ -573,11 +612,10 @@ def _touch(subscriber_id: int, steps: Sequence[Step], *, at: dt.datetime) -> Non
     held = DunningCase.objects.filter(
         subscriber_id=subscriber_id, state__in=[State.SUSPENDED, State.TERMINATED]
     ).exists()
-    running = Suspension.objects.filter(subscriber_id=subscriber_id, ends_at__isnull=True).first()
-    if held and running is None:
+    if held:  # while another reason stops the line, the sweep looks again when that is gone
         lifecycle.suspend(subscriber_id, reason=UNPAID, at=at)
-    elif not held and running is not None and running.reason == UNPAID and not running.frozen:
-        lifecycle.restore(subscriber_id, at=at)
+    else:
+        lifecycle.restore(subscriber_id, reason=UNPAID, at=at)
 
 
 # Looking on --------------------------------------------------------------------------------------
@@ -599,5 +637,15 @@ def overview(operator: Operator) -> Overview:
         .annotate(cases=Count("*"))
         .order_by("state")
     )
-    stops = DunningStop.objects.filter(operator=operator, ends_at__isnull=True)
-    return Overview(dict(counted), list(stops.select_related("subscriber").order_by("pk")))
+    return Overview(dict(counted), list(_running_stops(operator)))
+
+
+def stops_for(subscriber: Subscriber) -> list[DunningStop]:
+    """The stops that hold for a subscriber: its own, and those of everybody."""
+    concerned = Q(subscriber__isnull=True) | Q(subscriber=subscriber)
+    return list(_running_stops(subscriber.operator).filter(concerned))
+
+
+def _running_stops(operator: Operator) -> QuerySet[DunningStop]:
+    running = DunningStop.objects.filter(operator=operator, ends_at__isnull=True)
+    return running.select_related("subscriber").order_by("pk")

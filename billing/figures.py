@@ -7,6 +7,7 @@ so that looking at them costs one row. Units are thousandths; money and shares a
                    how long after it occurred usage came, when something came last
     quarantine     records that wait, by cause
     windows        windows that differ from a gateway's own totals
+    complaints     open, and overdue: those whose answer was promised by now
     subscriptions  active, new today and this month, ended this month, churn: ended of those that
                    were active when the month began
     mrr            what active subscriptions cost a month, by currency
@@ -58,6 +59,7 @@ def measure(operator: Operator, *, at: dt.datetime) -> DayFigures:
         "quarantine": dict(_rows(_QUARANTINE_SQL, span)),
         "windows": _rows(_WINDOWS_SQL, span)[0][0],
         **_subscriptions(span),
+        "complaints": dict(zip(("open", "overdue"), _rows(_COMPLAINTS_SQL, span)[0], strict=True)),
         "payments": _payments(span),
     }
     slow_at = at
@@ -124,6 +126,11 @@ WHERE operator_id = %(operator_id)s AND resolution = '' GROUP BY 1 ORDER BY 1
 _WINDOWS_SQL = """
 SELECT count(*) FROM metering_usagewindow
 WHERE operator_id = %(operator_id)s AND state = 'differs'
+"""
+
+_COMPLAINTS_SQL = """
+SELECT count(*), count(*) FILTER (WHERE due_at < %(at)s) FROM billing_complaint
+WHERE operator_id = %(operator_id)s AND state = 'open'
 """
 
 # What began and ended at one instant never was.

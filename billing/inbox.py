@@ -11,7 +11,7 @@ import datetime as dt
 import logging
 from collections.abc import Callable
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import InterfaceError, OperationalError, connection, transaction
 
 from billing import disputes, methods, receiving, refunds
 from billing.models import Order, PaymentIntent, ProviderAccount, ProviderEvent
@@ -32,6 +32,16 @@ _WAITS = [dt.timedelta(minutes=minutes) for minutes in (1, 2, 5, 15, 60, 240, 72
 Taker = Callable[[Operator, ProviderAccount, Event, dt.datetime], str]
 
 
+# One statement, which commits by itself where no transaction is open.
+_KEEP = f"""
+    INSERT INTO {ProviderEvent._meta.db_table}
+        (account_id, operator_id, event_id, kind, body, received_at, next_try_at,
+         state, reason, attempts)
+    VALUES (%s, %s, %s, %s, %s, %s, %s, '{State.NEW}', '', 0)
+    ON CONFLICT DO NOTHING
+"""  # noqa: S608
+
+
 class NobodyTakes(DomainError):
     cause = "nobody_takes"
 
@@ -40,16 +50,14 @@ def keep(
     account: ProviderAccount, notice: Notice, body: bytes, *, received_at: dt.datetime
 ) -> None:
     """Put a verified notice into the inbox, once. When this is committed, nothing is lost."""
-    row = ProviderEvent(
-        account=account,
-        operator_id=account.operator_id,
-        event_id=notice.id,
-        kind=notice.kind[:100],
-        body=body,
-        received_at=received_at,
-        next_try_at=received_at,
-    )
-    ProviderEvent.objects.bulk_create([row], ignore_conflicts=True)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _KEEP,
+            [
+                *(account.pk, account.operator_id, notice.id, notice.kind[:100], body),
+                *(received_at, received_at),
+            ],
+        )
 
 
 def waiting() -> list[Operator]:
@@ -147,6 +155,32 @@ TAKERS: dict[About, Taker] = {
     About.METHOD: methods.take,
     About.DISPUTE: _take_dispute,
 }
+
+
+# What staff still have to look at stays whole, however old it is.
+_EMPTY_SQL = """
+UPDATE billing_providerevent e
+SET digest = encode(sha256(e.body), 'hex'), body = ''
+WHERE e.id IN (
+    SELECT o.id FROM billing_providerevent o
+    WHERE o.account_id = %s AND o.received_at < %s AND o.next_try_at IS NULL AND o.digest = ''
+      AND NOT EXISTS (
+          SELECT FROM billing_paymenttask t WHERE t.event_id = o.id AND t.state <> 'resolved')
+    ORDER BY o.received_at LIMIT %s
+)
+"""
+
+
+def empty_old(operator: Operator, *, at: dt.datetime, limit: int = 1000) -> int:
+    """Empty what each account of an operator has told longer ago than it is kept; which bytes they
+    were, their digest says. Answers how many notices; some may be left."""
+    done = 0
+    for account in ProviderAccount.objects.filter(operator=operator).order_by("pk"):
+        before = at - dt.timedelta(days=account.notices_kept_days)
+        with connection.cursor() as cursor:
+            cursor.execute(_EMPTY_SQL, [account.pk, before, limit - done])
+            done += cursor.rowcount
+    return done
 
 
 def _failed(row: ProviderEvent, reason: str, *, at: dt.datetime) -> None:

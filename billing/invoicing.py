@@ -397,6 +397,11 @@ def tariff_of(plan_id: int) -> Tariff:
     plan = Plan.objects.filter(pk=plan_id).prefetch_related("components", "tiers").first()
     if plan is None:
         raise RatingError(f"there is no plan version {plan_id}")
+    return tariff_from(plan)
+
+
+def tariff_from(plan: Plan) -> Tariff:
+    """The same of a plan version whose components and tiers are at hand."""
     return Tariff(
         plan_id=plan.pk,
         code=plan.code,
@@ -901,10 +906,8 @@ def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) 
     invoice = locked(operator, number)
     if invoice.state == Invoice.State.UNCOLLECTIBLE:
         return invoice
+    check_due(invoice)
     due = amount_due(invoice)
-    note = invoice.kind == Invoice.Kind.CREDIT_NOTE
-    if note or invoice.state != Invoice.State.OPEN or due <= 0:
-        raise NotDue("only what is due on an open invoice can be written off")
     sides = (
         Side(ledger.WRITE_OFF, due, invoice.subscriber_id),
         Side(ledger.RECEIVABLE, -due, invoice.subscriber_id),
@@ -919,6 +922,13 @@ def write_off(operator: Operator, number: str, *, reason: str, at: dt.datetime) 
     )
     dunning.settle_up(operator, invoice.subscriber_id, at=at)
     return invoice
+
+
+def check_due(invoice: Invoice) -> None:
+    """Raises NotDue for an invoice of which nothing could be written off."""
+    note = invoice.kind == Invoice.Kind.CREDIT_NOTE
+    if note or invoice.state != Invoice.State.OPEN or amount_due(invoice) <= 0:
+        raise NotDue("only what is due on an open invoice can be written off")
 
 
 def _sides_back(

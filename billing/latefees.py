@@ -81,7 +81,7 @@ def late_invoices(
                 principal=max(principal - covered, rating.ZERO),
                 payments=tuple(payments[subscriber_id, id_]),
                 terms=terms(issued_at),
-                stops=stops[subscriber_id],
+                stops=stops.of(subscriber_id, id_),
                 billed=billed,
             )
         )

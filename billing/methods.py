@@ -12,14 +12,16 @@ import datetime as dt
 import uuid
 from contextlib import suppress
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.db import connection, transaction
 from django.db.models import Q
 
 from billing.models import PaymentMethod, ProviderAccount
-from billing.orders import keeping
+from billing.orders import keeping, paying
 from billing.ways import known
 from billing.ways.provider import Answer, Card, Event, Saves, Saving, Unavailable
+from subscriptions import outbox, periods
 from subscriptions.errors import Conflict, NotFound
 from subscriptions.models import Operator
 
@@ -123,6 +125,32 @@ def find(operator: Operator, subscriber_id: int, method_id: int) -> PaymentMetho
     return method
 
 
+def chargeable(operator: Operator, subscriber_id: int, name: str) -> PaymentMethod:
+    """A method that the subscriber has saved, by its id as it travels. Raises paying.UnknownMethod,
+    also for another subscriber's and a removed one."""
+    found = PaymentMethod.objects.filter(
+        operator=operator,
+        subscriber_id=subscriber_id,
+        state=State.SAVED,
+        pk=int(name) if name.isascii() and name.isdecimal() and len(name) < 19 else 0,
+    ).first()
+    if found is None:
+        raise paying.UnknownMethod("the subscriber has saved no such method")
+    return found
+
+
+def name_of(subscriber_id: int, reference: str) -> str:
+    """The id, as it travels, of the method that the provider calls so; empty where none is."""
+    found = PaymentMethod.objects.filter(subscriber_id=subscriber_id, reference=reference).first()
+    return "" if found is None or not reference else str(found.pk)
+
+
+def is_saved(operator: Operator, subscriber_id: int, reference: str) -> bool:
+    """Whether the subscriber has saved a method that the provider calls so."""
+    rows = PaymentMethod.objects.filter(operator=operator, subscriber_id=subscriber_id)
+    return bool(reference) and rows.filter(state=State.SAVED, reference=reference).exists()
+
+
 @transaction.atomic
 def set_default(
     operator: Operator, subscriber_id: int, method_id: int, *, at: dt.datetime
@@ -180,6 +208,56 @@ def sweep(operator: Operator, *, at: dt.datetime, limit: int = 100) -> int:
                 _set(method, forgotten=True)
             done += 1
     return done
+
+
+# How long before its last day a card is told of: time to type another before the next charge.
+AHEAD = dt.timedelta(days=30)
+EXPIRING = "method.expiring"
+_TOLD_AT_ONCE = 1000
+
+
+def tell_expiring(operator: Operator, *, at: dt.datetime) -> int:
+    """Tell whose saved card ends within AHEAD, each card once a month that stands on it; answers
+    how many there are. What a provider says of a new card of the same account begins anew."""
+    zone = ZoneInfo(operator.time_zone)
+    first, last = at.astimezone(zone).date(), (at + AHEAD).astimezone(zone).date()
+    # The months on cards that end by then: this one and, perhaps, the next.
+    months = {(day.year, day.month) for day in (first, last)}
+    found = [
+        (method, ends)
+        for year, month in sorted(months)
+        for method in PaymentMethod.objects.filter(
+            operator=operator, state=State.SAVED, exp_year=year, exp_month=month
+        ).order_by("id")
+        if at < (ends := end_of(year, month, zone)) <= at + AHEAD
+    ]
+    for nr in range(0, len(found), _TOLD_AT_ONCE):
+        with transaction.atomic():
+            outbox.tell([_expiring(*one, at=at) for one in found[nr : nr + _TOLD_AT_ONCE]])
+    return len(found)
+
+
+def end_of(year: int, month: int, zone: ZoneInfo) -> dt.datetime:
+    """When a card of this month can be charged no more: the month after it begins."""
+    return periods.midnight(dt.date(year + month // 12, month % 12 + 1, 1), zone)
+
+
+def _expiring(method: PaymentMethod, ends: dt.datetime, *, at: dt.datetime) -> outbox.Happening:
+    month = f"{method.exp_year}-{method.exp_month:02}"
+    return outbox.Happening(
+        method.subscriber_id,
+        EXPIRING,
+        f"{EXPIRING}:{method.pk}:{month}",
+        at,
+        {
+            "method": str(method.pk),
+            "brand": method.brand,
+            "last4": method.last4,
+            "default": method.is_default,
+            "month": month,
+            "expires_at": ends.isoformat(),
+        },
+    )
 
 
 def _described(card: Card | None) -> dict[str, Any]:

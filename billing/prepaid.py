@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from django.db import connection, transaction
 
-from billing import invoicing, ledger, payments, rating, refunds, wallets
+from billing import disputes, invoicing, ledger, payments, rating, refunds, wallets
 from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
@@ -116,7 +116,10 @@ def give_back(operator: Operator, *, at: dt.datetime) -> None:
 
 
 def back(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> None:
-    """Move what locked orders have left into the wallets, in the caller's transaction."""
+    """Move what locked orders have left into the wallets, in the caller's transaction; of payments
+    that are disputed it does not stay there."""
+    if not orders:
+        return
     moves = [
         wallets.Move(
             order.subscriber_id,
@@ -144,3 +147,8 @@ def back(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> Non
             for order, move in zip(orders, moves, strict=True)
         ],
     )
+    came_back = {
+        (order.subscriber_id, order.id): move.amount
+        for order, move in zip(orders, moves, strict=True)
+    }
+    disputes.hold_back(operator, came_back, at=at)

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
-from subscriptions import periods
+from subscriptions import periods, policies
 from subscriptions.policies import Tier
 from subscriptions.taxes import Taxes
 
@@ -302,27 +302,11 @@ def _tax_basis(part: Part) -> dict[str, Any]:
 
 def overage_price(tariff: Tariff, units: int) -> Decimal:
     """What units of an overage bucket cost together, to the fen, never above the plan's cap."""
-    if tariff.tiers:
-        exact = _tiered(tariff.tiers, units, graduated=tariff.graduated)
-    else:
-        exact = (tariff.price_per_million or ZERO) * units / PER_MILLION
+    exact = policies.price_of(
+        units, tariff.price_per_million, tariff.tiers, graduated=tariff.graduated
+    )
     gross = to_fen(exact)
     return gross if tariff.cap is None else min(gross, tariff.cap)
-
-
-def _tiered(tiers: Sequence[Tier], units: int, *, graduated: bool) -> Decimal:
-    """The exact price of units under tiers, lowest first; the last has no end."""
-    amount, below = Decimal(0), 0
-    for tier in tiers:
-        last = tier.up_to is None or units <= tier.up_to
-        if not graduated and last:
-            return tier.price_per_million * units / PER_MILLION
-        upper = units if tier.up_to is None else min(units, tier.up_to)
-        amount += tier.price_per_million * (upper - below) / PER_MILLION
-        below = upper
-        if last:
-            return amount
-    raise RatingError("the last tier of an overage price must have no end")
 
 
 def blocks_price(tariff: Tariff, units: int) -> tuple[int, Decimal]:

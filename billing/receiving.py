@@ -15,7 +15,7 @@ from decimal import Decimal
 
 from django.db import connection, transaction
 
-from billing import ledger, wallets
+from billing import ledger, telling, wallets
 from billing.ledger import Side
 from billing.models import (
     Order,
@@ -71,11 +71,15 @@ def receive(
 ) -> ProviderPayment:
     """Take money that has come for a locked order and attempt, or for none that is known.
 
-    Joins the caller's transaction. The same reference again answers what it became.
+    Joins the caller's transaction. The same reference again answers what it became; told with
+    another amount it stays what it is, and staff are to see why, where they do not already.
     """
     assert connection.in_atomic_block
     before = ProviderPayment.objects.filter(account=paid.account, reference=paid.reference).first()
     if before is not None:
+        told = (paid.amount, paid.currency)
+        if told != (before.amount, before.currency) and not hasattr(before, "task"):
+            _doubt(before, paid, at=at)
         return before
     if order is None or intent is None:
         return _unclear(operator, paid, None, "unknown_order", "no order of ours is named", at=at)
@@ -123,6 +127,9 @@ def _fill_wallet(
     draft = ledger.Draft(key, "top_up", at, payment.currency, sides, payment.reference)
     posted = ledger.post(operator.pk, draft)
     assert posted
+    telling.topped_up(
+        subscriber_id, payment.currency, payment.amount, key, at=at, payment=payment.reference
+    )
 
 
 def _keep(
@@ -164,6 +171,18 @@ def _unclear(
         created_at=at,
     )
     return payment
+
+
+def _doubt(payment: ProviderPayment, paid: Paid, *, at: dt.datetime) -> None:
+    """Let staff see that the provider tells two amounts of one payment."""
+    PaymentTask.objects.create(
+        operator_id=payment.operator_id,
+        payment=payment,
+        cause="two_amounts",
+        detail=f"{payment.reference} was told as {payment.amount:.2f} {payment.currency},"
+        f" then as {paid.amount:.2f} {paid.currency}",
+        created_at=at,
+    )
 
 
 def give_up(event: ProviderEvent, reason: str, *, at: dt.datetime) -> None:
@@ -228,8 +247,9 @@ def _decide(
             return task
         raise TaskResolved(f"this task was resolved by {task.action}")
     payment = task.payment
-    if action != Action.NOTE and payment is None:
-        raise Invalid("no money is known of here: this task takes a note only")
+    unclear = payment is not None and payment.became == Became.UNCLEAR
+    if action != Action.NOTE and not unclear:
+        raise Invalid("there is no money here whose place is unclear: this task takes a note only")
     state = PaymentTask.State.RESOLVED
     if action == Action.WALLET:
         assert payment is not None
@@ -247,8 +267,8 @@ def _decide(
         _fill_wallet(operator, payment, whose, note or task.cause, at=at)
     elif action == Action.REFUND:
         state = PaymentTask.State.RETURNING
-    elif payment is not None:
-        ProviderPayment.objects.filter(pk=payment.pk).update(became=Became.SETTLED)
+    elif unclear:
+        ProviderPayment.objects.filter(task=task).update(became=Became.SETTLED)
     return _put(task, state, at=at, action=action, note=note)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 
 from billing.collecting.checks import CHECKS as COLLECTING_CHECKS
+from billing.complaint_checks import CHECKS as COMPLAINT_CHECKS
 from billing.correction_checks import CHECKS as CORRECTION_CHECKS
 from billing.cost_checks import CHECKS as COST_CHECKS
 from billing.debt_checks import CHECKS as DEBT_CHECKS
@@ -22,6 +23,8 @@ from billing.refund_checks import CHECKS as REFUND_CHECKS
 from billing.vouchers.checks import CHECKS as VOUCHER_CHECKS
 from billing.wallet_checks import CHECKS as WALLET_CHECKS
 from metering import reconciliation as below
+from metering.family_checks import CHECKS as FAMILY_CHECKS
+from metering.guard_checks import CHECKS as GUARD_CHECKS
 from metering.reconciliation import Check, Report
 
 # --- invoices -----------------------------------------------------------------------------------
@@ -525,7 +528,7 @@ LEFT JOIN (
     FROM billing_deferral d
     JOIN subscriptions_bucketentry e
       ON e.subscriber_id = d.subscriber_id AND e.bucket_id = d.bucket_id
-    WHERE e.kind IN (%(usage)s, %(reversal)s)
+    WHERE e.kind IN (%(usage)s, %(reversal)s, %(shared)s, %(unshared)s)
     GROUP BY 1, 2
 ) e ON e.subscriber_id = d.subscriber_id AND e.bucket_id = d.bucket_id
 """
@@ -554,15 +557,18 @@ CHECKS = (
     *CHARGE_FILE_CHECKS,
     *COST_CHECKS,
     *DEBT_CHECKS,
+    *FAMILY_CHECKS,
     *FAPIAO_CHECKS,
     *ORDER_CHECKS,
     *HANDOVER_CHECKS,
     *VOUCHER_CHECKS,
     *COLLECTING_CHECKS,
+    *COMPLAINT_CHECKS,
     *REFUND_CHECKS,
     *WALLET_CHECKS,
     *PROVIDER_BOOK_CHECKS,
     *PROVIDER_CHECKS,
+    *GUARD_CHECKS,
 )
 
 

@@ -111,28 +111,26 @@ LEFT JOIN billing_invoice n ON n.subscriber_id = r.subscriber_id AND n.id = r.no
 """
 
 # What a provider holds while a dispute is open is on the account for it; won, it is as if nothing
-# had been but for the fee; lost, what no wallet gave is a loss.
+# had been but for the fee; lost, what no wallet gave is a loss. An inquiry moves nothing.
 _DISPUTES = """
 SELECT coalesce(d.operator_id, p.operator_id), CASE
-           WHEN d.id IS NULL OR p.id IS NULL
+           WHEN d.id IS NULL OR (p.id IS NULL) <> (d.state IN ('inquiry', 'withdrawn'))
              OR p.disputed <> CASE WHEN d.state IN ('opened', 'under_review')
                               THEN d.amount - d.held ELSE 0 END
              OR p.loss <> CASE d.state WHEN 'lost' THEN d.amount - d.held ELSE 0 END
-             OR p.fee <> d.fee
-             OR p.cash <> d.fee + CASE d.state WHEN 'won' THEN 0 ELSE d.amount END
+             OR p.cash <> CASE d.state WHEN 'won' THEN 0 ELSE d.amount END
              OR p.wallet <> CASE d.state WHEN 'won' THEN 0 ELSE d.held END
              OR s.steps IS DISTINCT FROM d.steps OR s.last IS DISTINCT FROM d.state
              OR f.wrong
            THEN jsonb_build_object(
                'subscriber', d.subscriber_id, 'dispute', d.number, 'state', d.state,
                'amount', d.amount, 'held', d.held, 'disputed', p.disputed, 'loss', p.loss,
-               'fee', p.fee, 'cash', p.cash, 'last_step', s.last) END AS wrong
+               'cash', p.cash, 'last_step', s.last) END AS wrong
 FROM billing_dispute d
 FULL JOIN (
     SELECT q.operator_id, split_part(q.key, ':', 2)::bigint AS id,
            coalesce(sum(e.amount) FILTER (WHERE a.code = 'disputed'), 0) AS disputed,
            coalesce(sum(e.amount) FILTER (WHERE a.code = 'dispute_loss'), 0) AS loss,
-           coalesce(sum(e.amount) FILTER (WHERE a.code = 'provider_fee'), 0) AS fee,
            coalesce(-sum(e.amount) FILTER (WHERE a.code LIKE 'cash:%%'), 0) AS cash,
            coalesce(sum(e.amount) FILTER (WHERE a.code = 'wallet'), 0) AS wallet
     FROM billing_posting q
@@ -148,7 +146,9 @@ LEFT JOIN (
 ) s ON s.subscriber_id = d.subscriber_id AND s.dispute_id = d.id
 CROSS JOIN LATERAL (
     SELECT coalesce(bool_or(f.state <> CASE d.state
-               WHEN 'won' THEN 'thawed' WHEN 'lost' THEN 'taken' ELSE 'frozen' END), false) AS wrong
+               WHEN 'won' THEN 'thawed' WHEN 'lost' THEN 'taken'
+               WHEN 'inquiry' THEN 'none' WHEN 'withdrawn' THEN 'none'
+               ELSE 'frozen' END), false) AS wrong
     FROM subscriptions_freeze f
     WHERE f.subscriber_id = d.subscriber_id AND f.key = d.number
 ) f

@@ -8,9 +8,10 @@ gets. Reads only; under the caller's locks what it says stays true.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+
+from django.db.models import QuerySet
 
 from billing import crediting, invoicing, rating, wallets
 from billing.models import ChargeLine, Dispute, Invoice, InvoiceLine, Order, Refund
@@ -61,7 +62,7 @@ def offer(order: Order, *, at: dt.datetime, locked: bool = False) -> Offer:
     if order.state not in Order.PAID:
         raise NotPaid(f"the order is {order.state}")
     disputes = Dispute.objects.filter(subscriber_id=order.subscriber_id, order_id=order.id)
-    if disputes.exclude(state=Dispute.State.WON).exists():
+    if disputes.filter(state__in=Dispute.TAKEN).exists():
         raise Disputed("the payment of this order is disputed, or was lost in a dispute")
     match order.kind:
         case Order.Kind.BOOSTER:
@@ -90,10 +91,11 @@ def _booster(order: Order, *, at: dt.datetime, locked: bool) -> Offer:
     rule = Rule.FULL if whole else Rule.UNUSED
     base, most, invoice_id = order.amount, keeping.left_of(order), None
     if order.settled_at is not None:
-        line = named_by(order)
-        if line is None:
+        named = named_by(order)
+        if named is None:
             raise NothingToRefund("the invoice that named it is void or given up")
-        base, left = parts_left(line)
+        line, invoice = named
+        base, left = parts_left(line, invoice)
         most, invoice_id = min(left, order.amount - order.refunded), line.invoice_id
     share = rating.prorate(base, unused, bucket.granted)
     return Offer(
@@ -131,19 +133,30 @@ def _top_up(order: Order) -> Offer:
     return Offer(min(there, order.amount - order.refunded), Rule.BALANCE, Fund.WALLET)
 
 
-def _invoice(order: Order) -> Offer:
-    """The first credit note against the invoice that is owed to the subscriber."""
-    assert order.invoice_id is not None
-    notes = Invoice.objects.filter(
+def may_be_asked(order: Order) -> bool:
+    """Whether to offer it: who paid an invoice gets back what a credit note says, else nothing."""
+    if order.state not in (Order.State.PAID, Order.State.PARTLY_REFUNDED):
+        return False
+    return order.kind != Order.Kind.INVOICE or _notes(order).exists()
+
+
+def _notes(order: Order) -> QuerySet[Invoice]:
+    """Open credit notes against the invoice that was paid."""
+    return Invoice.objects.filter(
         subscriber_id=order.subscriber_id,
         original_id=order.invoice_id,
         state=Invoice.State.OPEN,
     )
+
+
+def _invoice(order: Order) -> Offer:
+    """The first credit note against the invoice that is owed to the subscriber."""
+    assert order.invoice_id is not None
     # What a charge file has said, the carrier gives back on the phone bill.
     said = ChargeLine.objects.filter(
         subscriber_id=order.subscriber_id, kind=ChargeLine.Kind.CREDIT
     ).values("invoice_id")
-    for note in notes.exclude(id__in=said).order_by("id"):
+    for note in _notes(order).exclude(id__in=said).order_by("id"):
         owed = -invoicing.amount_due(note)
         if owed > 0:
             return Offer(
@@ -159,8 +172,8 @@ def _invoice(order: Order) -> Offer:
 # The line that named it ---------------------------------------------------------------------------
 
 
-def named_by(order: Order) -> InvoiceLine | None:
-    """The line of an invoice that charged for an order's booster, where that is still charged."""
+def named_by(order: Order) -> tuple[InvoiceLine, Invoice] | None:
+    """The line that charged for an order's booster, and its invoice, where that still holds."""
     line = InvoiceLine.objects.filter(
         subscriber_id=order.subscriber_id,
         bucket_id=order.bucket_id,
@@ -170,29 +183,24 @@ def named_by(order: Order) -> InvoiceLine | None:
         return None
     invoice = Invoice.objects.get(subscriber_id=order.subscriber_id, id=line.invoice_id)
     gone = (Invoice.State.VOID, Invoice.State.UNCOLLECTIBLE)
-    return None if invoice.state in gone else line
+    return None if invoice.state in gone else (line, invoice)
 
 
-def parts_left(line: InvoiceLine) -> tuple[Decimal, Decimal]:
-    """What a line came to, less discounts of it, and what of that no credit note has taken back."""
-    invoice = Invoice.objects.get(subscriber_id=line.subscriber_id, id=line.invoice_id)
-    charged = charged_on(invoice)
-    own = [
-        one
-        for one in invoicing.left_of(invoice, charged)
-        if one.nr == line.nr or one.part_of == line.nr
-    ]
-    return sum((one.gross for one in own), rating.ZERO), most_of(invoice, charged, line)
+def parts_left(line: InvoiceLine, invoice: Invoice) -> tuple[Decimal, Decimal]:
+    """What a line of an invoice came to, less discounts of it, and what of that no credit note has
+    taken back."""
+    left = invoicing.left_of(invoice, charged_on(invoice))
+    own = sum((one.gross for one in own_parts(left, line)), rating.ZERO)
+    return own, most_of(left, line)
 
 
 def charged_on(invoice: Invoice) -> dict[int, InvoiceLine]:
     return {one.nr: one for one in invoicing.lines_of([invoice.id], invoice.subscriber_id)}
 
 
-def most_of(invoice: Invoice, charged: Mapping[int, InvoiceLine], line: InvoiceLine) -> Decimal:
+def most_of(left: list[crediting.Left], line: InvoiceLine) -> Decimal:
     """What a note may take back of a line and its discounts: no more than is left of its rate and
-    of the invoice."""
-    left = invoicing.left_of(invoice, charged)
+    of the invoice. `left` is the invoice's."""
     own = own_parts(left, line)
     rate = [one for one in left if one.tax_rate == line.tax_rate]
     return min(crediting.left_of(some) for some in (own, rate, left))

@@ -21,7 +21,17 @@ from typing import Any
 
 from django.db import connection, transaction
 
-from billing import corrections, crediting, invoicing, ledger, rating, refundable, wallets
+from billing import (
+    approvals,
+    corrections,
+    crediting,
+    invoicing,
+    ledger,
+    rating,
+    refundable,
+    wallets,
+)
+from billing.approvals import Changed, Kind
 from billing.fapiao import requests as fapiao
 from billing.ledger import Side
 from billing.models import (
@@ -41,6 +51,7 @@ from billing.ways.provider import Answer, Attempt, Event, Fate, Provider, Unavai
 from subscriptions import freezing, lifecycle, outbox
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator
+from subscriptions.units import to_wire
 
 log = logging.getLogger(__name__)
 
@@ -64,10 +75,6 @@ class NotFailed(Conflict):
 
 class Documented(Conflict):
     cause = "documented"
-
-
-class Changed(Conflict):
-    cause = "changed"
 
 
 # Asking ------------------------------------------------------------------------------------------
@@ -106,17 +113,35 @@ def ask(
     offer = refundable.offer(order, at=at, locked=True)
     amount = _within(offer, order, amount, to)
     if corrections.rules_of(operator.pk, at=at).waits(amount):
-        return corrections.ask_for_refund(
-            operator, order, amount, to=to, once=once, reason=reason, by=by, at=at
+        return approvals.ask(
+            operator,
+            Kind.REFUND,
+            subscriber_id=order.subscriber_id,
+            order_id=order.id,
+            to=to,
+            once=once,
+            currency=order.currency,
+            gross=-amount,
+            amount=-amount,
+            effect={
+                "order": order.number,
+                "paid": str(order.amount),
+                "refund": str(amount),
+                "units_taken_back": to_wire(offer.units_for(amount)),
+            },
+            reason=reason,
+            by=by,
+            at=at,
         )
     return _make(operator, order, offer, amount, to=to, once=once, reason=reason, by=by, at=at)
 
 
-def make_approved(operator: Operator, approval: Approval, *, at: dt.datetime) -> Approval:
+def make_approved(operator: Operator, approval: Approval, at: dt.datetime) -> dict[str, int]:
     """Make the refund that another person has approved, in the transaction that says so.
 
     Raises Changed where by now so much cannot be refunded, and what `refundable.offer` does.
     """
+    assert approval.subscriber_id is not None
     assert approval.order_id is not None
     asked = Order.objects.get(subscriber_id=approval.subscriber_id, id=approval.order_id)
     order = keeping.locked(operator, asked.number)
@@ -135,7 +160,7 @@ def make_approved(operator: Operator, approval: Approval, *, at: dt.datetime) ->
         by=approval.asked_by,
         at=at,
     )
-    return corrections.refund_made(approval, refund.id)
+    return {"refund_id": refund.id}
 
 
 def _known(
@@ -143,10 +168,11 @@ def _known(
 ) -> Refund | Approval | None:
     found: Refund | Approval | None = Refund.objects.filter(operator=operator, once=once).first()
     if found is None:
-        found = Approval.objects.filter(operator=operator, once=once).first()
+        found = approvals.asked(operator, once)
     if found is None:
         return None
     other = amount is not None and amount != abs(found.amount)
+    other |= to == To.WALLET and found.to == To.SOURCE
     whose = (found.subscriber_id, found.order_id)
     if other or whose != (order.subscriber_id, order.id):
         raise KeyUsed("this key names another refund")
@@ -242,9 +268,8 @@ def _take_from(operator: Operator, order: Order, refund: Refund, *, at: dt.datet
         wallets.move(operator.pk, [out], at=at)
         source = out.side()
         # What came with it as a gift goes with it.
-        wallets.take_back_bonus(
-            operator.pk, (refund.subscriber_id, refund.currency), order.id, at=at
-        )
+        whose = (refund.subscriber_id, refund.currency)
+        wallets.take_back_bonus(operator.pk, whose, order.id, by=refund.number, at=at)
     elif refund.fund == Fund.CREDIT_NOTE:
         if order.kind == Order.Kind.INVOICE:
             assert refund.note_id is not None
@@ -279,8 +304,9 @@ def _note(
     settle_up: bool = True,
 ) -> int:
     """A credit note over so much of the line that names what an order bought; answers its id."""
-    line = refundable.named_by(order)
-    assert line is not None
+    named = refundable.named_by(order)
+    assert named is not None
+    line, _ = named
     assert line.invoice_id == invoice_id
     invoice = Invoice.objects.select_for_update(no_key=True).get(
         subscriber_id=order.subscriber_id, id=invoice_id
@@ -336,10 +362,10 @@ def say(operator: Operator, order: Order, invoice_id: int, *, at: dt.datetime) -
         note_id__isnull=True,
     ).exclude(state=State.CANCELLED)
     for refund in rows.order_by("id").select_for_update(no_key=True):
-        line = refundable.named_by(order)
-        if line is None:
+        named = refundable.named_by(order)
+        if named is None:
             return
-        whole, left = refundable.parts_left(line)
+        whole, left = refundable.parts_left(*named)
         share = min(rating.to_fen(whole * refund.amount / order.amount), left)
         if share > 0:
             refund.note_id = _note(
@@ -540,8 +566,8 @@ def transferred(
 
 @transaction.atomic
 def cancel(operator: Operator, number: str, *, by: str, at: dt.datetime) -> Refund:
-    """Give a refund up that has failed, or that staff were to transfer: its money and its units are
-    the subscriber's as before. Again changes nothing.
+    """Give a refund up that has failed, or that staff were to transfer: its money, the bonus that
+    came with it, and its units are the subscriber's as before. Again changes nothing.
 
     Raises NotFound, NotFailed; Documented where a credit note says it, or its plan has ended.
     """
@@ -567,6 +593,8 @@ def cancel(operator: Operator, number: str, *, by: str, at: dt.datetime) -> Refu
             order, refund, WalletMovement.Kind.REFUND, refund.amount, f"refund:{refund.key}:back"
         )
         wallets.move(operator.pk, [back], at=at)
+        whose = (refund.subscriber_id, refund.currency)
+        wallets.give_bonus_again(operator.pk, whose, by=refund.number, at=at)
         kept = back.side()
     else:
         kept = Side(ledger.PREPAID, -refund.amount, refund.subscriber_id)

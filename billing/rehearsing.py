@@ -1,28 +1,30 @@
-"""A month that has been, under a plan that may be: who would have paid more, who less, and what it
-would have brought.
+"""A month that has been, under a plan or a rate card that may be: who would have paid more, who
+less, and what it would have brought.
 
 Each period that began in the month is priced twice from the same units, under its own plan version
 and under the other, by the rules that bills are made by; what lies beside the plan (boosters,
-gifts, rollover, coupons) is in neither. Where the other plan weighs by another card, a model's
-units change as its tokens would, by the share of them that was charged. Nothing is written.
+gifts, rollover, coupons) is in neither. Where the other weighs by another card, a model's units
+change as its tokens would, by the share of them that was charged. Another version of a rate card
+is tried on the periods of those plans that weigh by it, which stay as they are otherwise. Nothing
+is written.
 """
 
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
-from django.db import connection, transaction
+from django.db import connection
 from django.db.models import Sum
 
 from billing import invoicing, rating
 from billing.models import CostEntry
 from billing.rating import Tariff
-from metering.weighing import Cards, CardVersion, Weight, cards_of
+from metering.weighing import Cards, CardVersion, Weight, cards_of, drafted
 from subscriptions import catalog, periods, policies
 from subscriptions.errors import Invalid
 from subscriptions.models import Operator, Plan, RateCard
@@ -40,6 +42,13 @@ class Offer:
     tariff: Tariff
     policy: PlanPolicy
     allowance: int
+
+
+class NewCard(NamedTuple):
+    """A version of a rate card that is only drafted."""
+
+    code: str
+    version: CardVersion
 
 
 class Priced(NamedTuple):
@@ -109,22 +118,31 @@ def _extremes(known: list[Outcome], one: Outcome, by: Decimal) -> list[Outcome]:
 
 
 def offer_of(plan: Plan) -> Offer:
-    """A plan version that is there."""
-    return Offer(invoicing.tariff_of(plan.pk), policies.policy_of(plan.pk), plan.allowance)
+    """A plan version whose components, tiers and windows are at hand: nothing is asked for."""
+    return Offer(invoicing.tariff_from(plan), policies.policy_from(plan), plan.allowance)
 
 
 def offer_drafted(
     operator: Operator, code: str, terms: catalog.PlanTerms, *, at: dt.datetime
 ) -> Offer:
-    """What a version of these terms would be; it is made, looked at, and taken back.
+    """What a version of these terms would be. Raises what `catalog.publish_plan` raises."""
+    catalog.check_terms(operator, terms)
+    catalog.check_rate_card(operator, terms.rate_card)
+    return offer_of(catalog.drafted(operator, code, terms, at=at))
 
-    Raises what `catalog.publish_plan` raises.
-    """
-    with transaction.atomic():
-        plan, _ = catalog.publish_plan(operator, code, terms, at=at)
-        offer = offer_of(plan)
-        transaction.set_rollback(True)
-    return offer
+
+def _offers(plan_ids: Collection[int]) -> dict[int, Offer]:
+    """Plan versions that are there, by their ids."""
+    if not plan_ids:
+        return {}
+    plans = Plan.objects.filter(pk__in=plan_ids)
+    parts = plans.prefetch_related("components", "windows", "tiers")
+    return {plan.pk: offer_of(plan) for plan in parts}
+
+
+def card_drafted(code: str, weights: Sequence[catalog.Weight], *, at: dt.datetime) -> NewCard:
+    """What a version of these weights would be."""
+    return NewCard(code, drafted(weights, at))
 
 
 def priced(offer: Offer, units: int) -> Priced:
@@ -171,7 +189,7 @@ ORDER BY s.subscriber_id, s.subscription_id, s.starts_at, h.model
 
 def outcomes(
     operator: Operator,
-    offer: Offer,
+    other: Offer | NewCard,
     *,
     month: dt.date,
     at: dt.datetime,
@@ -179,36 +197,18 @@ def outcomes(
     subscriber_id: int | None = None,
 ) -> Iterator[Outcome]:
     """Every period that began in a month and is over, or of each `each`th subscriber; by
-    subscriber, a slice in memory at a time. Raises Invalid for a month that has not begun."""
-    zone = ZoneInfo(operator.time_zone)
-    since = periods.midnight(month.replace(day=1), zone)
-    until = periods.month_start(since + dt.timedelta(days=32), zone)
-    if since >= at:
-        raise Invalid("that month has not begun")
-    stamp = RateCard.objects.filter(operator=operator).order_by("-pk").values_list("pk").first()
-    cards = cards_of(operator.pk, stamp[0] if stamp else 0)
+    subscriber, a slice in memory at a time; of another card only those that it weighs. Raises
+    Invalid for a month that has not begun."""
+    since, until = _span(operator, month, at=at)
+    cards = _cards(operator)
     own: dict[int, Offer] = {}
     after = 0
     while True:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                _PERIODS_SQL,
-                {
-                    "operator": operator.pk,
-                    "after": after,
-                    "since": since,
-                    "until": until,
-                    "at": at,
-                    "each": each,
-                    "subscriber": subscriber_id,
-                    "limit": _SLICE,
-                },
-            )
-            rows = cursor.fetchall()
-        grouped: dict[tuple[int, dt.datetime, int], list[tuple[str | None, Sequence[int]]]] = {}
-        for subscriber, starts_at, plan_id, model, *counted in rows:
-            grouped.setdefault((subscriber, starts_at, plan_id), []).append((model, counted))
+        grouped = _begun(
+            operator, since, until, at=at, each=each, subscriber_id=subscriber_id, after=after
+        )
         keys = list(grouped)
+        own |= _offers({plan_id for _, _, plan_id in keys} - own.keys())
         # The last subscriber may have more periods in the next slice: it comes whole there.
         last = keys[-1][0] if len(keys) == _SLICE else None
         if last is not None and keys[0][0] == last:
@@ -217,11 +217,17 @@ def outcomes(
             subscriber, starts_at, plan_id = key
             if subscriber == last:
                 continue
-            if plan_id not in own:
-                own[plan_id] = offer_of(Plan.objects.get(pk=plan_id))
+            after = subscriber
             mine = own[plan_id]
+            old = cards.version_at(mine.policy.rate_card, starts_at)
+            if isinstance(other, Offer):
+                offer, new = other, cards.version_at(other.policy.rate_card, starts_at)
+            elif mine.policy.rate_card == other.code:
+                offer, new = mine, other.version
+            else:
+                continue
             units = sum(counted[0] for _, counted in grouped[key])
-            then = _weighed(grouped[key], mine, offer, cards, starts_at)
+            then = _weighed(grouped[key], old, new)
             yield Outcome(
                 subscriber,
                 starts_at,
@@ -231,21 +237,104 @@ def outcomes(
                 priced(mine, units),
                 priced(offer, then),
             )
-            after = subscriber
         if len(keys) < _SLICE:
             return
 
 
-def _weighed(
-    used: Sequence[tuple[str | None, Sequence[int]]],
-    mine: Offer,
-    offer: Offer,
-    cards: Cards,
+def _span(
+    operator: Operator, month: dt.date, *, at: dt.datetime
+) -> tuple[dt.datetime, dt.datetime]:
+    """A month of the operator's. Raises Invalid for one that has not begun."""
+    zone = ZoneInfo(operator.time_zone)
+    since = periods.midnight(month.replace(day=1), zone)
+    if since >= at:
+        raise Invalid("that month has not begun")
+    return since, periods.month_start(since + dt.timedelta(days=32), zone)
+
+
+def _cards(operator: Operator) -> Cards:
+    stamp = RateCard.objects.filter(operator=operator).order_by("-pk").values_list("pk").first()
+    return cards_of(operator.pk, stamp[0] if stamp else 0)
+
+
+Begun = tuple[int, dt.datetime, int]  # (subscriber, start, plan version)
+Used = list[tuple[str | None, Sequence[int]]]  # by model: units, then tokens by class
+
+
+def _begun(
+    operator: Operator,
+    since: dt.datetime,
+    until: dt.datetime,
+    *,
     at: dt.datetime,
-) -> int:
-    """The units of a period under the offer's card, as that stands at the period's start."""
-    old = cards.version_at(mine.policy.rate_card, at)
-    new = cards.version_at(offer.policy.rate_card, at)
+    each: int,
+    subscriber_id: int | None,
+    after: int,
+) -> dict[Begun, Used]:
+    """A slice of the periods that began in a span and are over, and what was used in each."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            _PERIODS_SQL,
+            {
+                "operator": operator.pk,
+                "after": after,
+                "since": since,
+                "until": until,
+                "at": at,
+                "each": each,
+                "subscriber": subscriber_id,
+                "limit": _SLICE,
+            },
+        )
+        rows = cursor.fetchall()
+    grouped: dict[Begun, Used] = {}
+    for subscriber, starts_at, plan_id, model, *counted in rows:
+        grouped.setdefault((subscriber, starts_at, plan_id), []).append((model, counted))
+    return grouped
+
+
+class Lived(NamedTuple):
+    """A period that is over: what its own plan asked for it, and what each of some offers would
+    have, with the units by the offer's card."""
+
+    starts_at: dt.datetime
+    plan_id: int
+    units: int
+    now: Priced
+    then: list[tuple[int, Priced]]
+
+
+def of_one(
+    operator: Operator,
+    offers: Sequence[Offer],
+    subscriber_id: int,
+    *,
+    month: dt.date,
+    at: dt.datetime,
+) -> list[Lived]:
+    """One subscriber's periods that began in a month and are over, under each of these offers; in
+    a handful of statements, however many offers there are. Raises Invalid as `outcomes` does."""
+    since, until = _span(operator, month, at=at)
+    cards = _cards(operator)
+    found = []
+    grouped = _begun(operator, since, until, at=at, each=1, subscriber_id=subscriber_id, after=0)
+    known = {offer.tariff.plan_id: offer for offer in offers}
+    known |= _offers({plan_id for _, _, plan_id in grouped} - known.keys())
+    for (_, starts_at, plan_id), used in grouped.items():
+        mine = known[plan_id]
+        units = sum(counted[0] for _, counted in used)
+        old = cards.version_at(mine.policy.rate_card, starts_at)
+        then = []
+        for offer in offers:
+            new = cards.version_at(offer.policy.rate_card, starts_at)
+            weighed = _weighed(used, old, new)
+            then.append((weighed, priced(offer, weighed)))
+        found.append(Lived(starts_at, plan_id, units, priced(mine, units), then))
+    return found
+
+
+def _weighed(used: Used, old: CardVersion | None, new: CardVersion | None) -> int:
+    """The units of a period that the old card weighed, by the new one."""
     total = 0
     for model, (units, *tokens) in used:
         if model is None:
@@ -271,7 +360,7 @@ def _units(card: CardVersion, model: str, tokens: Sequence[int]) -> int:
 
 def rehearse(
     operator: Operator,
-    offer: Offer,
+    other: Offer | NewCard,
     *,
     month: dt.date,
     at: dt.datetime,
@@ -281,11 +370,11 @@ def rehearse(
 ) -> Rehearsal:
     """All outcomes of a month, added up. Raises Invalid for another currency, and for more than
     `most` periods."""
-    if offer.tariff.currency != operator.currency:
+    if isinstance(other, Offer) and other.tariff.currency != operator.currency:
         raise Invalid(f"a rehearsal is in {operator.currency}")
     found = Rehearsal(operator.currency)
     for one in outcomes(
-        operator, offer, month=month, at=at, each=each, subscriber_id=subscriber_id
+        operator, other, month=month, at=at, each=each, subscriber_id=subscriber_id
     ):
         found.add(one)
         if most is not None and found.periods > most:

@@ -31,6 +31,9 @@ from billing.interchange import exports, imports
 from billing.models import ExportJob, ImportJob
 from billing.orders import paying
 from billing.pace import Pace
+from billing.personal_data import keeping as personal_data
+from billing.prices import drafting
+from billing.provider_books import fetching
 from billing.vouchers import guessing
 from billing.vouchers import keeping as vouchers
 from subscriptions import clock, lifecycle, reservations
@@ -58,6 +61,12 @@ def close_due_periods() -> None:
         closing.plan(operator, at=clock.now(operator))
         for _ in range(min(CLOSERS, closing.waiting(operator))):
             close_periods.apply_async((operator.pk,), expires=30)
+
+
+def ring_for_close(operator_id: int) -> None:
+    """Ring for what waits of an operator's close, without waiting for an answer."""
+    for _ in range(CLOSERS):
+        close_periods.apply_async((operator_id,), expires=30, retry=False)
 
 
 @shared_task
@@ -111,6 +120,13 @@ def expire_reservations() -> None:
 
 
 @shared_task
+def sell_due_prices() -> None:
+    """Let be sold what is scheduled for now, by every operator's own clock."""
+    for operator in Operator.objects.order_by("pk"):
+        drafting.sell_due(operator, at=clock.now(operator))
+
+
+@shared_task
 def expire_orders() -> None:
     """Expire orders that nobody has paid in time, by every operator's own clock."""
     for operator in Operator.objects.all():
@@ -158,6 +174,13 @@ def ask_about_methods() -> None:
 
 
 @shared_task
+def tell_of_cards() -> None:
+    """Tell whose saved card is about to expire; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        methods.tell_expiring(operator, at=clock.now(operator))
+
+
+@shared_task
 def finish_refunds() -> None:
     """Tell providers of refunds that are theirs to make, and ask after those that wait; and of
     disputes that were answered."""
@@ -174,6 +197,21 @@ def work_notices() -> None:
         while inbox.work(operator, at=clock.now(operator), limit=50):
             if time.monotonic() - began > _TURN:
                 return
+
+
+@shared_task
+def fetch_provider_books() -> None:
+    """Ask providers what moved on the days that are over; of operators by the wall's time."""
+    for operator in Operator.objects.filter(is_test=False).order_by("pk"):
+        fetching.run(operator, at=clock.now(operator))
+
+
+@shared_task
+def empty_notices() -> None:
+    """Empty what providers told too long ago, by every operator's own clock."""
+    for operator in Operator.objects.order_by("pk"):
+        while inbox.empty_old(operator, at=clock.now(operator)):
+            pass
 
 
 @shared_task
@@ -288,6 +326,17 @@ def forget_files() -> None:
     for operator in Operator.objects.order_by("pk"):
         imports.forget(operator, at=clock.now(operator))
         exports.forget(operator, at=clock.now(operator))
+        personal_data.forget(operator, at=clock.now(operator))
+
+
+@shared_task
+def make_personal_data() -> None:
+    """Make the files that users asked for, by every operator's own clock."""
+    began = time.monotonic()
+    for export_id, operator in personal_data.waiting():
+        personal_data.make(export_id, at=clock.now(operator))
+        if time.monotonic() - began > _TURN:
+            return
 
 
 @shared_task

@@ -1,4 +1,5 @@
-"""What of invoices somebody must hear of, into the outbox: many at once, with what they say."""
+"""What of invoices, orders and wallets somebody must hear of, into the outbox: many at once, with
+what they say."""
 
 from __future__ import annotations
 
@@ -7,7 +8,8 @@ from collections.abc import Iterable, Sequence
 from decimal import Decimal
 from typing import Any
 
-from billing.models import DunningEvent
+from billing import wallets
+from billing.models import DunningEvent, Order
 from subscriptions import outbox, pgarrays
 from subscriptions.models import Operator
 from subscriptions.outbox import Happening
@@ -16,6 +18,7 @@ from subscriptions.webhooks import endpoints
 
 ISSUED, PAID, REMINDER = "invoice.issued", "invoice.paid", "invoice.reminder"
 ABNORMAL = "bill.abnormal"
+ORDER_PAID, TOPPED_UP = "order.paid", "wallet.topped_up"
 
 Key = tuple[int, int]
 
@@ -116,6 +119,44 @@ def reminders(events: Sequence[DunningEvent]) -> None:
         key = f"reminded:{event.currency}:{event.nr}"
         happenings.append(Happening(event.subscriber_id, REMINDER, key, event.done_at, said))
     outbox.tell(happenings)
+
+
+def orders_paid(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> None:
+    """Tell of orders that were just paid, where a system hears of it."""
+    if not orders or not endpoints.heard(operator.pk, ORDER_PAID):
+        return
+    outbox.tell(
+        [
+            Happening(
+                order.subscriber_id,
+                ORDER_PAID,
+                f"{ORDER_PAID}:{order.number}",
+                at,
+                {
+                    "order": order.number,
+                    "kind": order.kind,
+                    "way": order.way,
+                    "amount": f"{order.amount:.2f}",
+                    "currency": order.currency,
+                },
+            )
+            for order in orders
+        ]
+    )
+
+
+def topped_up(
+    subscriber_id: int, currency: str, amount: Decimal, key: str, *, at: dt.datetime, **more: Any
+) -> None:
+    """Tell that money went into a wallet, in the transaction that put it there; `key` names that
+    money, `more` says where it is from."""
+    said = {
+        "amount": f"{amount:.2f}",
+        "balance": f"{wallets.balance_of(subscriber_id, currency):.2f}",
+        "currency": currency,
+        **more,
+    }
+    outbox.tell([Happening(subscriber_id, TOPPED_UP, f"{TOPPED_UP}:{key}", at, said)])
 
 
 def _said(rest: Sequence[Any], **more: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from django.db import transaction
 
-from billing import invoicing, ledger, payments, rating, wallets
+from billing import invoicing, ledger, payments, rating, telling, wallets
 from billing.ledger import Side
 from billing.models import BankTransfer, Invoice, WalletMovement
 from billing.orders import buying, keeping, paying
@@ -164,6 +164,14 @@ def _fill_wallet(
     draft = ledger.Draft(_key(transfer), "top_up", at, transfer.currency, sides, transfer.reference)
     posted = ledger.post(operator.pk, draft)
     assert posted
+    telling.topped_up(
+        subscriber_id,
+        transfer.currency,
+        transfer.amount,
+        _key(transfer),
+        at=at,
+        transfer=transfer.reference,
+    )
 
 
 def _key(transfer: BankTransfer) -> str:

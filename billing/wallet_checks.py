@@ -6,7 +6,7 @@ from __future__ import annotations
 from metering.reconciliation import Check
 
 # By subscriber and currency: what the wallet says is bonus, its bonuses have left, and is on the
-# ledger's account; of each bonus, its entries.
+# ledger's account; of each bonus, its entries, the first of which is its grant.
 _BONUS = """
 SELECT coalesce(w.operator_id, l.operator_id), CASE
            WHEN coalesce(w.bonus, 0) <> coalesce(b.remaining, 0)
@@ -18,10 +18,12 @@ SELECT coalesce(w.operator_id, l.operator_id), CASE
 FROM billing_wallet w
 FULL JOIN (
     SELECT subscriber_id, currency, sum(remaining) AS remaining,
-           bool_or(remaining IS DISTINCT FROM e.amount) AS wrong
+           bool_or(remaining IS DISTINCT FROM e.amount OR granted IS DISTINCT FROM e.first)
+               AS wrong
     FROM billing_walletbonus b
     LEFT JOIN LATERAL (
-        SELECT sum(e.amount) AS amount FROM billing_walletbonusentry e
+        SELECT sum(e.amount) AS amount, (array_agg(e.amount ORDER BY e.nr))[1] AS first
+        FROM billing_walletbonusentry e
         WHERE e.subscriber_id = b.subscriber_id AND e.currency = b.currency AND e.bonus_nr = b.nr
     ) e ON true
     GROUP BY 1, 2
@@ -73,7 +75,7 @@ WHERE o.kind = 'top_up'
 UNION ALL
 SELECT b.operator_id, jsonb_build_object('subscriber', b.subscriber_id, 'given', b.granted)
 FROM billing_walletbonus b
-WHERE NOT EXISTS (
+WHERE b.order_id IS NOT NULL AND NOT EXISTS (
     SELECT FROM billing_order o
     WHERE o.subscriber_id = b.subscriber_id AND o.id = b.order_id AND o.kind = 'top_up')
 """

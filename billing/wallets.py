@@ -23,6 +23,7 @@ from billing.models import Wallet, WalletBonus, WalletMovement
 from subscriptions import pgarrays
 from subscriptions.errors import Conflict
 from subscriptions.pgarrays import Int8s, Texts
+from subscriptions.storing import store
 
 Key = tuple[int, str]  # (subscriber, currency)
 Kind = WalletMovement.Kind
@@ -38,7 +39,7 @@ class Move:
     """Money that goes into (> 0) or out of (< 0) a wallet; `key` makes it happen once.
 
     `of_order` is the number of the order whose money goes back, `gift` what a bonus is like, and
-    `bonus_nr` the bonus that lapses.
+    `bonus_nr` the bonus that lapses, or that is given again.
     """
 
     subscriber_id: int
@@ -185,8 +186,9 @@ class _Moving:
             raise InsufficientFunds(
                 f"of the wallet {own} {one.currency} can be paid out, {-one.amount} are needed"
             )
-        if one.kind == Kind.LAPSE:
-            return [Part(bonus, one.amount) for bonus in held if bonus.nr == one.bonus_nr]
+        if one.bonus_nr is not None:
+            known = next((bonus for bonus in held if bonus.nr == one.bonus_nr), None)
+            return [Part(known or bonuses.get(key, one.bonus_nr), one.amount)]
         if one.kind == Kind.REFUND and one.of_order:
             return bonuses.given_back(key, one.of_order, one.amount)
         return []
@@ -205,7 +207,7 @@ class _Moving:
                         Int8s(row.nr for row in rows),
                     ],
                 )
-            WalletMovement.objects.bulk_create(rows)
+            store(rows)
         for row, gift in self.gifts:
             for part in bonuses.grant(row, gift):
                 part.bonus.remaining += part.amount
@@ -251,15 +253,32 @@ def lapse(bonus: WalletBonus, amount: Decimal, key: str, note: str = "") -> Move
     )
 
 
-def take_back_bonus(operator_id: int, key: Key, order_id: int, *, at: dt.datetime) -> None:
-    """Take what is left of the bonus of a top-up whose money goes back. Joins the caller's
-    transaction. Again changes nothing; what is held of it stays until it is paid or lapses."""
+def take_back_bonus(operator_id: int, key: Key, order_id: int, *, by: str, at: dt.datetime) -> None:
+    """Take what is left of the bonus of a top-up whose money goes back, `by` a refund or a dispute.
+    Joins the caller's transaction. Again changes nothing; what is held of it stays until it is paid
+    or lapses."""
     assert connection.in_atomic_block
     [wallet] = _locked({key}).values()
-    bonus = bonuses.of_top_up(key, order_id)
+    bonus = bonuses.of_top_up(key, order_id, at=at)
     if bonus is not None and (amount := min(bonus.remaining, _free(wallet))):
-        taken = lapse(bonus, amount, f"taken-back:{bonus.nr}:{wallet.movements + 1}")
-        move(operator_id, [taken], at=at)
+        move(operator_id, [lapse(bonus, amount, _taken_back(by), by)], at=at)
+
+
+def give_bonus_again(operator_id: int, key: Key, *, by: str, at: dt.datetime) -> None:
+    """Give again what `take_back_bonus` took `by` the same, for the money did not go back. Joins
+    the caller's transaction. Again changes nothing; what is over by now lapses."""
+    assert connection.in_atomic_block
+    taken = WalletMovement.objects.filter(
+        subscriber_id=key[0], currency=key[1], key=_taken_back(by)
+    ).first()
+    if taken is not None:
+        bonus_nr = bonuses.of_movement(taken)
+        given = Move(*key, Kind.BONUS, -taken.amount, f"given-again:{by}", by, bonus_nr=bonus_nr)
+        move(operator_id, [given], at=at)
+
+
+def _taken_back(by: str) -> str:
+    return f"taken-back:{by}"
 
 
 def lapse_due(operator_id: int, *, at: dt.datetime) -> int:
@@ -312,6 +331,12 @@ def balance_of(subscriber_id: int, currency: str) -> Decimal:
     """What a subscriber has in a currency."""
     wallet = find(subscriber_id, currency)
     return rating.ZERO if wallet is None else wallet.balance
+
+
+def free_of(subscriber_id: int, currency: str) -> Decimal:
+    """What of it can be spent."""
+    wallet = find(subscriber_id, currency)
+    return rating.ZERO if wallet is None else _free(wallet)
 
 
 def own_of(subscriber_id: int, currency: str) -> Decimal:

@@ -27,6 +27,7 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.db.migrations.loader import MigrationLoader
 from django.db.migrations.recorder import MigrationRecorder
 from psycopg import sql
 
@@ -196,11 +197,12 @@ def _accept(folder: Path, manifest: Manifest) -> None:
 
 
 def _migrations() -> dict[str, set[str]]:
-    """The names of the migrations that this version brings, by app of ours."""
-    return {
-        app: {file.stem for file in (settings.BASE_DIR / app / "migrations").glob("[0-9]*.py")}
-        for app in ("subscriptions", "metering", "billing")
-    }
+    """The names of the migrations that this version brings or once brought, by app of ours."""
+    known: dict[str, set[str]] = {app: set() for app in ("subscriptions", "metering", "billing")}
+    for (app, name), migration in MigrationLoader(None).disk_migrations.items():
+        if app in known:
+            known[app] |= {name, *(replaced for _, replaced in migration.replaces)}
+    return known
 
 
 # The database ------------------------------------------------------------------------------------

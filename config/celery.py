@@ -9,6 +9,8 @@ from typing import Any
 
 from celery import Celery, signals
 
+from config import garbage
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
 
 app = Celery("config")
@@ -16,6 +18,11 @@ app.config_from_object("django.conf:settings", namespace="CELERY")
 app.autodiscover_tasks()
 
 _began: dict[str, float] = {}
+
+
+@signals.worker_process_init.connect
+def _init(**_: Any) -> None:
+    garbage.look_seldom()
 
 
 @signals.task_prerun.connect

@@ -25,12 +25,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from billing.reconciliation import reconcile
-from config.demo_stages import THREADS, Advance, DemoError, Generated, Stage, Traced
+from config import demo_account
+from config.demo_stages import THREADS, Advance, Api, DemoError, Generated, Stage, Traced, issue
 from config.embedded import EmbeddedError
 from config.serve import Platform, PlatformError
 from metering.traces import Tally, TraceError
-from subscriptions import clock
-from subscriptions.models import BucketEntry
+from subscriptions import clock, seeding
+from subscriptions.models import ApiKey, BucketEntry, Operator
 from subscriptions.units import THOUSANDTHS
 from token_billing_client import ClientError, Posted, Poster
 from token_billing_client.wire import connect
@@ -51,16 +52,21 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
     if trace and not trace.is_file():
         console.print(f"There is no file {trace}", style="red", markup=False)
         return 1
+    # The portal is that of the operator whose visitor is made.
+    os.environ.setdefault("PORTAL_OPERATOR", seeding.SELLS_PLANS)
     # SIGTERM ends it as Ctrl-C does: all that runs is left in order.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     status = 130
     try:
         console.print("Starting the platform")
         with Platform(data, port=port) as platform:
+            # `make reload` means this one, too.
+            signal.signal(signal.SIGUSR1, lambda *_: platform.renew())
             call_command("seed")
             console.print("Preparing the operator and what it sells")
             with Traced(platform.url, trace) if trace else Generated(platform.url) as stage:
-                status = 0 if show(console, stage) else 1
+                visitor = visit(console, platform.url)
+                status = 0 if show(console, stage, visitor) else 1
             if stay:
                 console.print("Ctrl-C stops.")
                 platform.wait()
@@ -74,7 +80,19 @@ def run(data: Path, *, port: int, trace: Path | None, stay: bool) -> int:
     return status
 
 
-def show(console: Console, stage: Stage) -> bool:
+def visit(console: Console, url: str) -> demo_account.Login:
+    """An account to look at, of the operator that was seeded first."""
+    console.print("Living two months of one subscriber")
+    operator = Operator.objects.get(code=seeding.SELLS_PLANS)
+    api = Api(url, issue(operator.code, ApiKey.Role.OPERATOR))
+    try:
+        with Poster(url, issue(operator.code, ApiKey.Role.GATEWAY)) as poster:
+            return demo_account.make(operator, api, poster)
+    finally:
+        api.close()
+
+
+def show(console: Console, stage: Stage, visitor: demo_account.Login | None = None) -> bool:
     """Sell, replay, read back, and print it all; answers whether it adds up."""
     with _bar(console, "Selling plans", len(stage.plans)) as advance:
         stage.sell(advance)
@@ -107,7 +125,7 @@ def show(console: Console, stage: Stage) -> bool:
     good = all(check.holds for check in checks)
     console.print("[bold green]All adds up.[/]" if good else "[bold red]It does not add up.[/]")
     console.print()
-    _print_addresses(console, stage)
+    _print_addresses(console, stage, visitor)
     return good
 
 
@@ -359,7 +377,7 @@ def _speed(posted: Posted, worked: float) -> str:
     )
 
 
-def _print_addresses(console: Console, stage: Stage) -> None:
+def _print_addresses(console: Console, stage: Stage, visitor: demo_account.Login | None) -> None:
     """Where to look, and with which keys. Pages that are not there yet are not named."""
     pages = {"/": "the portal", "/admin/": "staff", "/api/docs/": "the API"}
     with connect(stage.api.url, timeout=10.0) as http:
@@ -370,7 +388,15 @@ def _print_addresses(console: Console, stage: Stage) -> None:
                 there = False
             if there:
                 console.print(f"{stage.api.url + path:36} {title}")
-    logins = {
+    logins = (
+        {}
+        if visitor is None
+        else {
+            "sign in there as": visitor.email,
+            "with the password": visitor.password,
+        }
+    )
+    logins |= {
         f"operator key of {stage.operator.code}": stage.api.key,
         "gateway key": stage.gateway_key,
     }

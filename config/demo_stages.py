@@ -166,8 +166,8 @@ class Generated(Stage):
         self.since = self.until - SPAN
         self.control = ControlTotals()
         self.operator = Operator.objects.get(code=seeding.SELLS_PLANS)
-        self.api = Api(url, _issue(self.operator.code, ApiKey.Role.OPERATOR))
-        self.gateway_key = _issue(self.operator.code, ApiKey.Role.GATEWAY)
+        self.api = Api(url, issue(self.operator.code, ApiKey.Role.OPERATOR))
+        self.gateway_key = issue(self.operator.code, ApiKey.Role.GATEWAY)
         self.subjects = {
             f"demo-{self.run}-{nr:06d}": f"user-{self.run}-{nr:06d}" for nr in range(subscribers)
         }
@@ -209,10 +209,10 @@ class Traced(Stage):
         self.title = f"{self.records:,} records of {path.name}"
         name = path.name.partition(".")[0].replace("_", "-")[:40]
         code = f"trace-{name}-{secrets.token_hex(4)}"
-        key = _issue(code, ApiKey.Role.OPERATOR, test=True)
+        key = issue(code, ApiKey.Role.OPERATOR, test=True)
         self.operator = Operator.objects.get(code=code)
         self.api = Api(url, key)
-        self.gateway_key = _issue(code, ApiKey.Role.GATEWAY)
+        self.gateway_key = issue(code, ApiKey.Role.GATEWAY)
         self.clock_at = self.since - BEFORE
         self._move_clock(self.clock_at)
         seeding.seed_offerings(self.operator, at=self.clock_at)
@@ -299,7 +299,7 @@ def published_totals(path: Path, control: ControlTotals) -> Expected | None:
 # --- what is on sale ------------------------------------------------------------------------------
 
 
-def _issue(operator: str, role: str, *, test: bool = False) -> str:
+def issue(operator: str, role: str, *, test: bool = False) -> str:
     at = clock.wall()
     return keys.issue(operator_code=operator, role=role, name="demo", at=at, test=test)
 

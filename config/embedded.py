@@ -41,7 +41,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 ROLE = DATABASE = "billing"
 OLDEST_POSTGRES = 15
@@ -516,6 +516,15 @@ def _memory() -> int:
 
 
 # --- Valkey ---------------------------------------------------------------------------------------
+
+
+def redis_url(url: str) -> str:
+    """A broker's address as clients of Redis read it; any other is as it was."""
+    parts = urlsplit(url)
+    if parts.scheme != "redis+socket":  # as the broker's library writes a socket
+        return url
+    number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
+    return f"unix://{unquote(parts.netloc + parts.path)}?db={number}"
 
 
 class Valkey(Server):

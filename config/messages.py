@@ -19,6 +19,7 @@ BASE = Path(__file__).resolve().parent.parent
 CODE = ("subscriptions", "metering", "billing", "config")
 KEYWORDS = {
     **DEFAULT_KEYWORDS,
+    "now_": None,  # gettext, where `_` is gettext_lazy
     "gettext_lazy": None,
     "ngettext_lazy": (1, 2),
     "pgettext_lazy": ((1, "c"), 2),
@@ -78,7 +79,8 @@ def main() -> None:
         write_po(written, catalog, no_location=True, width=100)
         lines = written.getvalue().decode().splitlines(keepends=True)
         path.write_text("".join(line for line in lines if not line.startswith(_NOISE)))
-        empty = sum(1 for message in catalog if message.id and not message.string)
+        # Of a plural the string is a tuple of its forms.
+        empty = sum(1 for each in catalog if each.id and not (each.string and all(each.string)))
         print(f"{path.relative_to(BASE)}: {len(catalog)} strings, {empty} to translate")
 
 

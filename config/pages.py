@@ -5,30 +5,42 @@ Everything that is not listed in `_NO_PAGES` is a page.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import redis
 from allauth.core.exceptions import RateLimited
 from allauth.usersessions.middleware import UserSessionsMiddleware
 from django.conf import settings
 from django.contrib.auth.middleware import AuthenticationMiddleware
 from django.contrib.messages.middleware import MessageMiddleware
 from django.contrib.sessions.middleware import SessionMiddleware
+from django.db import DataError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.middleware.clickjacking import XFrameOptionsMiddleware
 from django.middleware.csrf import CsrfViewMiddleware
 from django.middleware.locale import LocaleMiddleware
 from django.shortcuts import render
+from django.template.loader import render_to_string
+from django.utils.functional import SimpleLazyObject
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 from django_htmx.middleware import HtmxMiddleware
 
 from subscriptions.api import problems
+from subscriptions.portal import doors
 
+log = logging.getLogger(__name__)
+
+# What a page may need and not get.
+_AWAY = (*problems.UNAVAILABLE, redis.RedisError)
 _NO_PAGES = ("/api/", "/v1/", "/v2/", "/webhooks/", "/healthz", "/static/")
 _DOCS = "/api/docs/"
+_ACCOUNTS = "/accounts/"
 
 Next = Callable[[HttpRequest], Any]
 
@@ -110,14 +122,23 @@ def policies(get_response: Next) -> Next:
     return middleware
 
 
-def limits(get_response: Next) -> Next:
-    """Too many attempts is a page of its own, wherever in allauth's views they were counted."""
+def exceptions(get_response: Next) -> Next:
+    """What ends a view is a page of its own: too many attempts, wherever in allauth's views they
+    were counted; what nothing refused before the database did, as text with a NUL character; that
+    the database, or what counts attempts, is away."""
 
     def middleware(request: HttpRequest) -> Any:
         return get_response(request)
 
     def process_exception(request: HttpRequest, exception: Exception) -> HttpResponse | None:
-        return too_many(request) if isinstance(exception, RateLimited) else None
+        if isinstance(exception, RateLimited):
+            return too_many(request)
+        if isinstance(exception, DataError) and is_page(request):
+            log.warning("the database refused a value", exc_info=exception)
+            return unreadable(request)
+        if isinstance(exception, _AWAY) and is_page(request):
+            return away(request, exception)
+        return None
 
     middleware.process_exception = process_exception  # type: ignore[attr-defined]
     return middleware
@@ -136,6 +157,15 @@ def bad_request(request: HttpRequest, exception: Exception) -> HttpResponse:
         return problems.bad_request(request, exception)
     # The host may be what is wrong: a page's addresses and cookies are not for it.
     return HttpResponse(_("The request could not be read."), status=400, content_type="text/plain")
+
+
+def unreadable(request: HttpRequest) -> HttpResponse:
+    return _error(
+        request,
+        400,
+        _("The request could not be read."),
+        _("Something in it cannot be kept. Go back and write it in another way."),
+    )
 
 
 def forbidden(request: HttpRequest, exception: Exception) -> HttpResponse:
@@ -158,12 +188,28 @@ def not_found(request: HttpRequest, exception: Exception) -> HttpResponse:
 def server_error(request: HttpRequest) -> HttpResponse:
     if not is_page(request):
         return problems.server_error(request)
+    error = sys.exc_info()[1]
+    if isinstance(error, _AWAY):  # met in a middleware
+        return away(request, error)
     return _error(
         request,
         500,
         _("That went wrong on our side"),
         _("The error was recorded. Nothing was bought or charged twice; please try again."),
     )
+
+
+def away(request: HttpRequest, error: BaseException) -> HttpResponse:
+    """Without the request's context: who asks would have to be read from what is away."""
+    log.warning("a page needs what is away: %s", error)
+    said = {
+        "status": 503,
+        "title": _("Away for a moment"),
+        "text": _("Please try again in a minute. Nothing is bought or charged twice."),
+        "theme": _theme(request),
+    }
+    headers = {"Retry-After": str(problems.RETRY_AFTER_SECONDS)}
+    return HttpResponse(render_to_string("error.html", said), status=503, headers=headers)
 
 
 def too_many(request: HttpRequest) -> HttpResponse:
@@ -192,9 +238,24 @@ _YEAR = 365 * 86400
 
 
 def look(request: HttpRequest) -> dict[str, Any]:
-    """Context of every page: the chosen colours; without a choice the device's are taken."""
-    theme = request.COOKIES.get("theme")
-    return {"theme": theme if theme in THEMES else "auto"}
+    """Context of every page: the chosen colours; without a choice the device's are taken. allauth's
+    pages are about no operator, but shown at one's portal."""
+    said: dict[str, Any] = {"theme": _theme(request)}
+    if request.path_info.startswith(_ACCOUNTS):
+        said["operator"] = SimpleLazyObject(partial(_shown_at, request))
+    return said
+
+
+def _theme(request: HttpRequest) -> str:
+    theme = request.COOKIES.get("theme", "auto")
+    return theme if theme in THEMES else "auto"
+
+
+def _shown_at(request: HttpRequest) -> Any:
+    try:
+        return doors.operator_at(request)
+    except Http404:
+        return None
 
 
 @require_POST

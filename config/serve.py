@@ -191,7 +191,7 @@ class Platform:
         self._interrupted = True
 
     def renew(self) -> None:
-        """Asks for new processes of the code that is there now; no request is lost meanwhile."""
+        """Asks for new processes of the code that is there now; what was begun is finished."""
         self._outdated = True
 
     @property
@@ -321,6 +321,8 @@ class Platform:
                 *("--host", self.host, "--port", str(self.port), "--backlog", "1024"),
                 *("--workers", str(os.cpu_count() or 1), "--blocking-threads", "8"),
                 *("--respawn-failed-workers", "--workers-kill-timeout", "5"),
+                # An old worker goes so many seconds after its successor was begun, ready or not.
+                *("--respawn-interval", "10"),
                 *("--no-access-log", "--no-ws"),
                 "config.wsgi:application",
             ],
@@ -371,7 +373,8 @@ class Platform:
             return
         web, *others = self.children
         if web.process and not web.ended():
-            # The web server starts new workers before it lets the old ones finish and go.
+            # The web server starts new workers before it lets the old ones finish and go. A
+            # connection that one of these had not read from yet is closed with it.
             web.process.send_signal(signal.SIGHUP)
         for child in others:
             child.stop()

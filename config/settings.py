@@ -42,6 +42,9 @@ SECURE_HSTS_SECONDS = 365 * 86400 if HTTPS else 0
 SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https") if HTTPS else None
 
 INSTALLED_APPS = [
+    # Its templates come before those of Django's admin; the site is our own.
+    "unfold.apps.BasicAppConfig",
+    "django.contrib.admin.apps.SimpleAdminConfig",
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "django.contrib.sessions",
@@ -79,7 +82,7 @@ MIDDLEWARE = [
     "config.pages.Frames",
     "config.pages.UserSessions",
     "config.pages.Htmx",
-    "config.pages.limits",
+    "config.pages.exceptions",
     # Asked for by this name; to the API it costs some microseconds.
     "allauth.account.middleware.AccountMiddleware",
 ]
@@ -192,7 +195,10 @@ LOGIN_URL = "account_login"
 LOGIN_REDIRECT_URL = ACCOUNT_LOGOUT_REDIRECT_URL = "/"
 SESSION_COOKIE_AGE = 14 * 86400
 ACCOUNT_ADAPTER = "subscriptions.users.adapter.AccountAdapter"
-ACCOUNT_FORMS = {"signup": "subscriptions.users.forms.EmailSignupForm"}
+ACCOUNT_FORMS = {
+    "login": "subscriptions.users.forms.PasswordForm",
+    "signup": "subscriptions.users.forms.EmailSignupForm",
+}
 ACCOUNT_USER_MODEL_USERNAME_FIELD = None
 ACCOUNT_LOGIN_METHODS = {"email", "phone"}
 ACCOUNT_SIGNUP_FIELDS = ["email*", "password1*", "phone"]
@@ -205,12 +211,27 @@ ACCOUNT_EMAIL_NOTIFICATIONS = True
 ACCOUNT_EMAIL_SUBJECT_PREFIX = ""
 ACCOUNT_REAUTHENTICATION_REQUIRED = True
 ACCOUNT_SESSION_REMEMBER = True
+MFA_ADAPTER = "subscriptions.users.adapter.FactorsAdapter"
 MFA_SUPPORTED_TYPES = ["totp", "webauthn", "recovery_codes"]
 MFA_PASSKEY_LOGIN_ENABLED = True
+MFA_FORMS = {"add_webauthn": "subscriptions.users.forms.PasskeyForm"}
 # Browsers offer passkeys to TLS and to this machine only, whatever is allowed here.
 MFA_WEBAUTHN_ALLOW_INSECURE_ORIGIN = not HTTPS
 # How many proxies of ours add to X-Forwarded-For: whose address the limits of sign-in count.
 ALLAUTH_TRUSTED_PROXY_COUNT = env.int("TRUSTED_PROXIES", default=0)
+
+# The look of the console; its pages, and who may open them, are in the rooms' `console` packages.
+UNFOLD = {
+    "SITE_TITLE": "subscriptions.console.site.operator_name",
+    "SITE_HEADER": "subscriptions.console.site.operator_name",
+    "SITE_SUBHEADER": "subscriptions.console.site.role_name",
+    "SITE_ICON": "subscriptions.console.site.mark",
+    "SITE_URL": None,
+    "SHOW_LANGUAGES": True,
+    "LANGUAGES": {"action": "/language"},
+    "ACCOUNT": {"navigation": "subscriptions.console.site.account_links"},
+    "SIDEBAR": {"navigation": "subscriptions.console.site.navigation"},
+}
 
 # Which operator's portal a host is; any other host is that of PORTAL_OPERATOR, or of the only one.
 PORTAL_HOSTS = env.dict("PORTAL_HOSTS", default={})
@@ -293,6 +314,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 5.0,
         "options": {"expires": 5.0},
     },
+    "sell-due-prices": {
+        "task": "billing.tasks.sell_due_prices",
+        "schedule": 15.0,
+        "options": {"expires": 15.0},
+    },
     "expire-orders": {
         "task": "billing.tasks.expire_orders",
         "schedule": 15.0,
@@ -343,6 +369,11 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 300.0,
         "options": {"expires": 300.0},
     },
+    "make-personal-data": {
+        "task": "billing.tasks.make_personal_data",
+        "schedule": 10.0,
+        "options": {"expires": 10.0},
+    },
     "forget-files": {"task": "billing.tasks.forget_files", "schedule": 3600.0},
     "recall-payments": {
         "task": "billing.tasks.recall_payments",
@@ -354,6 +385,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 30.0,
         "options": {"expires": 30.0},
     },
+    # Each card is told of once; to look each hour is to look at a new day soon after it begins.
+    "tell-of-cards": {
+        "task": "billing.tasks.tell_of_cards",
+        "schedule": 3600.0,
+        "options": {"expires": 3600.0},
+    },
     "finish-refunds": {
         "task": "billing.tasks.finish_refunds",
         "schedule": 60.0,
@@ -364,6 +401,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 1.0,
         "options": {"expires": 1.0},
     },
+    "fetch-provider-books": {
+        "task": "billing.tasks.fetch_provider_books",
+        "schedule": 1800.0,
+        "options": {"expires": 1800.0},
+    },
+    "empty-notices": {"task": "billing.tasks.empty_notices", "schedule": 3600.0},
     "settle-sandbox": {
         "task": "billing.ways.sandbox.tasks.settle",
         "schedule": 2.0,
@@ -417,6 +460,12 @@ CELERY_BEAT_SCHEDULE = {
         "schedule": 600.0,
         "options": {"expires": 600.0},
     },
+    "tell-alerts": {
+        "task": "subscriptions.tasks.tell_alerts",
+        "schedule": 30.0,
+        "options": {"expires": 30.0},
+    },
+    "forget-misses": {"task": "subscriptions.tasks.forget_misses", "schedule": 3600.0},
     "forget-events": {"task": "subscriptions.tasks.forget_events", "schedule": 3600.0},
 }
 
@@ -443,15 +492,17 @@ FAPIAO_PROVIDER = env.str("FAPIAO_PROVIDER", default="billing.fapiao.providers.F
 FAPIAO_FOLDER = env.str("FAPIAO_FOLDER", default=str(DATA / "fapiao"))
 
 # Requests and tokens a minute are counted here: any Valkey or Redis, the broker's where it is one.
-RATE_LIMIT_URL = env.str("RATE_LIMIT_URL", default=BROKER_URL)
+RATE_LIMIT_URL = embedded.redis_url(env.str("RATE_LIMIT_URL", default=BROKER_URL))
 RATE_LIMIT_PREFIX = env.str("RATE_LIMIT_PREFIX", default="rate")
-# Attempts to sign in, too.
+# Attempts to sign in, too; where there is no such server, by each process for itself.
 CACHES = {
     "default": {
         "BACKEND": "django.core.cache.backends.redis.RedisCache",
         "LOCATION": RATE_LIMIT_URL,
         "KEY_PREFIX": f"{RATE_LIMIT_PREFIX}:cache",
     }
+    if urlsplit(RATE_LIMIT_URL).scheme in ("redis", "rediss", "unix")
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
 }
 
 LOGGING = {

@@ -11,6 +11,8 @@ from billing.api.notices import webhook
 from config import pages
 from config.health import healthz
 from subscriptions.api.declining import decline
+from subscriptions.console.account import second_factor
+from subscriptions.console.site import site
 
 urlpatterns = [
     path("healthz", healthz),
@@ -25,6 +27,8 @@ urlpatterns = [
     path("api/docs/", SpectacularSwaggerSplitView.as_view(url_name="schema"), name="docs"),
     path("notices/decline/<str:token>", decline, name="decline-notices"),
     path("accounts/", include("subscriptions.users.urls")),
+    path("admin/", site.urls),
+    path("staff/second-factor/", second_factor, name="console_second_factor"),
     path("", include("billing.portal.urls")),
     path("language", set_language, name="language"),
     path("theme", pages.choose_theme, name="theme"),

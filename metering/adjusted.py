@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -96,7 +96,11 @@ def rows_of(
     subscriber_id: int, records: Iterable[UsageRecord]
 ) -> dict[RecordKey, list[AdjustedRecord]]:
     """The rows against these records of one subscriber and in their place, in order."""
-    keys = {key_of(record) for record in records}
+    return rows_by_key(subscriber_id, {key_of(record) for record in records})
+
+
+def rows_by_key(subscriber_id: int, keys: Set[RecordKey]) -> dict[RecordKey, list[AdjustedRecord]]:
+    """The same of records by their keys."""
     if not keys:
         return {}
     found: dict[RecordKey, list[AdjustedRecord]] = defaultdict(list)

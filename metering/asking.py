@@ -17,14 +17,15 @@ from typing import Annotated, Any, NamedTuple
 import msgspec
 import psycopg
 
-from metering import few_asks, rate_limits, windows
+from metering import few_asks, guarding, rate_limits, windows
 from metering.context import Caller
+from metering.guarding import Limits, Wish
 from metering.parsing import Count, Name, parse_object
 from metering.terms import KeyRevoked
 from metering.weighing import Cards, Weight, cards_of
-from subscriptions import accounts, periods, pgarrays, reservations
+from subscriptions import accounts, buckets, lifecycle, periods, pgarrays, pools, reservations
 from subscriptions.accounts import Account, Terms
-from subscriptions.buckets import Period
+from subscriptions.buckets import Period, Source
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.reservations import Ask, Moved, NameTaken, Room, Rooms, StillHolds, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire
@@ -171,9 +172,16 @@ def _reserve(
     subjects = [request.subject for request, _ in requests]
     terms, found = present(caller, subjects, wall=wall)
     cards = cards_of(caller.operator_id, terms.card_stamp)
+    limits = guarding.limits_of(
+        terms,
+        [
+            Wish(request.subject, request.model, account)
+            for (request, _), account in zip(requests, found, strict=True)
+        ],
+    )
     asks = [
-        _ask(request, fingerprint, account, terms, cards)
-        for (request, fingerprint), account in zip(requests, found, strict=True)
+        _ask(request, fingerprint, account, limit, terms, cards)
+        for (request, fingerprint), account, limit in zip(requests, found, limits, strict=True)
     ]
     return reservations.reserve(
         _within_rates(asks, [_tokens(request) for request, _ in requests], rated, terms.at),
@@ -238,7 +246,19 @@ def no_period(terms: Terms) -> Period:
 
 
 def rooms_of(caller: Caller, terms: Terms) -> Rooms:
-    return functools.partial(windows.room_of, caller.operator_id, at=terms.at, zone=terms.zone)
+    def rooms(ask: Ask) -> list[Room]:
+        assert ask.subscriber_id is not None
+        assert ask.period is not None
+        return windows.rooms_of(
+            caller.operator_id,
+            ask.subscriber_id,
+            ask.period,
+            ask.caps,
+            at=terms.at,
+            zone=terms.zone,
+        )
+
+    return rooms
 
 
 def present(
@@ -260,19 +280,35 @@ def present(
         found = read()
     if found is None:
         raise KeyRevoked
+    members = [account.subscriber_id for account in found.accounts if account and account.pooled]
+    if members:
+        at = found.terms.at
+        behind = pools.read(pgarrays.cursor(), members, since=at, at=at).behind
+        if behind:
+            lifecycle.ensure_open(sorted(behind), at=at, until=at)
     return found.terms, found.accounts
 
 
 def still_holds(
     caller: Caller, subjects: Sequence[str], found: Sequence[Account | None], *, wall: dt.datetime
 ) -> StillHolds:
-    """Whether these subjects are still who they were found to be."""
+    """Whether these subjects are still who they were found to be.
+
+    What guards some besides may have changed, and is looked at anew.
+    """
+    if any(account is not None and account.guard is not None for account in found):
+        return lambda: False
     ours = caller.operator_id, caller.key_id
     return functools.partial(accounts.still_holds, *ours, subjects, found, wall=wall)
 
 
 def _ask(
-    request: Request, fingerprint: str, account: Account | None, terms: Terms, cards: Cards
+    request: Request,
+    fingerprint: str,
+    account: Account | None,
+    limits: Limits,
+    terms: Terms,
+    cards: Cards,
 ) -> Ask:
     if account is None:
         return Ask(request.id, fingerprint, request.ttl_seconds, refused="unknown_subject")
@@ -294,9 +330,14 @@ def _ask(
         estimate.least,
         cheaper,
         estimate.units if request.slice else None,
-        request.subject if request.slice else "",
-        refused=account.blocked or ("" if weight is not None else "unknown_model"),
+        request.subject if request.slice or account.guard is not None else "",
+        refused=account.blocked
+        or limits.refused
+        or ("" if weight is not None else "unknown_model"),
+        limit=None if account.blocked else limits.limit,
         generations=account.generations,
+        caps=limits.caps,
+        pooled=account.pooled,
     )
 
 
@@ -414,7 +455,7 @@ class Permission(NamedTuple):
     @property
     def status(self) -> int:
         """Of a refusal: a limit that passes by itself is 429."""
-        return 429 if self.cause == "rate_limited" else 403
+        return 429 if self.limit is not None else 403
 
 
 def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Permission:
@@ -425,12 +466,19 @@ def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Pe
     terms, [account] = present(caller, [subject], wall=wall, with_sources=True)
     if account is None:
         return Permission(reservations.DENY, "unknown_subject", 0, terms.top_up_url)
+    if account.pooled:
+        account.sources.extend(_pool_of(account, terms))
     left = reservations.available(account.sources)
     refuse = functools.partial(
         Permission, reservations.DENY, available=left, top_up_url=terms.top_up_url
     )
     if account.blocked:
         return refuse(cause=account.blocked)
+    [limits] = guarding.limits_of(terms, [Wish(subject, model, account)])
+    if limits.refused:
+        return refuse(
+            cause=limits.refused, limit=limits.limit, retry_after=_until(limits.limit, terms.at)
+        )
     least = 1
     if model:
         weight = weight_of(account, model, terms, cards_of(caller.operator_id, terms.card_stamp))
@@ -444,22 +492,31 @@ def permit(caller: Caller, subject: str, model: str, *, wall: dt.datetime) -> Pe
         if refusal is not None:
             room = _rate_room(refusal, terms.at)
             return refuse(cause="rate_limited", limit=room, retry_after=refusal.seconds)
-    ask = Ask("", "", 0, account.subscriber_id, account.period, least, least)
+    ask = Ask("", "", 0, account.subscriber_id, account.period, least, least, caps=limits.caps)
     verdict = reservations.decide(
         ask,
         account.sources,
         at=terms.at,
         promised=lambda: reservations.promised_to(pgarrays.cursor(), account.subscriber_id),
-        room=rooms_of(caller, terms)(account.subscriber_id, account.period),
+        room=reservations.tightest(rooms_of(caller, terms)(ask)),
     )
     if verdict.decision == reservations.DENY:
         limit = verdict.limit
-        wait = _seconds(limit.resets_at - terms.at) if limit and limit.resets_at else None
-        return refuse(cause=verdict.cause, limit=limit, retry_after=wait)
+        return refuse(cause=verdict.cause, limit=limit, retry_after=_until(limit, terms.at))
     instead = degrade_to(ask.period) if verdict.decision == reservations.DEGRADE else None
     return Permission(verdict.decision, verdict.cause, left, terms.top_up_url, instead)
 
 
-def _seconds(wait: dt.timedelta) -> int:
-    """Whole seconds, rounded up."""
-    return -(-wait // dt.timedelta(seconds=1))
+def _until(limit: Room | None, at: dt.datetime) -> int | None:
+    """In how many seconds a limit begins anew, rounded up; None where it does not at once."""
+    if limit is None or limit.resets_at is None:
+        return None
+    return -((at - limit.resets_at) // dt.timedelta(seconds=1))
+
+
+def _pool_of(account: Account, terms: Terms) -> list[Source]:
+    """What a member of a family could draw of its pool now."""
+    cursor = pgarrays.cursor()
+    family = pools.read(cursor, [account.subscriber_id], since=terms.at, at=terms.at)
+    owned = buckets.look(cursor, family.owners, at=terms.at)
+    return reservations.pool_now(family, account.subscriber_id, owned, at=terms.at)[1]

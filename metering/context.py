@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 from psycopg.types.numeric import Int8
 
 from metering.parsing import EARLIEST, LATEST, Usage
-from subscriptions import periods, pgarrays
+from subscriptions import ceilings, periods, pgarrays
 from subscriptions.buckets import Period, Pick
+from subscriptions.ceilings import Said
 from subscriptions.pgarrays import Texts
-from subscriptions.policies import policy_of
 
 # How long before a batch's first usage its subjects' affairs are read too: senders are not in step,
 # and what comes next may have happened a little earlier.
@@ -49,6 +49,7 @@ class Holding:
 
     periods: list[Period] = field(default_factory=list)
     suspensions: list[tuple[dt.datetime, dt.datetime | None]] = field(default_factory=list)
+    guarded: bool = False
     unopened_from: dt.datetime | None = None
     unturned_from: dt.datetime | None = None
 
@@ -84,7 +85,8 @@ class Standing(NamedTuple):
     """What usage of one subject in `[since, until)` means: whose it is, and under which terms.
 
     `card` is None without a plan: the operator's default card weighs it. `pick` is the bucket that
-    pays, where it is known; `behind` says that a period has to be opened or turned before.
+    pays, where it is known; `behind` says that a period has to be opened or turned before;
+    `guarded` that whoever asks has more to look at (subscriptions/guards.py).
     """
 
     binding_id: int
@@ -96,6 +98,7 @@ class Standing(NamedTuple):
     suspended: bool
     pick: Pick | None = None
     behind: bool = False
+    guarded: bool = False
 
 
 # By operator and subject. Trusted only as far as the pick's generation, which the draw checks.
@@ -217,6 +220,7 @@ class Context:
             period.policy.rate_card if period.policy else None,
             suspended,
             behind=holding.is_behind(at, max(at, occurred_at)),
+            guarded=holding.guarded,
         )
 
     def _read(self, usages: Sequence[Usage], at: dt.datetime) -> None:
@@ -238,6 +242,11 @@ class Context:
                 holding = self._holdings[subscriber_id] = Holding()
             _add(holding, *row[5:])
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether nothing had to be read: the draw puts all that is remembered to the test."""
+        return not self._asked
+
     def still_holds(self) -> bool:
         """Whether what was read without a lock would be read the same now.
 
@@ -245,7 +254,7 @@ class Context:
         them, to raise their generation. Whoever did so between the reading and the lock has
         raised it already: unasked, old facts would be remembered under the new generation.
         """
-        return not self._asked or Counter(_tell(pgarrays.cursor(), self._asked)) == Counter(
+        return self.is_remembered or Counter(_tell(pgarrays.cursor(), self._asked)) == Counter(
             self._told
         )
 
@@ -255,7 +264,10 @@ class Context:
 _CONTEXT_SQL = """
 SELECT s.subject, s.id, s.subscriber_id, s.valid_from, s.valid_until,
        p.subscription_id, p.starts_at, p.ends_at, p.plan_id, p.turned_at IS NULL,
-       u.opened_until, x.starts_at, x.ends_at, g.nr, g.at, g.new_plan_id
+       u.opened_until, x.starts_at, x.ends_at, g.nr, g.at, g.new_plan_id,
+       coalesce(d.keys OR d.night_from IS NOT NULL OR d.day_units IS NOT NULL, false),
+       d.overage, d.overage_ceiling, d.spent, d.spent_in, d.spent_before_id,
+       o.overage_by_consent_since
 FROM subscriptions_operator o
 CROSS JOIN unnest(%b::text[]) AS q (subject)
 JOIN subscriptions_subject s ON s.operator_id = o.id AND s.subject = q.subject
@@ -273,6 +285,7 @@ LEFT JOIN subscriptions_suspension x
 LEFT JOIN subscriptions_upgrade g
        ON g.subscriber_id = p.subscriber_id AND g.subscription_id = p.subscription_id
       AND g.period_start = p.starts_at
+LEFT JOIN subscriptions_guard d ON d.subscriber_id = s.subscriber_id
 WHERE o.id = %b
 ORDER BY g.nr
 """
@@ -296,14 +309,19 @@ def _add(
     upgrade: int | None,
     upgraded_at: dt.datetime | None,
     upgraded_to: int | None,
+    guarded: bool,
+    *said: Any,
 ) -> None:
     """One row of the join; rows repeat where a subscriber has several of anything."""
+    holding.guarded = guarded
     if subscription_id is not None:
-        period = Period(starts_at, ends_at, subscription_id, policy_of(plan_id))
+        policy = ceilings.policy_of(plan_id, Said(*said), starts_at)
+        period = Period(starts_at, ends_at, subscription_id, policy)
         if period not in holding.periods:
             holding.periods.append(period)
         if upgraded_at is not None and upgraded_to is not None:
-            after = Period(starts_at, ends_at, subscription_id, policy_of(upgraded_to), upgraded_at)
+            policy = ceilings.policy_of(upgraded_to, Said(*said), starts_at)
+            after = Period(starts_at, ends_at, subscription_id, policy, upgraded_at)
             if after not in holding.periods:
                 holding.periods.append(after)
         if unturned and (holding.unturned_from is None or starts_at < holding.unturned_from):

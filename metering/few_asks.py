@@ -116,7 +116,7 @@ def _steady(
     owners: set[int] = set()
     for place, (wish, usage) in enumerate(zip(wishes, usages, strict=True)):
         standing = known.standings[place] or known.resolve(usage, going_by.zone, at)
-        if standing is None or standing.suspended or standing.behind:
+        if standing is None or standing.suspended or standing.behind or standing.guarded:
             continue
         policy = standing.period.policy
         # A standing is remembered of a period that was current: not so once the clock passed it.

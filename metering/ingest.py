@@ -31,7 +31,7 @@ from metering.quarantine import Rejection
 from metering.records import RECORDS, Line, PartitionGone, SeenBefore
 from metering.terms import Terms
 from metering.weighing import Cards, Weight
-from subscriptions import buckets, lifecycle, partitions, pgarrays, reservations_few, warm
+from subscriptions import buckets, lifecycle, partitions, pgarrays, pools, reservations_few, warm
 from subscriptions.buckets import Demand
 from subscriptions.pgarrays import pack_int8
 from subscriptions.sharding import shard_of
@@ -182,13 +182,13 @@ def _charge(
         attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
         try:
             # What is done at once is a transaction by itself.
-            alone = at_once and not connection.in_atomic_block
+            outermost = not connection.in_atomic_block
             with (
-                contextlib.nullcontext() if alone else transaction.atomic(),
+                contextlib.nullcontext() if at_once and outermost else transaction.atomic(),
                 records.failures(),
                 buckets.failures(),
             ):
-                done = attempt.charge_few() if at_once else attempt.charge()
+                done = attempt.charge_few() if at_once else attempt.charge(ends=outermost)
         except SeenBefore:
             # A duplicate draws nothing: whose it is must not be remembered, but read.
             look_first = fresh = True
@@ -205,6 +205,8 @@ def _charge(
         except _NotReady as not_ready:
             not_ready.prepare()
             context.forget(caller.operator_id, {usage.subject for usage in request.usages})
+        except pools.Behind as main_lines:
+            lifecycle.ensure_open(main_lines.subscriber_ids, at=attempt.at, until=attempt.at)
         except pg.DeadlockDetected:
             pass
         except psycopg.DatabaseError as error:
@@ -279,8 +281,11 @@ class _Attempt:
     def cursor(self) -> pgarrays.Cursor:
         return pgarrays.cursor()
 
-    def charge(self) -> Ingested:
-        """The general way: whatever the records, and whatever is remembered of whom."""
+    def charge(self, *, ends: bool) -> Ingested:
+        """The general way: whatever the records, and whatever is remembered of whom.
+
+        Where `ends`, it may commit the transaction that it is called in.
+        """
         done, gateway_id = self.done, self.caller.gateway_id
         cursor = self.cursor
         self.terms = self._read_terms()
@@ -314,6 +319,9 @@ class _Attempt:
                 )
                 records.look_around(cursor, lines, gateway_id=gateway_id)
                 self._close(lines)
+                if ends and self.known.is_remembered:
+                    # With the draw: others who wait for its buckets do not wait for us to read.
+                    cursor.execute(b"COMMIT", prepare=False)
                 self.drawn = read_drawn()
             if not self.known.still_holds():
                 raise buckets.Raced

@@ -258,13 +258,9 @@ class AdjustedRecord(models.Model):
         return f"{self.record_id} {self.nr}"
 
 
-class UsageHour(models.Model):
-    """Totals of a subscriber's hour (of the operator's zone) and model; written by rollups.py."""
+class Totals(models.Model):
+    """What was used of something in some time; units in thousandths."""
 
-    pk = models.CompositePrimaryKey("subscriber_id", "hour", "model")
-    subscriber_id = models.BigIntegerField()
-    hour = models.DateTimeField()
-    model = models.CharField(max_length=256)
     requests = models.BigIntegerField()
     uncached_input_tokens = models.BigIntegerField()
     cached_input_tokens = models.BigIntegerField()
@@ -272,6 +268,18 @@ class UsageHour(models.Model):
     output_tokens = models.BigIntegerField()
     reasoning_tokens = models.BigIntegerField()
     units = units_field()
+
+    class Meta:
+        abstract = True
+
+
+class UsageHour(Totals):
+    """Totals of a subscriber's hour (of the operator's zone) and model; written by rollups.py."""
+
+    pk = models.CompositePrimaryKey("subscriber_id", "hour", "model")
+    subscriber_id = models.BigIntegerField()
+    hour = models.DateTimeField()
+    model = models.CharField(max_length=256)
 
     objects: models.Manager[UsageHour]
 
@@ -284,6 +292,51 @@ class UsageHour(models.Model):
 
     def __str__(self) -> str:
         return f"{self.hour:%Y-%m-%dT%H} {self.model}"
+
+
+class SubjectHour(Totals):
+    """The same totals by subject instead of model: which key, device or colleague used what.
+
+    A subject is a binding, as a record has it. Folded with those by model, by rollups.py.
+    """
+
+    pk = models.CompositePrimaryKey("subscriber_id", "hour", "subject_id")
+    subscriber_id = models.BigIntegerField()
+    hour = models.DateTimeField()
+    subject_id = models.BigIntegerField()
+
+    objects: models.Manager[SubjectHour]
+
+    def __str__(self) -> str:
+        return f"{self.hour:%Y-%m-%dT%H} of {self.subject_id}"
+
+
+class UsageDay(Totals):
+    """The same totals of a local day; written by rollups.py with those of its hours."""
+
+    pk = models.CompositePrimaryKey("subscriber_id", "day", "model")
+    subscriber_id = models.BigIntegerField()
+    day = models.DateField()
+    model = models.CharField(max_length=256)
+
+    objects: models.Manager[UsageDay]
+
+    def __str__(self) -> str:
+        return f"{self.day} {self.model}"
+
+
+class SubjectDay(Totals):
+    """The same by subject."""
+
+    pk = models.CompositePrimaryKey("subscriber_id", "day", "subject_id")
+    subscriber_id = models.BigIntegerField()
+    day = models.DateField()
+    subject_id = models.BigIntegerField()
+
+    objects: models.Manager[SubjectDay]
+
+    def __str__(self) -> str:
+        return f"{self.day} of {self.subject_id}"
 
 
 class QuarantinedRecord(models.Model):
@@ -319,6 +372,14 @@ class QuarantinedRecord(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["operator", "-id"], name="quarantine_list"),
+            models.Index(
+                fields=["operator", "cause", "-id"],
+                name="quarantine_waiting",
+                condition=Q(resolved_at__isnull=True),
+            ),
+            # By what people look for: a record's id, or whom the gateway named.
+            models.Index(fields=["operator", "record_id", "-id"], name="quarantine_by_record"),
+            models.Index(fields=["operator", "subject", "-id"], name="quarantine_by_subject"),
             models.Index(
                 F("gateway"), Coalesce("occurred_at", "received_at"), name="quarantine_by_time"
             ),
@@ -533,7 +594,8 @@ class UsageCounter(models.Model):
 class WindowEvent(models.Model):
     """Something that happened to a window, for whoever asks later. Never changed or deleted.
 
-    `key` is whose doing it was; null: the comparison's. Written by metering/usage_windows.py only.
+    `key`, or `by` of the staff, is whose doing it was; neither: the comparison's. Written by
+    metering/usage_windows.py only.
     """
 
     class Kind(models.TextChoices):
@@ -549,6 +611,7 @@ class WindowEvent(models.Model):
     reason = models.CharField(max_length=200, blank=True, default="")
     detail = models.JSONField(default=dict)
     key = models.ForeignKey(ApiKey, models.PROTECT, related_name="+", null=True)
+    by = models.CharField(max_length=100, blank=True, default="")
 
     objects: models.Manager[WindowEvent]
 

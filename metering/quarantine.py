@@ -130,6 +130,39 @@ def _plain(text: bytes) -> str:
     return text.decode("utf-8", "replace").replace("\0", "\\u0000")
 
 
+# Further ones of a cause are not counted: a page opens as fast with a million of them.
+MOST_COUNTED = 10_000
+
+_WAITING_SQL = """
+WITH RECURSIVE causes AS (
+    (SELECT q.cause FROM metering_quarantinedrecord q
+     WHERE q.operator_id = %(operator)s AND q.resolved_at IS NULL ORDER BY q.cause LIMIT 1)
+    UNION ALL
+    SELECT (SELECT q.cause FROM metering_quarantinedrecord q
+            WHERE q.operator_id = %(operator)s AND q.resolved_at IS NULL AND q.cause > causes.cause
+            ORDER BY q.cause LIMIT 1)
+    FROM causes WHERE causes.cause IS NOT NULL
+)
+SELECT causes.cause, few.number
+FROM causes CROSS JOIN LATERAL (
+    SELECT count(*) AS number FROM (
+        SELECT FROM metering_quarantinedrecord q
+        WHERE q.operator_id = %(operator)s AND q.resolved_at IS NULL AND q.cause = causes.cause
+        LIMIT %(most)s
+    ) found
+) few
+WHERE causes.cause IS NOT NULL
+ORDER BY few.number DESC, causes.cause
+"""
+
+
+def waiting(operator_id: int) -> dict[str, int]:
+    """How many records wait, by cause, the most first; counted up to MOST_COUNTED of each."""
+    with connection.cursor() as cursor:
+        cursor.execute(_WAITING_SQL, {"operator": operator_id, "most": MOST_COUNTED})
+        return dict(cursor.fetchall())
+
+
 @transaction.atomic
 def resolve(row: QuarantinedRecord, resolution: str, *, at: dt.datetime) -> None:
     """Mark an open row as dealt with; one that somebody else resolved stays as it is."""

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import urlsplit
 
 import redis
 from django.conf import settings
@@ -163,11 +163,7 @@ _failed_at = -_PAUSE_SECONDS
 @functools.lru_cache(maxsize=2)
 def _client(url: str) -> redis.Redis | None:
     """A client of the server at this address, or None where that is none of its kind."""
-    parts = urlsplit(url)
-    if parts.scheme == "redis+socket":  # as the broker's library writes it
-        number = parse_qs(parts.query).get("virtual_host", ["0"])[0]
-        url = f"unix://{unquote(parts.netloc + parts.path)}?db={number}"
-    elif parts.scheme not in ("redis", "rediss", "unix"):
+    if urlsplit(url).scheme not in ("redis", "rediss", "unix"):
         return None
     return redis.Redis.from_url(
         url,

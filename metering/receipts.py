@@ -10,10 +10,13 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import functools
+import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
+
+from django.db import connection
 
 from metering import adjusted
 from metering.adjusted import InForce, RecordKey, key_of
@@ -27,13 +30,13 @@ from subscriptions.models import (
     Operator,
     RateCardWeight,
     Subject,
-    Subscription,
-    SubscriptionPeriod,
-    Suspension,
-    Upgrade,
 )
 from subscriptions.policies import policy_of
 from subscriptions.units import THOUSANDTHS, to_wire
+
+# Weights that a process keeps, as versions of cards never change.
+_REMEMBERED_WEIGHTS = 10_000
+_weights: dict[int, RateCardWeight] = {}
 
 
 class Draw(NamedTuple):
@@ -55,95 +58,179 @@ class Group(NamedTuple):
     uses: list[tuple[RecordKey, int]]
 
 
+class Drawn(NamedTuple):
+    """What records drew when they were charged, by batch: where a batch drew several buckets, it is
+    of all its records. With the batches and buckets it was read from, and those asked besides."""
+
+    splits: dict[int, Split]
+    batches: dict[int, UsageBatch]
+    buckets: dict[int, Bucket]
+
+    @property
+    def draws(self) -> Split:
+        return {key: draws for split in self.splits.values() for key, draws in split.items()}
+
+
 def draws_in_force(
     operator: Operator, subscriber_id: int, known: Mapping[RecordKey, InForce]
 ) -> Split:
     """Which buckets pay for each of a subscriber's records, adjusted ones too."""
-    untouched = [each.record for each in known.values() if each.draws is None]
-    draws = draws_of(operator, subscriber_id, untouched)
-    kinds = _kinds(
-        subscriber_id, {bucket for each in known.values() for bucket, _ in each.draws or ()}
-    )
+    return _in_force(known, drawn_of(operator, subscriber_id, known))
+
+
+def _in_force(known: Mapping[RecordKey, InForce], drawn: Drawn) -> Split:
+    draws = drawn.draws
     for key, each in known.items():
         if each.draws is not None:  # the replay tells what it drew when it was charged
-            draws[key] = [Draw(bucket, kinds[bucket], units) for bucket, units in each.draws]
+            draws[key] = [
+                Draw(bucket, drawn.buckets[bucket].kind, units) for bucket, units in each.draws
+            ]
     return draws
+
+
+def untouched(known: Mapping[RecordKey, InForce]) -> list[UsageRecord]:
+    """Those of which no adjustment says what they draw."""
+    return [each.record for each in known.values() if each.draws is None]
 
 
 def draws_of(operator: Operator, subscriber_id: int, records: Sequence[UsageRecord]) -> Split:
     """Which buckets paid for each of a subscriber's records when they were charged."""
+    return drawn_by(operator, subscriber_id, records).draws
+
+
+def drawn_of(operator: Operator, subscriber_id: int, known: Mapping[RecordKey, InForce]) -> Drawn:
+    """The same by batch, of those that no adjustment tells of; and the buckets of all."""
+    told_of = {bucket for each in known.values() for bucket, _ in each.draws or ()}
+    return drawn_by(operator, subscriber_id, untouched(known), besides=told_of)
+
+
+def drawn_by(
+    operator: Operator,
+    subscriber_id: int,
+    records: Sequence[UsageRecord],
+    *,
+    besides: Set[int] = frozenset(),
+) -> Drawn:
+    """What these records drew, by batch. `besides` are other buckets that are wanted."""
     batch_ids = {record.batch_id for record in records}
     batches = UsageBatch.objects.in_bulk(batch_ids)
-    if not batches:
-        return {}
     days = [batch.charged_at for batch in batches.values()]
     entries: dict[int, list[tuple[int, int]]] = defaultdict(list)
-    for batch_id, bucket_id, units in BucketEntry.objects.filter(
-        subscriber_id=subscriber_id,
-        batch_id__in=batch_ids,
-        kind=BucketEntry.Kind.USAGE,
-        charged_at__range=(min(days), max(days)),
-    ).values_list("batch_id", "bucket_id", "units"):
-        entries[batch_id].append((bucket_id, units))
-    held = sources_of(subscriber_id, {bucket for drawn in entries.values() for bucket, _ in drawn})
-    draws: Split = {}
+    if batches:
+        for batch_id, bucket_id, units in BucketEntry.objects.filter(
+            subscriber_id=subscriber_id,
+            batch_id__in=batch_ids,
+            kind=BucketEntry.Kind.USAGE,
+            charged_at__range=(min(days), max(days)),
+        ).values_list("batch_id", "bucket_id", "units"):
+            entries[batch_id].append((bucket_id, units))
+    found = _buckets(
+        subscriber_id, besides | {bucket for drawn in entries.values() for bucket, _ in drawn}
+    )
+    held = {bucket: _source(row) for bucket, row in found.items()}
+    splits: dict[int, Split] = defaultdict(dict)
     for record in records:
         drawn = entries[record.batch_id]
         if len(drawn) == 1 and record.units:
             bucket = held[drawn[0][0]]
-            draws[key_of(record)] = [Draw(bucket.id, bucket.kind, record.units)]
-    for batch_id, drawn in entries.items():
-        if len(drawn) > 1:
-            left = {
-                bucket: dataclasses.replace(held[bucket], left=units) for bucket, units in drawn
-            }
-            draws |= _replay(operator, subscriber_id, batches[batch_id], left)
-    return draws
+            splits[record.batch_id][key_of(record)] = [Draw(bucket.id, bucket.kind, record.units)]
+    shared = {
+        batch_id: {bucket: dataclasses.replace(held[bucket], left=units) for bucket, units in drawn}
+        for batch_id, drawn in entries.items()
+        if len(drawn) > 1
+    }
+    splits |= _replayed(operator, subscriber_id, batches, shared)
+    return Drawn(dict(splits), batches, found)
 
 
 def sources_of(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, buckets.Source]:
     """Buckets as the burn sees them, with nothing left."""
-    return {
-        bucket.id: buckets.Source(
-            bucket.id, bucket.kind, bucket.priority, 0, bucket.valid_from, bucket.valid_until
-        )
-        for bucket in Bucket.objects.filter(subscriber_id=subscriber_id, id__in=set(bucket_ids))
-    }
+    return {pk: _source(row) for pk, row in _buckets(subscriber_id, bucket_ids).items()}
 
 
-def _kinds(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, str]:
+def _buckets(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, Bucket]:
     rows = Bucket.objects.filter(subscriber_id=subscriber_id, id__in=set(bucket_ids))
-    return dict(rows.values_list("id", "kind"))
+    return {bucket.id: bucket for bucket in rows}
 
 
-def _replay(
-    operator: Operator, subscriber_id: int, batch: UsageBatch, left: dict[int, buckets.Source]
-) -> Split:
-    """The split of one batch of one subscriber over the buckets it drew.
+def _source(bucket: Bucket) -> buckets.Source:
+    return buckets.Source(
+        bucket.id, bucket.kind, bucket.priority, 0, bucket.valid_from, bucket.valid_until
+    )
+
+
+def _replayed(
+    operator: Operator,
+    subscriber_id: int,
+    batches: Mapping[int, UsageBatch],
+    shared: Mapping[int, dict[int, buckets.Source]],
+) -> dict[int, Split]:
+    """The splits of these batches of one subscriber over the buckets that each drew.
 
     What of it was frozen stands, whatever has become of periods and suspensions since.
     """
-    records = sorted(
-        UsageRecord.objects.filter(
-            subscriber_id=subscriber_id,
-            batch_id=batch.id,
-            occurred_at__range=(batch.occurred_from, batch.occurred_to),
-            units__gt=0,
-        ),
-        key=key_of,
-    )
-    frozen = {
-        key: [Draw(bucket, left[bucket].kind, -units) for bucket, units in rows[0].draws]
-        for key, rows in adjusted.rows_of(subscriber_id, records).items()
+    if not shared:
+        return {}
+    since = min(batches[batch_id].occurred_from for batch_id in shared)
+    until = max(batches[batch_id].occurred_to for batch_id in shared)
+    uses, first_draws = _uses_of(subscriber_id, shared, since=since, until=until)
+    past = _past_of(subscriber_id, since=since, until=until)
+    zone = ZoneInfo(operator.time_zone)
+    found: dict[int, Split] = {}
+    for batch_id, left in shared.items():
+        batch, order = batches[batch_id], sorted(uses[batch_id])
+        frozen = {
+            key: [Draw(bucket, left[bucket].kind, -units) for bucket, units in first_draws[key]]
+            for key, _ in order
+            if key in first_draws
+        }
+        for draw in (draw for draws in frozen.values() for draw in draws):
+            left[draw.bucket_id] = left[draw.bucket_id].less(draw.units)
+        groups = grouped(
+            [(key, units) for key, units in order if key not in frozen],
+            past.holding(batch.charged_at),
+            zone,
+        )
+        splits = split(groups, left, at=batch.charged_at, grace=operator.late_grace)
+        found[batch_id] = frozen | splits
+    return found
+
+
+# One question, as pages of requests ask it besides many others. The first row against a record says
+# what it had drawn.
+_USES_SQL = """
+SELECT batch_id, occurred_at, gateway_id, source, record_id, units, NULL
+FROM metering_usagerecord
+WHERE subscriber_id = %(subscriber)s AND batch_id = ANY(%(batches)s) AND units > 0
+  AND occurred_at BETWEEN %(since)s AND %(until)s
+UNION ALL
+SELECT NULL, occurred_at, gateway_id, source, record_id, NULL, draws
+FROM metering_adjustedrecord
+WHERE subscriber_id = %(subscriber)s AND nr = 1 AND occurred_at BETWEEN %(since)s AND %(until)s
+"""
+
+
+def _uses_of(
+    subscriber_id: int, batch_ids: Iterable[int], *, since: dt.datetime, until: dt.datetime
+) -> tuple[dict[int, list[tuple[RecordKey, int]]], dict[RecordKey, list[tuple[int, int]]]]:
+    """The units of all records of these batches, and what of that time was frozen."""
+    uses: dict[int, list[tuple[RecordKey, int]]] = defaultdict(list)
+    frozen: dict[RecordKey, list[tuple[int, int]]] = {}
+    asked: dict[str, Any] = {
+        "subscriber": subscriber_id,
+        "batches": sorted(batch_ids),
+        "since": since,
+        "until": until,
     }
-    for draw in (draw for draws in frozen.values() for draw in draws):
-        left[draw.bucket_id] = left[draw.bucket_id].less(draw.units)
-    uses = [(key_of(r), r.units) for r in records if key_of(r) not in frozen]
-    holding = holding_of(
-        subscriber_id, since=batch.occurred_from, until=batch.occurred_to, known_at=batch.charged_at
-    )
-    groups = grouped(uses, holding, ZoneInfo(operator.time_zone))
-    return frozen | split(groups, left, at=batch.charged_at, grace=operator.late_grace)
+    with connection.cursor() as cursor:
+        cursor.execute(_USES_SQL, asked)
+        for batch_id, at, gateway_id, source, record_id, units, draws in cursor:
+            key = (at, gateway_id, source, record_id)
+            if batch_id is None:
+                frozen[key] = json.loads(draws)
+            else:
+                uses[batch_id].append((key, units))
+    return uses, frozen
 
 
 def grouped(uses: Iterable[tuple[RecordKey, int]], holding: Holding, zone: ZoneInfo) -> list[Group]:
@@ -178,11 +265,14 @@ def split(
         )
         given: dict[RecordKey, int] = defaultdict(int)
         times = [(key[0], units) for key, units in group.uses]
+        gone: dict[int, int] = defaultdict(int)
         for index, source, units in buckets.allot(times, list(left.values()), payable):
             key = group.uses[index][0]
-            left[source.id] = left[source.id].less(units)
+            gone[source.id] += units
             given[key] += units
             draws[key].append(Draw(source.id, source.kind, units))
+        for bucket_id, units in gone.items():
+            left[bucket_id] = left[bucket_id].less(units)
         short += [(key, units - given[key]) for key, units in group.uses if units > given[key]]
     rest = [(key[0], units) for key, units in short]
     for index, source, units in buckets.allot(rest, list(left.values()), lambda *_: True):
@@ -191,48 +281,72 @@ def split(
     return dict(draws)
 
 
-def holding_of(
-    subscriber_id: int,
-    *,
-    since: dt.datetime,
-    until: dt.datetime,
-    known_at: dt.datetime = LATEST,
-) -> Holding:
-    """Periods with their plans, and suspensions, of the subscriber in that time.
+def holding_of(subscriber_id: int, *, since: dt.datetime, until: dt.datetime) -> Holding:
+    """Periods with their plans, and suspensions, of the subscriber in that time."""
+    return _past_of(subscriber_id, since=since, until=until).holding(LATEST)
 
-    As they were known at an instant: usage some minutes ahead of the clock was charged before
-    what was sold or suspended meanwhile.
-    """
-    sold = Subscription.objects.filter(subscriber_id=subscriber_id, created_at__lte=known_at)
-    rows = SubscriptionPeriod.objects.filter(
-        subscriber_id=subscriber_id,
-        subscription_id__in=sold.values("id"),
-        starts_at__lte=until,
-        ends_at__gt=since,
-    )
-    upgrades = Upgrade.objects.filter(subscriber_id=subscriber_id, at__lte=known_at).order_by("nr")
-    periods = []
-    for row in rows:
-        ends_at, subscription_id = row.ends_at, row.subscription_id
-        periods.append(
-            buckets.Period(row.starts_at, ends_at, subscription_id, policy_of(row.plan_id))
+
+class _Past(NamedTuple):
+    """What was sold and suspended in a time, and since when each is known."""
+
+    # (starts_at, ends_at, subscription, plan, known since)
+    periods: list[tuple[dt.datetime, dt.datetime, int, int, dt.datetime]]
+    # (start of its period, at, subscription, new plan)
+    upgrades: list[tuple[dt.datetime, dt.datetime, int, int]]
+    suspensions: list[tuple[dt.datetime, dt.datetime | None]]
+
+    def holding(self, known_at: dt.datetime) -> Holding:
+        """As it was known at an instant: usage some minutes ahead of the clock was charged before
+        what was sold or suspended meanwhile."""
+        periods = []
+        for starts_at, ends_at, subscription_id, plan_id, known_since in self.periods:
+            if known_since > known_at:
+                continue
+            periods.append(buckets.Period(starts_at, ends_at, subscription_id, policy_of(plan_id)))
+            periods += [
+                buckets.Period(starts_at, ends_at, subscription_id, policy_of(new_plan_id), at)
+                for start, at, upgraded_id, new_plan_id in self.upgrades
+                if (upgraded_id, start) == (subscription_id, starts_at) and at <= known_at
+            ]
+        return Holding(
+            periods=periods,
+            suspensions=[
+                (starts_at, ends_at if ends_at is not None and ends_at <= known_at else None)
+                for starts_at, ends_at in self.suspensions
+                if starts_at < known_at
+            ],
         )
-        periods += [
-            buckets.Period(
-                row.starts_at, ends_at, subscription_id, policy_of(upgrade.new_plan_id), upgrade.at
-            )
-            for upgrade in upgrades
-            if (upgrade.subscription_id, upgrade.period_start) == (subscription_id, row.starts_at)
-        ]
-    return Holding(
-        periods=periods,
-        suspensions=[
-            (starts_at, ends_at if ends_at is not None and ends_at <= known_at else None)
-            for starts_at, ends_at in Suspension.objects.filter(
-                subscriber_id=subscriber_id, starts_at__lt=known_at
-            ).values_list("starts_at", "ends_at")
-        ],
-    )
+
+
+# One question, as pages of requests ask it besides many others.
+_PAST_SQL = """
+SELECT 1 AS what, 0 AS nr, p.starts_at, p.ends_at, p.subscription_id, p.plan_id, s.created_at
+FROM subscriptions_subscriptionperiod p
+JOIN subscriptions_subscription s
+  ON s.subscriber_id = p.subscriber_id AND s.id = p.subscription_id
+WHERE p.subscriber_id = %(subscriber)s AND p.starts_at <= %(until)s AND p.ends_at > %(since)s
+UNION ALL
+SELECT 2, nr, period_start, at, subscription_id, new_plan_id, NULL FROM subscriptions_upgrade
+WHERE subscriber_id = %(subscriber)s
+UNION ALL
+SELECT 3, 0, starts_at, ends_at, NULL, NULL, NULL FROM subscriptions_suspension
+WHERE subscriber_id = %(subscriber)s
+ORDER BY what, nr
+"""
+
+
+def _past_of(subscriber_id: int, *, since: dt.datetime, until: dt.datetime) -> _Past:
+    past = _Past([], [], [])
+    with connection.cursor() as cursor:
+        cursor.execute(_PAST_SQL, {"subscriber": subscriber_id, "since": since, "until": until})
+        for what, _nr, first, second, subscription_id, plan_id, known_since in cursor.fetchall():
+            if what == 1:
+                past.periods.append((first, second, subscription_id, plan_id, known_since))
+            elif what == 2:
+                past.upgrades.append((first, second, subscription_id, plan_id))
+            else:
+                past.suspensions.append((first, second))
+    return past
 
 
 def as_json(
@@ -240,30 +354,44 @@ def as_json(
 ) -> list[dict[str, Any]]:
     """Records for the API as they are in force, each with its receipt and what adjusted it."""
     known = adjusted.in_force(subscriber_id, records)
-    draws = draws_in_force(operator, subscriber_id, known)
-    weights = {
-        weight.pk: weight
-        for weight in RateCardWeight.objects.select_related("rate_card").filter(
-            pk__in={each.state.weight_id for each in known.values() if each.state}
-            | {record.weight_id for record in records}
-        )
-    }
-    subjects = dict(
-        Subject.objects.filter(pk__in={record.subject_id for record in records}).values_list(
-            "pk", "subject"
-        )
-    )
+    items = told(known, drawn_of(operator, subscriber_id, known))
     decisions = _decisions(subscriber_id, known.values())
+    for item, each in zip(items, known.values(), strict=True):
+        item["adjustments"] = [
+            _step(row, after, decisions[row.batch_id]) for row, after in _steps(each)
+        ]
+    return items
+
+
+def told(known: Mapping[RecordKey, InForce], drawn: Drawn) -> list[dict[str, Any]]:
+    """The same of what is known already, in its order, without what adjusted it."""
+    draws = _in_force(known, drawn)
+    states = {key: each.state or adjusted.state_of(each.record) for key, each in known.items()}
+    weights = _weights_of({state.weight_id for state in states.values()})
+    subjects = dict(
+        Subject.objects.filter(
+            pk__in={each.record.subject_id for each in known.values()}
+        ).values_list("pk", "subject")
+    )
     return [
         _receipt(
             each,
-            weights[(each.state or adjusted.state_of(each.record)).weight_id],
+            weights[states[key].weight_id],
             subjects[each.record.subject_id],
             draws.get(key, []),
-            decisions,
         )
         for key, each in known.items()
     ]
+
+
+def _weights_of(ids: Set[int]) -> dict[int, RateCardWeight]:
+    found = {pk: weight for pk in ids if (weight := _weights.get(pk)) is not None}
+    if len(found) < len(ids):
+        rows = RateCardWeight.objects.select_related("rate_card").in_bulk(ids - found.keys())
+        found |= rows
+        if len(_weights) < _REMEMBERED_WEIGHTS:
+            _weights.update(rows)
+    return found
 
 
 def _decisions(subscriber_id: int, known: Iterable[InForce]) -> dict[int, Adjustment]:
@@ -279,7 +407,6 @@ def _receipt(
     weight: RateCardWeight,
     subject: str,
     draws: list[Draw],
-    decisions: Mapping[int, Adjustment],
 ) -> dict[str, Any]:
     record = known.record
     said = known.state or adjusted.state_of(known.rows[-1])._replace(classes=(0,) * 5, units=0)
@@ -328,7 +455,6 @@ def _receipt(
                 for (bucket_id, kind), units in paid.items()
             ],
         },
-        "adjustments": [_step(row, after, decisions[row.batch_id]) for row, after in _steps(known)],
     }
 
 

@@ -151,8 +151,8 @@ FROM subscriptions_bucket b
 JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
 LEFT JOIN (
     SELECT subscriber_id, bucket_id,
-           sum(units) FILTER (WHERE kind <> %(grant)s) AS gone,
-           -sum(units) FILTER (WHERE kind = %(grant)s) AS come
+           sum(units) FILTER (WHERE kind NOT IN (%(grant)s, %(returned)s)) AS gone,
+           -sum(units) FILTER (WHERE kind IN (%(grant)s, %(returned)s)) AS come
     FROM subscriptions_bucketentry
     GROUP BY 1, 2
 ) j ON j.subscriber_id = b.subscriber_id AND j.bucket_id = b.id
@@ -172,8 +172,8 @@ FROM subscriptions_bucket b
 JOIN subscriptions_subscriber s ON s.id = b.subscriber_id
 """
 
-# A reservation is its own journal: what it holds while it is open, and what it held last. What is
-# frozen for a refund or a dispute is reserved too.
+# A reservation is its own journal: what it holds while it is open, and what it held last; of a
+# main line's buckets it says so. What is frozen for a refund or a dispute is reserved too.
 _BUCKET_RESERVED = """
 SELECT s.operator_id, CASE WHEN coalesce(b.reserved, 0) <> coalesce(h.units, 0)
            THEN jsonb_build_object(
@@ -185,7 +185,8 @@ FROM (
 FULL JOIN (
     SELECT subscriber_id, bucket_id, sum(units) AS units
     FROM (
-        SELECT r.subscriber_id, (e ->> 0)::bigint AS bucket_id, (e ->> 1)::bigint AS units
+        SELECT coalesce((e ->> 2)::bigint, r.subscriber_id) AS subscriber_id,
+               (e ->> 0)::bigint AS bucket_id, (e ->> 1)::bigint AS units
         FROM subscriptions_reservation r CROSS JOIN LATERAL jsonb_array_elements(r.holds) e
         WHERE r.state = %(open)s
         UNION ALL
@@ -263,8 +264,9 @@ _ENTRY_BUCKET = """
 SELECT s.operator_id, CASE
            WHEN b.id IS NULL
              OR e.kind NOT IN (%(grant)s, %(usage)s, %(rollover)s, %(withdrawal)s, %(reversal)s,
-                               %(lapse)s, %(refund)s, %(handover)s)
-             OR (e.kind IN (%(grant)s, %(reversal)s)) <> (e.units < 0)
+                               %(lapse)s, %(refund)s, %(handover)s, %(shared)s, %(unshared)s,
+                               %(returned)s, %(given)s)
+             OR (e.kind IN (%(grant)s, %(reversal)s, %(unshared)s)) <> (e.units < 0)
            THEN jsonb_build_object(
                'subscriber', e.subscriber_id, 'batch', e.batch_id, 'bucket', e.bucket_id,
                'kind', e.kind, 'units', e.units, 'bucket_exists', b.id IS NOT NULL) END AS wrong
@@ -309,7 +311,8 @@ WHERE b.created_at >= %(journal_since)s
 """
 
 # What comes back to a prepaid bucket that has ended, or to one that was taken back, lapses whole;
-# nothing else does. Of two movements at one instant either may have been first.
+# nothing else does. Of two movements at one instant either may have been first. (A pool bucket
+# goes by the one that lent: family_checks.py.)
 _LAPSED = """
 SELECT s.operator_id, CASE
            WHEN NOT (e.lapsed = e.reversed
@@ -338,7 +341,7 @@ LEFT JOIN (
     SELECT subscriber_id, bucket_id, min(charged_at) AS charged_at
     FROM subscriptions_bucketentry WHERE kind = %(withdrawal)s GROUP BY 1, 2
 ) w ON w.subscriber_id = e.subscriber_id AND w.bucket_id = e.bucket_id
-WHERE b.created_at >= %(journal_since)s
+WHERE b.created_at >= %(journal_since)s AND b.kind <> 'pool'
 """
 
 # A record's rows alternate from the first on: each odd one takes back just what its predecessor
@@ -640,50 +643,96 @@ WHERE t.id IS NOT NULL
 # An hour of a zone that is not whole hours from UTC may straddle the first partition's edge:
 # it is left out on both sides. Units are added up in two halves, because a sum of bigint keeps a
 # numeric for each of very many groups: that made it 1.4 times as long.
-_HOURLY_TOTALS = """
+_HOURLY = """
 SELECT s.operator_id, CASE
            WHEN h.total IS DISTINCT FROM r.total
            THEN jsonb_build_object(
-               'subscriber', subscriber_id, 'hour', hour, 'model', model,
+               'subscriber', subscriber_id, 'hour', hour, '{of}', {of},
                'requests_tokens_units', h.total::text, 'of_records', r.total::text) END AS wrong
 FROM (
-    SELECT subscriber_id, hour, model,
+    SELECT subscriber_id, hour, {of},
            (requests, uncached_input_tokens, cached_input_tokens, cache_write_tokens,
             output_tokens, reasoning_tokens, units) AS total
-    FROM metering_usagehour
+    FROM {totals}
     WHERE hour >= %(records_since)s
 ) h
 FULL JOIN (
-    SELECT subscriber_id, hour, model,
+    SELECT subscriber_id, hour, {of},
            (requests, uncached, cached, cache_write, output, reasoning,
             high * (1 << 30) + low) AS total
     FROM (
-        SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, o.time_zone) AS hour, r.model,
+        SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, o.time_zone) AS hour, r.{of},
                sum(r.requests) AS requests, sum(r.uncached_input_tokens) AS uncached,
                sum(r.cached_input_tokens) AS cached, sum(r.cache_write_tokens) AS cache_write,
                sum(r.output_tokens) AS output, sum(r.reasoning_tokens) AS reasoning,
                sum((r.units >> 30)::int) AS high, sum((r.units & ((1 << 30) - 1))::int) AS low
         FROM (
-            SELECT subscriber_id, gateway_id, occurred_at, model, 1 AS requests,
+            SELECT subscriber_id, gateway_id, occurred_at, {of}, 1 AS requests,
                    uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
                    reasoning_tokens, units
             FROM metering_usagerecord r
             WHERE NOT EXISTS (
                 SELECT FROM metering_usagebatch t WHERE t.id = r.batch_id AND t.folded_at IS NULL)
             UNION ALL
-            SELECT subscriber_id, gateway_id, occurred_at, model, requests,
-                   uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,
-                   reasoning_tokens, units
-            FROM metering_adjustedrecord
+            SELECT subscriber_id, gateway_id, occurred_at, {of_adjusted}, a.requests,
+                   a.uncached_input_tokens, a.cached_input_tokens, a.cache_write_tokens,
+                   a.output_tokens, a.reasoning_tokens, a.units
+            FROM {adjusted}
         ) r
         JOIN subscriptions_gateway g ON g.id = r.gateway_id
         JOIN subscriptions_operator o ON o.id = g.operator_id
         GROUP BY 1, 2, 3
     ) r
     WHERE hour >= %(records_since)s
-) r USING (subscriber_id, hour, model)
+) r USING (subscriber_id, hour, {of})
 LEFT JOIN subscriptions_subscriber s ON s.id = subscriber_id
 """
+_HOURLY_TOTALS = _HOURLY.format(
+    of="model",
+    totals="metering_usagehour",
+    of_adjusted="a.model",
+    adjusted="metering_adjustedrecord a",
+)
+# An adjusted record is its record's subject's.
+_HOURLY_TOTALS_BY_SUBJECT = _HOURLY.format(
+    of="subject_id",
+    totals="metering_subjecthour",
+    of_adjusted="u.subject_id",
+    adjusted="""metering_adjustedrecord a
+            JOIN metering_usagerecord u
+                 USING (subscriber_id, gateway_id, source, record_id, occurred_at)""",
+)
+
+# The days are the hours', of which the records give evidence as long as there are any.
+_DAILY = """
+SELECT s.operator_id, CASE
+           WHEN d.total IS DISTINCT FROM h.total
+           THEN jsonb_build_object(
+               'subscriber', subscriber_id, 'day', day, '{of}', {of},
+               'requests_tokens_units', d.total::text, 'of_hours', h.total::text) END AS wrong
+FROM (
+    SELECT subscriber_id, day, {of},
+           (requests::numeric, uncached_input_tokens::numeric, cached_input_tokens::numeric,
+            cache_write_tokens::numeric, output_tokens::numeric, reasoning_tokens::numeric,
+            units::numeric) AS total
+    FROM {days}
+) d
+FULL JOIN (
+    SELECT h.subscriber_id, (h.hour AT TIME ZONE o.time_zone)::date AS day, h.{of},
+           (sum(h.requests), sum(h.uncached_input_tokens), sum(h.cached_input_tokens),
+            sum(h.cache_write_tokens), sum(h.output_tokens), sum(h.reasoning_tokens),
+            sum(h.units)) AS total
+    FROM {hours} h
+    JOIN subscriptions_subscriber s ON s.id = h.subscriber_id
+    JOIN subscriptions_operator o ON o.id = s.operator_id
+    GROUP BY 1, 2, 3
+) h USING (subscriber_id, day, {of})
+LEFT JOIN subscriptions_subscriber s ON s.id = subscriber_id
+"""
+_DAILY_TOTALS = _DAILY.format(of="model", days="metering_usageday", hours="metering_usagehour")
+_DAILY_TOTALS_BY_SUBJECT = _DAILY.format(
+    of="subject_id", days="metering_subjectday", hours="metering_subjecthour"
+)
 
 # Rules 6 and 7. A draw whose bucket was valid all through its batch, and was drawn within its
 # grace, needs no look at the records; for the others, the records that the bucket might pay are
@@ -1051,6 +1100,17 @@ CHECKS = (
     Check("identity_once", "an id is charged once within three days", _IDENTITY_ONCE),
     Check("batch_totals", "a batch holds what it says", _BATCH_TOTALS),
     Check("hourly_totals", "hourly totals = the records folded in", _HOURLY_TOTALS),
+    Check(
+        "hourly_totals_by_subject",
+        "hourly totals by subject = the records folded in",
+        _HOURLY_TOTALS_BY_SUBJECT,
+    ),
+    Check("daily_totals", "daily totals = the hourly totals", _DAILY_TOTALS),
+    Check(
+        "daily_totals_by_subject",
+        "daily totals by subject = the hourly totals by subject",
+        _DAILY_TOTALS_BY_SUBJECT,
+    ),
     Check("rollover_pairs", "what leaves an allowance enters a rollover", _ROLLOVER_PAIRS),
     Check("one_bucket_a_period", "a period has one bucket of a kind", _ONE_BUCKET_A_PERIOD),
     Check("period_allowance", "a period has its plan's allowance", _PERIOD_ALLOWANCE),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 
-from metering import asking
+from metering import asking, guarding
 from metering.context import Caller
 from metering.ingest import Ingested, Weighed, ingest
 from metering.parsing import Parsed
@@ -78,16 +78,22 @@ def _renew(
     terms, found = asking.present(caller, [subject], wall=wall)
     [account] = found
     refused, period, generations = "unknown_subject", asking.no_period(terms), 0
+    limits, pooled = guarding.FREE, False
     if account is not None and account.subscriber_id == key[0]:
-        refused, period = account.blocked, account.period
-        generations = account.generations
+        # The model was looked at when the slice was asked for.
+        [limits] = guarding.limits_of(terms, [guarding.Wish(subject, "", account)])
+        refused, period = account.blocked or limits.refused, account.period
+        generations, pooled = account.generations, account.pooled
     held, verdict = reservations.renew(
         key,
         period=period,
         at=terms.at,
         rooms=asking.rooms_of(caller, terms),
         refused=refused,
+        limit=limits.limit,
+        caps=limits.caps,
         generations=generations,
+        pooled=pooled,
         still_holds=asking.still_holds(caller, [subject], found, wall=wall),
     )
     return held, verdict, period

@@ -1,7 +1,9 @@
-"""Hourly totals: folded in behind the charge, and read exactly at any moment.
+"""Totals of hours and of local days: folded in behind the charge, and read exactly at any moment.
 
-The queue is the batches that are not folded yet; the oldest of them is the watermark. A reader
-adds what is folded to what is not, in one snapshot, so that lag never shows.
+An hour and its day are written by one statement, so that a reader may take whole days for their
+hours: two years of a busy subscriber are some thousand rows, not two hundred thousand. The queue
+is the batches that are not folded yet; the oldest of them is the watermark. A reader adds what is
+folded to what is not, in one snapshot, so that lag never shows.
 """
 
 from __future__ import annotations
@@ -22,35 +24,61 @@ from subscriptions.errors import Invalid
 
 FOLD_AT_ONCE = 200
 
-_ADD_SQL = """
-INSERT INTO metering_usagehour AS h
-    (subscriber_id, hour, model, requests, uncached_input_tokens, cached_input_tokens,
-     cache_write_tokens, output_tokens, reasoning_tokens, units)
-SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, %(zone)s), r.model, {requests},
-       sum(r.uncached_input_tokens), sum(r.cached_input_tokens), sum(r.cache_write_tokens),
-       sum(r.output_tokens), sum(r.reasoning_tokens), sum(r.units)
+_COUNTS = (
+    *("requests", "uncached_input_tokens", "cached_input_tokens", "cache_write_tokens"),
+    *("output_tokens", "reasoning_tokens", "units"),
+)
+_SUMS = ", ".join(f"sum({name})" for name in _COUNTS)
+_ADDED = ", ".join(f"{name} = h.{name} + EXCLUDED.{name}" for name in _COUNTS)
+
+
+def _added(time: str, column: str, rows: str) -> str:
+    return f"""
+    (subscriber_id, {time}, {column}, {", ".join(_COUNTS)})
+SELECT subscriber_id, {time}, {column}, {_SUMS}
 FROM {rows}
-  AND r.occurred_at BETWEEN %(first)s AND %(last)s
 GROUP BY 1, 2, 3
 ORDER BY 1, 2, 3
-ON CONFLICT (subscriber_id, hour, model) DO UPDATE SET
-    requests = h.requests + EXCLUDED.requests,
-    uncached_input_tokens = h.uncached_input_tokens + EXCLUDED.uncached_input_tokens,
-    cached_input_tokens = h.cached_input_tokens + EXCLUDED.cached_input_tokens,
-    cache_write_tokens = h.cache_write_tokens + EXCLUDED.cache_write_tokens,
-    output_tokens = h.output_tokens + EXCLUDED.output_tokens,
-    reasoning_tokens = h.reasoning_tokens + EXCLUDED.reasoning_tokens,
-    units = h.units + EXCLUDED.units
-"""
+ON CONFLICT (subscriber_id, {time}, {column}) DO UPDATE SET {_ADDED}
+"""  # noqa: S608 - of constants
+
+
+_DAYS = "(SELECT *, (hour AT TIME ZONE %(zone)s)::date AS day FROM added) added"
+# The records are read once for all totals.
+_ADD_SQL = f"""
+WITH added AS MATERIALIZED (
+    SELECT r.subscriber_id, date_trunc('hour', r.occurred_at, %(zone)s) AS hour, r.model,
+           {{subject}} AS subject_id, {{requests}} AS requests,
+           sum(r.uncached_input_tokens) AS uncached_input_tokens,
+           sum(r.cached_input_tokens) AS cached_input_tokens,
+           sum(r.cache_write_tokens) AS cache_write_tokens,
+           sum(r.output_tokens) AS output_tokens, sum(r.reasoning_tokens) AS reasoning_tokens,
+           sum(r.units) AS units
+    FROM {{rows}}
+      AND r.occurred_at BETWEEN %(first)s AND %(last)s
+    GROUP BY 1, 2, 3, 4
+), hours_by_subject AS (
+    INSERT INTO metering_subjecthour AS h {_added("hour", "subject_id", "added")}
+), days AS (
+    INSERT INTO metering_usageday AS h {_added("day", "model", _DAYS)}
+), days_by_subject AS (
+    INSERT INTO metering_subjectday AS h {_added("day", "subject_id", _DAYS)}
+)
+INSERT INTO metering_usagehour AS h {_added("hour", "model", "added")}
+"""  # noqa: S608 - of constants
 # The day partitions are pruned by the batches' own range, their pages by the BRIN on batch_id.
 _FOLD_SQL = _ADD_SQL.format(
+    subject="r.subject_id",
     requests="count(*)",
     rows="""metering_usagerecord r
 WHERE r.batch_id = ANY(%(batches)s) AND r.batch_id BETWEEN %(low)s AND %(high)s""",
 )
 _ADJUST_SQL = _ADD_SQL.format(
+    subject="u.subject_id",
     requests="sum(r.requests)",
     rows="""metering_adjustedrecord r
+JOIN metering_usagerecord u ON u.subscriber_id = r.subscriber_id AND u.gateway_id = r.gateway_id
+ AND u.source = r.source AND u.record_id = r.record_id AND u.occurred_at = r.occurred_at
 WHERE r.subscriber_id = %(subscriber)s AND r.batch_id = %(batch)s""",
 )
 
@@ -104,7 +132,7 @@ def _alike(
 
 
 def adjust(adjustment: Adjustment, zone: str) -> None:
-    """Let the hourly totals say what an adjustment changed, in the transaction that makes it.
+    """Let the totals say what an adjustment changed, in the transaction that makes it.
 
     A total may come before the records it is taken from, and is negative until they are folded.
     """
@@ -146,8 +174,8 @@ class Row(NamedTuple):
     units: int
 
 
-# Whole hours come from the totals; edges inside an hour, and what is not folded yet, from the
-# records. The batches not folded yet that hold this subscriber are found through its journal.
+# Whole days and hours come from the totals; edges inside an hour, and what is not folded yet, from
+# the records. The batches not folded yet that hold this subscriber are found through its journal.
 # Adjustments are in the totals at once: only at the edges their rows are wanted.
 _USAGE_SQL = """
 WITH unfolded AS (
@@ -158,13 +186,20 @@ WITH unfolded AS (
 ), span AS (
     SELECT min(occurred_from) AS first, max(occurred_to) AS last FROM unfolded
 ), usage AS (
-    SELECT h.hour AS moment, h.model, h.requests, h.uncached_input_tokens,
-           h.cached_input_tokens, h.cache_write_tokens, h.output_tokens, h.reasoning_tokens,
-           h.units
-    FROM metering_usagehour h
-    WHERE h.subscriber_id = %(subscriber)s AND h.hour >= %(first_hour)s AND h.hour < %(last_hour)s
+    SELECT h.day::timestamp AT TIME ZONE %(zone)s AS moment, {of_totals} AS part, h.requests,
+           h.uncached_input_tokens, h.cached_input_tokens, h.cache_write_tokens, h.output_tokens,
+           h.reasoning_tokens, h.units
+    FROM {days} h
+    WHERE h.subscriber_id = %(subscriber)s AND h.day >= %(days_from)s AND h.day < %(days_to)s
     UNION ALL
-    SELECT r.occurred_at, r.model, 1, r.uncached_input_tokens, r.cached_input_tokens,
+    SELECT h.hour, {of_totals}, h.requests, h.uncached_input_tokens, h.cached_input_tokens,
+           h.cache_write_tokens, h.output_tokens, h.reasoning_tokens, h.units
+    FROM {hours} h
+    WHERE h.subscriber_id = %(subscriber)s
+      AND ((h.hour >= %(first_hour)s AND h.hour < %(first_day)s)
+        OR (h.hour >= %(last_day)s AND h.hour < %(last_hour)s))
+    UNION ALL
+    SELECT r.occurred_at, {of_records}, 1, r.uncached_input_tokens, r.cached_input_tokens,
            r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.units
     FROM metering_usagerecord r
     WHERE r.subscriber_id = %(subscriber)s
@@ -172,28 +207,65 @@ WITH unfolded AS (
       AND r.occurred_at <= (SELECT last FROM span) AND r.occurred_at < %(last_hour)s
       AND r.batch_id IN (SELECT id FROM unfolded)
     UNION ALL
-    SELECT r.occurred_at, r.model, 1, r.uncached_input_tokens, r.cached_input_tokens,
+    SELECT r.occurred_at, {of_records}, 1, r.uncached_input_tokens, r.cached_input_tokens,
            r.cache_write_tokens, r.output_tokens, r.reasoning_tokens, r.units
     FROM metering_usagerecord r
     WHERE r.subscriber_id = %(subscriber)s
-      AND ((r.occurred_at >= %(from)s AND r.occurred_at < %(first_edge)s)
-        OR (r.occurred_at >= %(last_edge)s AND r.occurred_at < %(to)s))
+      AND ((r.occurred_at >= %(from)s AND r.occurred_at < %(first_hour)s)
+        OR (r.occurred_at >= %(last_hour)s AND r.occurred_at < %(to)s))
     UNION ALL
-    SELECT a.occurred_at, a.model, a.requests, a.uncached_input_tokens, a.cached_input_tokens,
-           a.cache_write_tokens, a.output_tokens, a.reasoning_tokens, a.units
+    SELECT a.occurred_at, {of_adjusted}, a.requests, a.uncached_input_tokens,
+           a.cached_input_tokens, a.cache_write_tokens, a.output_tokens, a.reasoning_tokens,
+           a.units
     FROM metering_adjustedrecord a
     WHERE a.subscriber_id = %(subscriber)s
-      AND ((a.occurred_at >= %(from)s AND a.occurred_at < %(first_edge)s)
-        OR (a.occurred_at >= %(last_edge)s AND a.occurred_at < %(to)s))
+      AND ((a.occurred_at >= %(from)s AND a.occurred_at < %(first_hour)s)
+        OR (a.occurred_at >= %(last_hour)s AND a.occurred_at < %(to)s))
 )
-SELECT {period}, {model}, sum(requests)::bigint, sum(uncached_input_tokens)::bigint,
-       sum(cached_input_tokens)::bigint, sum(cache_write_tokens)::bigint,
-       sum(output_tokens)::bigint, sum(reasoning_tokens)::bigint, sum(units)::bigint
+{told}
+"""
+# What was voided is as if it never was.
+_ROWS = """
+SELECT date_trunc('{by}', moment, %(zone)s), part, sum(requests)::bigint,
+       sum(uncached_input_tokens)::bigint, sum(cached_input_tokens)::bigint,
+       sum(cache_write_tokens)::bigint, sum(output_tokens)::bigint,
+       sum(reasoning_tokens)::bigint, sum(units)::bigint
 FROM usage
 GROUP BY 1, 2
-HAVING sum(requests) <> 0  -- what was voided is as if it never was
+HAVING sum(requests) <> 0
 ORDER BY 1, 2
 """
+_BY_PERIOD = """
+SELECT period, json_object_agg(part, json_build_array(units, requests))
+FROM (
+    SELECT date_trunc('{by}', moment, %(zone)s) AS period, part, sum(units)::bigint AS units,
+           sum(requests)::bigint AS requests
+    FROM usage
+    GROUP BY 1, 2
+    HAVING sum(requests) <> 0
+) parts
+GROUP BY 1
+ORDER BY 1
+"""
+_BY_MODEL = {
+    "days": "metering_usageday",
+    "hours": "metering_usagehour",
+    "of_totals": "h.model",
+    "of_records": "r.model",
+    "of_adjusted": "a.model",
+}
+_IN_ALL = _BY_MODEL | dict.fromkeys(("of_totals", "of_records", "of_adjusted"), "NULL::text")
+_BY_SUBJECT = {
+    "days": "metering_subjectday",
+    "hours": "metering_subjecthour",
+    "of_totals": "h.subject_id::text",
+    "of_records": "r.subject_id::text",
+    "of_adjusted": """(
+        SELECT u.subject_id::text FROM metering_usagerecord u
+        WHERE u.subscriber_id = a.subscriber_id AND u.gateway_id = a.gateway_id
+          AND u.source = a.source AND u.record_id = a.record_id
+          AND u.occurred_at = a.occurred_at)""",
+}
 MAX_RANGE = {"hour": dt.timedelta(days=31), "day": dt.timedelta(days=400), "month": None}
 
 
@@ -211,6 +283,56 @@ def usage(
 
     Raises Invalid for a range that is empty or longer than MAX_RANGE allows.
     """
+    parts = _BY_MODEL if by_model else _IN_ALL
+    told = parts | {"told": _ROWS}
+    rows = _read(operator_id, subscriber_id, zone, since=since, until=until, by=by, told=told)
+    return [Row(*row) for row in rows]
+
+
+def usage_by_subject(
+    operator_id: int,
+    subscriber_id: int,
+    zone: ZoneInfo,
+    *,
+    since: dt.datetime,
+    until: dt.datetime,
+    by: str,
+) -> list[tuple[int, Row]]:
+    """The same by the subject (a binding's id) that used it, whatever the model."""
+    told = _BY_SUBJECT | {"told": _ROWS}
+    rows = _read(operator_id, subscriber_id, zone, since=since, until=until, by=by, told=told)
+    return [(int(part), Row(period, None, *sums)) for period, part, *sums in rows]
+
+
+def usage_by_period(
+    operator_id: int,
+    subscriber_id: int,
+    zone: ZoneInfo,
+    *,
+    since: dt.datetime,
+    until: dt.datetime,
+    by: str,
+    of: str,
+) -> list[tuple[dt.datetime, dict[str, tuple[int, int]]]]:
+    """Of each period the units and requests `of` each `model` or `subject` (a binding's id).
+
+    The same as above without the classes of tokens: a year by day and model is a row a day.
+    """
+    told = (_BY_MODEL if of == "model" else _BY_SUBJECT) | {"told": _BY_PERIOD}
+    rows = _read(operator_id, subscriber_id, zone, since=since, until=until, by=by, told=told)
+    return [(period, parts) for period, parts in rows]
+
+
+def _read(
+    operator_id: int,
+    subscriber_id: int,
+    zone: ZoneInfo,
+    *,
+    since: dt.datetime,
+    until: dt.datetime,
+    by: str,
+    told: dict[str, str],
+) -> list[tuple[Any, ...]]:
     longest = MAX_RANGE[by]
     if since >= until:
         raise Invalid("from must be before to")
@@ -222,9 +344,13 @@ def usage(
     last_hour = periods.hour_start(until, zone)
     if first_hour > last_hour:  # all inside one hour
         first_hour = last_hour = until
-    sql = _USAGE_SQL.format(
-        period=f"date_trunc('{by}', moment, %(zone)s)", model="model" if by_model else "NULL::text"
-    )
+    first_day = periods.day_start(first_hour, zone)
+    if first_day < first_hour:
+        first_day = periods.midnight(periods.day_of(first_hour, zone) + dt.timedelta(days=1), zone)
+    last_day = periods.day_start(last_hour, zone)
+    if by == "hour" or first_day > last_day:  # all of it by hours
+        first_day = last_day = last_hour
+    sql = _USAGE_SQL.format(**told | {"told": told["told"].format(by=by)})
     with connection.cursor() as cursor:
         cursor.execute(
             sql,
@@ -236,11 +362,14 @@ def usage(
                 "to": until,
                 "first_hour": first_hour,
                 "last_hour": last_hour,
-                "first_edge": first_hour,
-                "last_edge": last_hour,
+                "first_day": first_day,
+                "last_day": last_day,
+                "days_from": periods.day_of(first_day, zone),
+                "days_to": periods.day_of(last_day, zone),
             },
         )
-        return [Row(*row) for row in cursor.fetchall()]
+        rows: list[tuple[Any, ...]] = cursor.fetchall()
+        return rows
 
 
 def watermark(*, at: dt.datetime) -> dt.datetime:

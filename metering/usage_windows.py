@@ -175,9 +175,10 @@ def _log(
     reason: str = "",
     detail: dict[str, Any] | None = None,
     key_id: int | None = None,
+    by: str = "",
 ) -> None:
     WindowEvent.objects.create(
-        window=window, kind=kind, at=at, reason=reason, detail=detail or {}, key_id=key_id
+        window=window, kind=kind, at=at, reason=reason, detail=detail or {}, key_id=key_id, by=by
     )
 
 
@@ -299,7 +300,12 @@ def _settle(seen: UsageWindow, found: Findings, at: dt.datetime) -> None:
 
 
 def _close(
-    window: UsageWindow, at: dt.datetime, *, reason: str = "", key_id: int | None = None
+    window: UsageWindow,
+    at: dt.datetime,
+    *,
+    reason: str = "",
+    key_id: int | None = None,
+    by: str = "",
 ) -> None:
     if window.state != _State.CLOSED:
         window.state, window.closed_at, window.closed_reason = _State.CLOSED, at, reason
@@ -312,6 +318,7 @@ def _close(
             reason=reason,
             detail={"difference": difference, "revision": window.revision},
             key_id=key_id,
+            by=by,
         )
     window.asked_at, window.asked_whole, window.asked_reason = None, False, ""
 
@@ -352,8 +359,11 @@ def find(operator_id: int, window_id: int) -> UsageWindow:
 
 
 @transaction.atomic
-def close(window_id: int, *, reason: str, key_id: int, at: dt.datetime) -> None:
-    """Accept the difference that the last comparison found. A closed window stays as it is.
+def close(
+    window_id: int, *, reason: str, key_id: int | None = None, by: str = "", at: dt.datetime
+) -> None:
+    """Accept the difference that the last comparison found, by a key or (`by`) somebody on the
+    staff. A closed window stays as it is.
 
     Usage that changes what the window holds opens it again. Raises NotCompared.
     """
@@ -362,12 +372,20 @@ def close(window_id: int, *, reason: str, key_id: int, at: dt.datetime) -> None:
         return
     if window.state == _State.OPEN:
         raise NotCompared("this window has not been compared yet; compare it first")
-    _close(window, at, reason=reason, key_id=key_id)
+    _close(window, at, reason=reason, key_id=key_id, by=by)
     window.save()
 
 
 @transaction.atomic
-def ask_again(window_id: int, *, reason: str, whole: bool, key_id: int, at: dt.datetime) -> None:
+def ask_again(
+    window_id: int,
+    *,
+    reason: str,
+    whole: bool,
+    key_id: int | None = None,
+    by: str = "",
+    at: dt.datetime,
+) -> None:
     """Ask the gateway to send again what lacks, or (`whole`) all that the window holds.
 
     Nothing is charged twice by it. Raises Closed, NotCompared.
@@ -380,7 +398,9 @@ def ask_again(window_id: int, *, reason: str, whole: bool, key_id: int, at: dt.d
     whole = whole or not window.findings["missing"]["ranges"]
     window.asked_at, window.asked_reason = at, reason
     window.asked_whole = window.asked_whole or whole
-    _log(window, _Kind.ASKED, at, reason=reason, detail={"whole_window": whole}, key_id=key_id)
+    _log(
+        window, _Kind.ASKED, at, reason=reason, detail={"whole_window": whole}, key_id=key_id, by=by
+    )
     window.save()
 
 
@@ -451,7 +471,7 @@ def history_of(window: UsageWindow) -> dict[str, list[dict[str, Any]]]:
             {
                 "kind": event.kind,
                 "at": event.at,
-                "by": event.key.name if event.key else None,
+                "by": event.key.name if event.key else event.by or None,
                 "reason": event.reason or None,
                 "detail": event.detail,
             }

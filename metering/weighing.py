@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import datetime as dt
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from subscriptions import catalog
 from subscriptions.models import RateCard, RateCardWeight
 from subscriptions.units import THOUSANDTHS
 
@@ -76,19 +78,7 @@ def cards_of(operator_id: int, stamp: int) -> Cards:
 def _read(operator_id: int) -> Cards:
     weights: dict[int, list[tuple[str, Weight]]] = {}
     for row in RateCardWeight.objects.filter(rate_card__operator_id=operator_id):
-        weights.setdefault(row.rate_card_id, []).append(
-            (
-                row.model,
-                Weight(
-                    row.pk,
-                    int(row.input * THOUSANDTHS),
-                    int(row.cached_input * THOUSANDTHS),
-                    int(row.cache_write * THOUSANDTHS),
-                    int(row.output * THOUSANDTHS),
-                    int(row.reasoning * THOUSANDTHS),
-                ),
-            )
-        )
+        weights.setdefault(row.rate_card_id, []).append((row.model, _weight(row, row.pk)))
     stamp = 0
     versions: dict[str, tuple[list[dt.datetime], list[CardVersion]]] = {}
     rows = RateCard.objects.filter(operator_id=operator_id).order_by("effective_from", "version")
@@ -98,6 +88,22 @@ def _read(operator_id: int) -> Cards:
         found.append(CardVersion(card.effective_from, weights.get(card.pk, [])))
         stamp = max(stamp, card.pk)
     return Cards(stamp, versions)
+
+
+def drafted(weights: Sequence[catalog.Weight], effective_from: dt.datetime) -> CardVersion:
+    """A version that is in no table yet."""
+    return CardVersion(effective_from, [(one.model, _weight(one, 0)) for one in weights])
+
+
+def _weight(said: RateCardWeight | catalog.Weight, weight_id: int) -> Weight:
+    return Weight(
+        weight_id,
+        int(said.input * THOUSANDTHS),
+        int(said.cached_input * THOUSANDTHS),
+        int(said.cache_write * THOUSANDTHS),
+        int(said.output * THOUSANDTHS),
+        int(said.reasoning * THOUSANDTHS),
+    )
 
 
 def matches(pattern: str, model: str) -> bool:

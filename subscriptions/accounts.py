@@ -13,10 +13,10 @@ from zoneinfo import ZoneInfo
 
 from psycopg.types.numeric import Int8
 
-from subscriptions import lifecycle, periods, pgarrays
+from subscriptions import ceilings, lifecycle, periods, pgarrays
 from subscriptions.buckets import Period, Source
+from subscriptions.ceilings import Said
 from subscriptions.pgarrays import Texts
-from subscriptions.policies import policy_of
 
 
 class Terms(NamedTuple):
@@ -31,21 +31,32 @@ class Terms(NamedTuple):
     card_stamp: int
 
 
+class Guarded(NamedTuple):
+    """What stands in a subscriber's way besides its plan, see models.Guard."""
+
+    keys: bool
+    night: tuple[dt.time, dt.time] | None
+    day_units: int | None
+
+
 class Account(NamedTuple):
     """A subscriber as it stands now. `blocked` is why it may use nothing: suspended, frozen or "".
+    `guard` is None where its plan says all.
 
     `outlived`: it has open reservations past their time, which the sweep has not met yet.
     `generations` is the sum of its live buckets' (each and one), of the same moment: whoever
     changes what is said here raises it, or has to wait for those buckets' locks. `sources` are
-    these buckets, unlocked, where they were asked for.
+    these buckets, unlocked, where they were asked for. `pooled`: one of them is a family's.
     """
 
     subscriber_id: int
     period: Period
     blocked: str
+    guard: Guarded | None
     outlived: bool
     generations: int
     sources: list[Source]
+    pooled: bool = False
 
 
 class Present(NamedTuple):
@@ -70,9 +81,9 @@ SELECT t.now, o.late_grace, o.time_zone, o.default_rate_card, o.top_up_url,
            SELECT FROM subscriptions_reservation r
            WHERE r.subscriber_id = s.subscriber_id AND r.state = 1 AND r.expires_at <= t.now
        ),
-       (SELECT coalesce(sum(g.generation + 1), 0)::bigint FROM subscriptions_bucket g
-        WHERE g.subscriber_id = s.subscriber_id AND g.valid_until > t.now AND g.valid_from <= t.now
-       ){columns}
+       h.generations, h.pooled, coalesce(d.keys, false), d.night_from, d.night_until, d.day_units,
+       d.overage, d.overage_ceiling, d.spent, d.spent_in, d.spent_before_id,
+       o.overage_by_consent_since{columns}
 FROM subscriptions_operator o
 JOIN subscriptions_apikey k ON k.operator_id = o.id
 CROSS JOIN LATERAL (SELECT coalesce(o.clock_at, %b) AS now) t
@@ -91,7 +102,14 @@ LEFT JOIN LATERAL (
 ) up ON true
 LEFT JOIN subscriptions_suspension x
        ON x.subscriber_id = s.subscriber_id AND x.starts_at <= t.now
-      AND (x.ends_at IS NULL OR x.ends_at > t.now){joins}
+      AND (x.ends_at IS NULL OR x.ends_at > t.now)
+LEFT JOIN subscriptions_guard d ON d.subscriber_id = s.subscriber_id
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(g.generation + 1), 0)::bigint AS generations,
+           coalesce(bool_or(g.kind = 'pool'), false) AS pooled
+    FROM subscriptions_bucket g
+    WHERE g.subscriber_id = s.subscriber_id AND g.valid_until > t.now AND g.valid_from <= t.now
+) h{joins}
 WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
 """
 _ACCOUNTS_SQL = _SQL.format(columns="", joins="")
@@ -105,7 +123,7 @@ _WITH_SOURCES_SQL = _SQL.format(
         " AND b.valid_until > t.now AND b.valid_from <= t.now"
     ),
 )
-_COLUMNS = 17
+_COLUMNS = 28
 
 
 def read(
@@ -143,7 +161,7 @@ def still_holds(
     """
     present, _ = _read(operator_id, key_id, subjects, wall, with_sources=False)
     return present is not None and all(
-        old is None or (new is not None and new[:3] == old[:3])
+        old is None or (new is not None and new[:4] == old[:4])
         for old, new in zip(known, present.accounts, strict=True)
     )
 
@@ -173,14 +191,21 @@ def _read(
         if account is None:
             if plan_id is not None:
                 period = Period(
-                    starts_at, ends_at, subscription_id, policy_of(plan_id), upgraded_at
+                    starts_at,
+                    ends_at,
+                    subscription_id,
+                    ceilings.policy_of(plan_id, Said(*row[22:_COLUMNS]), starts_at),
+                    upgraded_at,
                 )
             else:
                 month = periods.month_start(at, zone)
                 period = Period(month, periods.end_of("calendar_month", month, 1, zone))
             blocked = row[13] or ("suspended" if period.suspends else "")
+            night = (row[19], row[20]) if row[19] is not None else None
+            guarded = row[18] or night is not None or row[21] is not None
+            guard = Guarded(row[18], night, row[21]) if guarded else None
             account = accounts[nr - 1] = Account(
-                subscriber_id, period, blocked, row[15], row[16], []
+                subscriber_id, period, blocked, guard, row[15], row[16], [], row[17]
             )
             if row[14]:
                 behind.append(subscriber_id)

@@ -19,14 +19,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 from django.db import connection
+from django.db.models import F
 from psycopg import DatabaseError
 from psycopg.types.numeric import Int8
 
-from subscriptions import partitions, pgarrays
+from subscriptions import outbox, partitions, pgarrays, pools
 from subscriptions.models import Bucket, BucketEntry
 from subscriptions.pgarrays import Cursor, Instants, Int8s, OptionalInt8s, Texts
 from subscriptions.policies import PlanPolicy
+from subscriptions.pools import Lending, Pools
 from subscriptions.sharding import shard_of
+from subscriptions.units import MAX_UNITS
 
 Kind = Bucket.Kind
 Movement = BucketEntry.Kind
@@ -36,10 +39,13 @@ PRIORITY: dict[str, int] = {
     Kind.GIFT: 20,
     Kind.ALLOWANCE: 30,
     Kind.BOOSTER: 40,
+    Kind.POOL: pools.PRIORITY,
     Kind.OVERAGE: 90,
     Kind.UNCOVERED: 100,
 }
 PREPAID = (Kind.ROLLOVER, Kind.GIFT, Kind.ALLOWANCE, Kind.BOOSTER)
+# What may be used without its costing extra: a pool's is another's prepaid.
+SPENDABLE = (*PREPAID, Kind.POOL)
 # Percent of a bucket at whose crossing the subscriber is told.
 THRESHOLDS = (50, 80, 100)
 
@@ -62,6 +68,7 @@ class Grant:
     grant_key: str
     subscription_id: int | None = None
     note: str = ""
+    priority: int | None = None  # None: its kind's
 
 
 _GRANT_SQL = """
@@ -137,7 +144,7 @@ def grant(
                 "at": at,
                 "subscriber_id": Int8s(g.subscriber_id for g in ordered),
                 "kind": Texts(g.kind for g in ordered),
-                "priority": Int8s(PRIORITY[g.kind] for g in ordered),
+                "priority": Int8s(g.priority or PRIORITY[g.kind] for g in ordered),
                 "units": OptionalInt8s(g.units for g in ordered),
                 "valid_from": Instants(g.valid_from for g in ordered),
                 "valid_until": Instants(g.valid_until for g in ordered),
@@ -338,6 +345,70 @@ def hand_over(giver: int, receiver: int, *, name: str, at: dt.datetime) -> tuple
     return batch_id, sum(left[b.id] for b in moving)
 
 
+# A gift is not given on, and what a booster cost is owed until its buyer has burned it.
+GIVABLE = (Kind.ROLLOVER, Kind.ALLOWANCE)
+
+
+class NotEnough(Exception):
+    """There are `left` units, less than were to be given."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+
+
+def give(giver: int, receiver: int, units: int, *, name: str, note: str, at: dt.datetime) -> int:
+    """Move so many units of what a subscriber may give away into gifts of another's, for as long as
+    they would have been valid, by pairs of journal rows under one batch; answers its number. `name`
+    names the movement, which is made once.
+
+    Joins the caller's transaction. Raises NotEnough.
+    """
+    assert connection.in_atomic_block
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    locked = Bucket.objects.filter(subscriber_id__in=[giver, receiver], valid_until__gt=at)
+    locked = locked.order_by("subscriber_id", "id").select_for_update(no_key=True)
+    own = [
+        bucket
+        for bucket in locked
+        if bucket.subscriber_id == giver and bucket.kind in GIVABLE and bucket.valid_from <= at
+    ]
+    own.sort(key=lambda bucket: (bucket.priority, bucket.valid_until, bucket.id))
+    left = {bucket.id: (bucket.granted or 0) - bucket.used - bucket.reserved for bucket in own}
+    if sum(left.values()) < units:
+        raise NotEnough(sum(left.values()))
+    moving: list[tuple[Bucket, int]] = []
+    due = units
+    for bucket in own:
+        some = min(due, left[bucket.id])
+        due -= some
+        if some:
+            moving.append((bucket, some))
+    batch_id = next_batch_id()
+    _take(
+        Movement.GIVEN,
+        [(giver, bucket.id, some) for bucket, some in moving],
+        at=at,
+        batch_id=batch_id,
+    )
+    grant(
+        [
+            Grant(
+                subscriber_id=receiver,
+                kind=Kind.GIFT,
+                units=some,
+                valid_from=at,
+                valid_until=bucket.valid_until,
+                grant_key=f"given:{giver}:{name}:{bucket.id}",
+                note=note,
+            )
+            for bucket, some in moving
+        ],
+        at=at,
+        batch_id=batch_id,
+    )
+    return batch_id
+
+
 def withdraw(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> None:
     """Take back what is left of buckets that nobody may use any more, by journal rows.
 
@@ -367,6 +438,81 @@ def withdraw(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) 
     )
 
 
+def limit(subscriber_id: int, most: Mapping[int, int | None], *, at: dt.datetime) -> None:
+    """Let overage buckets hold so many units in all from now on (None: as many as are asked for),
+    by grants or grants taken back; never less than what was drawn and is held. Joins the caller's
+    transaction, which makes processes forget the subscriber."""
+    assert connection.in_atomic_block
+    if not most:
+        return
+    partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
+    locked = list(
+        Bucket.objects.filter(subscriber_id=subscriber_id, id__in=most, kind=Kind.OVERAGE)
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+    )
+    moved = []
+    for bucket in locked:
+        wanted = most[bucket.id]
+        if wanted is None and bucket.granted is None:
+            continue
+        # One that has been given a limit keeps one: its journal says how much was granted.
+        wanted = max(bucket.used + bucket.reserved, MAX_UNITS if wanted is None else wanted)
+        if wanted != bucket.granted:
+            moved.append((subscriber_id, bucket.id, (bucket.granted or 0) - wanted))
+            Bucket.objects.filter(subscriber_id=subscriber_id, id=bucket.id).update(granted=wanted)
+    _journal(Movement.GRANT, [one for one in moved if one[2] < 0], at=at)
+    _journal(Movement.RETURNED, [one for one in moved if one[2] > 0], at=at)
+
+
+def open_pool(subscriber_id: int, member_id: int, *, at: dt.datetime) -> None:
+    """Let a member's usage from `at` on look for its pool before it overflows. Joins the caller's
+    transaction, in which the membership is made."""
+    grant(
+        [
+            Grant(
+                subscriber_id=subscriber_id,
+                kind=Kind.POOL,
+                units=0,
+                valid_from=at,
+                valid_until=_NEVER,
+                grant_key=pools.marker_key(member_id),
+            )
+        ],
+        at=at,
+    )
+
+
+def close_pool(subscriber_id: int, member_id: int, *, at: dt.datetime) -> None:
+    """Let a membership's buckets pay for nothing that happens from `at` on, in the transaction that
+    ends it; usage some minutes ahead of the clock keeps what it has drawn."""
+    assert connection.in_atomic_block
+    locked = [
+        bucket
+        for bucket in Bucket.objects.filter(
+            subscriber_id=subscriber_id, kind=Kind.POOL, valid_until__gt=at
+        )
+        .order_by("subscriber_id", "id")
+        .select_for_update(no_key=True)
+        if bucket.grant_key == pools.marker_key(member_id)
+        or bucket.grant_key.endswith(f":{member_id}")
+    ]
+    drawn_just_now = set(
+        BucketEntry.objects.filter(
+            subscriber_id=subscriber_id,
+            bucket_id__in=[bucket.id for bucket in locked],
+            kind=Movement.USAGE,
+            charged_at__gte=at - AHEAD,
+        ).values_list("bucket_id", flat=True)
+    )
+    for bucket in locked:
+        end = at + AHEAD if bucket.id in drawn_just_now else at
+        least = bucket.valid_from + dt.timedelta(microseconds=1)
+        Bucket.objects.filter(subscriber_id=subscriber_id, id=bucket.id).update(
+            valid_until=max(least, min(bucket.valid_until, end))
+        )
+
+
 # Usage that has been charged already may lie this far ahead of the clock.
 AHEAD = dt.timedelta(minutes=5)
 
@@ -388,7 +534,7 @@ def cut(subscriber_id: int, bucket_ids: Sequence[int], *, at: dt.datetime) -> No
         BucketEntry.objects.filter(
             subscriber_id=subscriber_id,
             bucket_id__in=bucket_ids,
-            kind=Movement.USAGE,
+            kind__in=[Movement.USAGE, Movement.SHARED],
             charged_at__gte=at - AHEAD,
         ).values_list("bucket_id", flat=True)
     )
@@ -606,11 +752,15 @@ def may_pay(
     )
 
 
+def _none_more(source: Source, short: int) -> int:
+    return 0
+
+
 def allot(
     uses: Iterable[tuple[dt.datetime, int]],
     sources: Iterable[Source],
     payable: Callable[[Source, dt.datetime], bool],
-    more: Callable[[Source, int], int] = lambda source, short: 0,
+    more: Callable[[Source, int], int] = _none_more,
 ) -> Iterator[tuple[int, Source, int]]:
     """Let uses consume sources in burn order: yields (index of the use, source, units).
 
@@ -644,7 +794,7 @@ def allot(
 # The first bucket in burn order that could pay, if it covers the whole demand; since when nothing
 # that has ended by now could come before it, and until when nothing begins that might. Who buys
 # blocks draws no `uncovered` here: only the window way can tell whether another block may be bought
-# first.
+# first; nor does a member of a family overflow here, for its pool comes before.
 _PICK_SQL = """
 SELECT g.nr, p.id, p.generation,
        greatest(p.valid_from, (
@@ -663,7 +813,7 @@ JOIN LATERAL (
     FROM subscriptions_bucket b
     WHERE b.subscriber_id = g.subscriber_id
       AND b.valid_until > %b AND b.valid_from <= %b
-      AND (b.granted IS NULL OR b.granted > b.used + b.reserved)
+      AND (b.granted IS NULL OR b.granted > b.used + b.reserved OR b.kind = 'pool')
       AND (g.kinds = 0 OR (g.kinds = 1) = (b.kind = 'uncovered'))
     ORDER BY b.priority, b.valid_until, b.valid_from, b.id
     LIMIT 1
@@ -745,7 +895,7 @@ def draw(
         ]
     else:
         burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
-        columns = [list(column) for column in zip(*burnt, strict=True)] + [[-1] * len(burnt)]
+        columns = [*pgarrays.columns(burnt, list, list, list), [-1] * len(burnt)]
     sent = Cursor(cursor.connection)
     arrays = [Int8s(column) for column in columns]
     sent.execute(_DRAW_SQL, [*arrays, Int8(batch_id), at], binary=True, prepare=True)
@@ -899,10 +1049,17 @@ def _burn(
     grace: dt.timedelta,
 ) -> list[tuple[int, int, int]]:
     """The window way: lock, then consume in burn order. Answers (subscriber, bucket, units)."""
-    _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
-    # What is picked is locked in the same pass: a second one would break the order of locks.
+    family = _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
+    # What is picked is locked in the same pass: a second one would break the order of locks. So
+    # are the buckets of members' main lines.
+    whole = {d.subscriber_id for d in demands if d.pick is None} | _owners(family)
     targets = sorted(
-        {(d.subscriber_id, d.pick.bucket_id if d.pick else 0) for d in demands},
+        {(subscriber_id, 0) for subscriber_id in whole}
+        | {
+            (d.subscriber_id, d.pick.bucket_id)
+            for d in demands
+            if d.pick is not None and d.subscriber_id not in whole
+        },
         key=lambda target: (shard_of(target[0]), target),
     )
     cursor.execute(
@@ -918,7 +1075,13 @@ def _burn(
     held = _sources(cursor)
     drawn: dict[tuple[int, int], int] = defaultdict(int)
     bought: dict[tuple[int, int], int] = defaultdict(int)
-    for demand in demands:
+    lending = None
+    if family is not None:  # read again, now that nothing of it can change
+        first = _span(demands, at=at, grace=grace)[0]
+        family = pools.read(cursor, family.members, since=first, at=at)
+        left_of = _left_after(drawn, bought)
+        lending = Lending(family, held, left_of, at=at, grace=grace)
+    for demand in demands if family is None else family.in_order(demands):
         sources = held[demand.subscriber_id]
         if demand.pick is not None:
             picked = next((s for s in sources if s.id == demand.pick.bucket_id), None)
@@ -932,10 +1095,16 @@ def _burn(
         sources = [_after(s, drawn, bought, demand.subscriber_id) for s in sources]
         more = _block_buyer(demand, bought)
         payable = _payable(demand, at=at, grace=grace)
+        if lending is not None:
+            more, payable = _lender(demand, lending, more), _with_pool(payable, lending)
         for _, source, units in allot(demand.in_order(), sources, payable, more):
-            drawn[demand.subscriber_id, source.id] += units
-    if sum(drawn.values()) != sum(d.units for d in demands):
+            if source.kind != Kind.POOL:  # what is lent is drawn as it is lent
+                drawn[demand.subscriber_id, source.id] += units
+    lent = sum(lending.lent.values()) if lending is not None else 0
+    if sum(drawn.values()) + lent != sum(d.units for d in demands):
         raise Raced  # emptied after the look that decided which overflow buckets to open
+    if lending is not None and lent:
+        _lend(cursor, lending, batch_id=batch_id, at=at)
     if bought:
         cursor.execute(
             _ENLARGE_SQL,
@@ -1079,8 +1248,9 @@ def _open_overflow(
     at: dt.datetime,
     grace: dt.timedelta,
     freed: Units | None = None,
-) -> None:
-    """Make the overflow buckets that these demands will need, before any bucket is locked.
+) -> Pools | None:
+    """Make the overflow buckets that these demands will need, before any bucket is locked, and
+    those through which members draw of their pools; answers these pools, if there are any.
 
     Later would be too late: two charges of a subscriber without any bucket would make the same
     one while holding locks the other waits for. `freed` is what will be given back before.
@@ -1092,8 +1262,160 @@ def _open_overflow(
         binary=True,
         prepare=True,
     )
-    short = _uncovered_demands(demands, _sources(cursor), freed or {}, at=at, grace=grace)
+    held = _sources(cursor)
+    family = _open_pools(cursor, demands, held, freed or {}, at=at, grace=grace)
+    short = _uncovered_demands(demands, held, freed or {}, at=at, grace=grace, family=family)
     grant([g for demand in short for g in _overflow_of(demand)], at=at)
+    return family
+
+
+def _open_pools(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    held: dict[int, list[Source]],
+    freed: Units,
+    *,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> Pools | None:
+    """The pools of those of these demands whose subscribers have one, with the main lines' buckets
+    and the mirrors that were made for them in `held`. Raises Behind."""
+    pooled = [d for d in demands if any(s.kind == Kind.POOL for s in held[d.subscriber_id])]
+    if not pooled:
+        return None
+    span = _span(demands, at=at, grace=grace)
+    family = pools.read(cursor, {d.subscriber_id for d in pooled}, since=span[0], at=at)
+    if family.behind:
+        raise pools.Behind(family.behind)
+    others = sorted(family.owners - held.keys())
+    cursor.execute(_SOURCES_SQL, [Int8s(others), *span], binary=True, prepare=True)
+    held.update(_sources(cursor))
+    left_of = _left_after({}, freed)
+    wanted = [w for d in pooled for w in family.wanted(d, held, left_of)]
+    ids = grant(
+        [
+            Grant(
+                subscriber_id=one.subscriber_id,
+                kind=Kind.POOL,
+                units=0,
+                valid_from=one.valid_from,
+                valid_until=one.valid_until,
+                grant_key=one.grant_key,
+                priority=one.priority,
+            )
+            for one in wanted
+        ],
+        at=at,
+        overtakes=False,  # nothing behind the bucket that holds nothing is remembered
+    )
+    for bucket_id, one in zip(ids, wanted, strict=True):
+        held[one.subscriber_id].append(
+            Source(
+                bucket_id,
+                Kind.POOL,
+                one.priority,
+                0,
+                one.valid_from,
+                one.valid_until,
+                one.grant_key,
+                0,
+            )
+        )
+    return family
+
+
+def _owners(family: Pools | None) -> set[int]:
+    return family.owners if family is not None else set()
+
+
+def _left_after(
+    drawn: Mapping[tuple[int, int], int], bought: Mapping[tuple[int, int], int]
+) -> Callable[[int, Source], int]:
+    """What a main line's bucket has left after what was drawn of it and given back to it; nothing
+    where it has no end, which is not shared."""
+    return lambda owner_id, source: _after(source, drawn, bought, owner_id).left or 0
+
+
+def _lender(
+    demand: Demand, lending: Lending, otherwise: Callable[[Source, int], int]
+) -> Callable[[Source, int], int]:
+    """Enlarges mirrors by what is lent, other buckets as they are enlarged otherwise."""
+    return lambda source, short: (
+        lending.lend(demand.subscriber_id, source, short)
+        if source.kind == Kind.POOL
+        else otherwise(source, short)
+    )
+
+
+def _with_pool(
+    payable: Callable[[Source, dt.datetime], bool], lending: Lending
+) -> Callable[[Source, dt.datetime], bool]:
+    return lambda source, occurred_at: (
+        payable(source, occurred_at)
+        and (source.kind != Kind.POOL or lending.may_pay(source, occurred_at))
+    )
+
+
+# Units leave main lines' buckets and pass through members' mirrors, all of which are locked.
+_LEND_SQL = """
+WITH l AS (
+    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
+        AS l (subscriber_id, bucket_id, owner_id, lender_id, units)
+), t AS (
+    SELECT %b::bigint AS batch, %b::timestamptz AS at
+), o AS (
+    SELECT owner_id, lender_id, sum(units)::bigint AS units FROM l GROUP BY 1, 2
+), u AS (
+    UPDATE subscriptions_bucket b SET used = b.used + o.units FROM o
+    WHERE b.subscriber_id = o.owner_id AND b.id = o.lender_id
+    RETURNING b.subscriber_id, b.id, b.kind, b.granted, b.used, o.units
+), m AS (
+    UPDATE subscriptions_bucket b SET granted = b.granted + l.units, used = b.used + l.units FROM l
+    WHERE b.subscriber_id = l.subscriber_id AND b.id = l.bucket_id
+), j AS (
+    INSERT INTO subscriptions_bucketentry
+        (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+    SELECT o.owner_id, t.batch, o.lender_id, 9, o.units, t.at FROM o, t
+    UNION ALL
+    SELECT l.subscriber_id, t.batch, l.bucket_id, 1, -l.units, t.at FROM l, t
+    UNION ALL
+    SELECT l.subscriber_id, t.batch, l.bucket_id, 2, l.units, t.at FROM l, t
+)
+SELECT * FROM u
+"""
+
+
+def _lend(cursor: Cursor, lending: Lending, *, batch_id: int, at: dt.datetime) -> None:
+    """Draw what was lent, and tell main lines of thresholds as a draw of their own would."""
+    rows = [
+        (*key, *lending.mirrors[key[1]][:2], units) for key, units in sorted(lending.lent.items())
+    ]
+    columns = pgarrays.columns(rows, Int8s, Int8s, Int8s, Int8s, Int8s)
+    cursor.execute(_LEND_SQL, [*columns, Int8(batch_id), at], binary=True, prepare=True)
+    told = []
+    emptied = set()
+    for owner_id, bucket_id, kind, granted, used, units in cursor.fetchall():
+        for percent in THRESHOLDS:
+            at_used = granted - granted * (100 - percent) // 100
+            if used - units < at_used <= used:
+                said = {"bucket": bucket_id, "kind": kind, "percent": percent}
+                said |= {"granted": granted, "used": used}
+                key = f"bucket:{bucket_id}:{percent}"
+                told.append(outbox.Happening(owner_id, "bucket.threshold", key, at, said))
+        if used == granted:
+            emptied.add(owner_id)
+    for owner_id in sorted(emptied):
+        left = Bucket.objects.filter(
+            subscriber_id=owner_id,
+            kind__in=PREPAID,
+            valid_from__lte=at,
+            valid_until__gt=at,
+            granted__gt=F("used"),
+        )
+        if not left.exists():
+            key = f"exhausted:{batch_id}"
+            told.append(outbox.Happening(owner_id, "bucket.exhausted", key, at))
+    outbox.tell(told)
 
 
 def _overflow_of(demand: Demand) -> list[Grant]:
@@ -1107,20 +1429,29 @@ def _uncovered_demands(
     *,
     at: dt.datetime,
     grace: dt.timedelta,
+    family: Pools | None = None,
 ) -> list[Demand]:
-    """The demands that the sources, with what is `freed` of each, do not cover."""
+    """The demands that the sources, with what is `freed` of each and what the `family` lends, do
+    not cover."""
     short: list[Demand] = []
     drawn: dict[tuple[int, int], int] = defaultdict(int)
-    for demand in demands:
+    lending = None
+    if family is not None:
+        lending = Lending(family, held, _left_after(drawn, freed), at=at, grace=grace)
+    for demand in demands if family is None else family.in_order(demands):
         # As in the draw, what one demand of a subscriber takes is not there for the next.
         subscriber_id = demand.subscriber_id
         sources = [_after(s, drawn, freed, subscriber_id) for s in held[subscriber_id]]
         if _kinds(demand) == _OTHERS:  # there may be one since before the plan, or a suspension
             sources = [source for source in sources if source.kind != Kind.UNCOVERED]
         payable = _payable(demand, at=at, grace=grace)
+        more: Callable[[Source, int], int] = _none_more
+        if lending is not None:
+            more, payable = _lender(demand, lending, more), _with_pool(payable, lending)
         covered = 0
-        for _, source, units in allot(demand.in_order(), sources, payable):
-            drawn[subscriber_id, source.id] += units
+        for _, source, units in allot(demand.in_order(), sources, payable, more):
+            if source.kind != Kind.POOL:
+                drawn[subscriber_id, source.id] += units
             covered += units
         if covered < demand.units:
             short.append(demand)
@@ -1149,6 +1480,14 @@ JOIN subscriptions_bucket r
  AND r.kind = 'rollover' AND r.valid_from = a.valid_from AND r.valid_until > %b
 WHERE a.valid_until <= %b
 """
+
+
+def look(
+    cursor: Cursor, subscriber_ids: Iterable[int], *, at: dt.datetime
+) -> dict[int, list[Source]]:
+    """These subscribers' buckets that are live at `at`, unlocked."""
+    cursor.execute(_SOURCES_SQL, [Int8s(subscriber_ids), at, at], binary=True, prepare=True)
+    return _sources(cursor)
 
 
 def lock(
@@ -1228,12 +1567,18 @@ def lock_for_draw(
     spared; if it was needed after all, Raced: again, with `look_first`.
     """
     open_ones = [demand for demand in demands if demand.units and demand.pick is None]
+    family = None
     if open_ones and look_first:
-        _open_overflow(cursor, open_ones, at=at, grace=grace, freed=freed)
+        family = _open_overflow(cursor, open_ones, at=at, grace=grace, freed=freed)
     first = _span(demands, at=at, grace=grace)[0] if demands else at
-    subscribers = {d.subscriber_id for d in demands} | {key[0] for key in freed}
+    subscribers = {d.subscriber_id for d in demands} | {key[0] for key in freed} | _owners(family)
     held = lock_to_free(cursor, subscribers, since=min(since, first))
-    for demand in _uncovered_demands(open_ones, held, freed, at=at, grace=grace):
+    if family is not None:
+        family = pools.read(cursor, family.members, since=first, at=at)
+    short = _uncovered_demands(open_ones, held, freed, at=at, grace=grace, family=family)
+    for demand in short:
+        if family is None and any(s.kind == Kind.POOL for s in held[demand.subscriber_id]):
+            raise Raced
         there = {source.grant_key for source in held[demand.subscriber_id]}
         if any(overflow.grant_key not in there for overflow in _overflow_of(demand)):
             raise Raced
@@ -1287,22 +1632,23 @@ def reverse(
     Joins the caller's transaction on `cursor` (settings of PLANNER_SQL).
     """
     open_ones = [demand for demand in demands if demand.units]
-    if open_ones:
-        _open_overflow(cursor, open_ones, at=at, grace=grace)
+    family = _open_overflow(cursor, open_ones, at=at, grace=grace) if open_ones else None
     subscribers = {key[0] for key in units} | {demand.subscriber_id for demand in open_ones}
+    lenders = _lenders_of(units)
+    subscribers |= {key[0] for key in lenders.values()} | _owners(family)
     held = lock_to_free(cursor, subscribers, since=_EVER)
     if not units:
         return
     sources = {
         (subscriber_id, source.id): source for subscriber_id, own in held.items() for source in own
     }
-    taken_back = _taken_back(units)
-    refilled = {
-        key: 0
-        if key in taken_back or (sources[key].kind in PREPAID and sources[key].valid_until <= at)
-        else given
-        for key, given in units.items()
-    }
+    taken_back = _taken_back([*units, *lenders.values()])
+    refilled = {}
+    for key, given in units.items():
+        # What was lent goes by the bucket that lent it, and back to it.
+        payer = lenders.get(key, key)
+        ended = sources[payer].kind in PREPAID and sources[payer].valid_until <= at
+        refilled[key] = 0 if payer in taken_back or ended else given
     partitions.ensure(partitions.ENTRIES, [partitions.day_of(at)])
     cursor.execute(
         _REVERSE_SQL,
@@ -1310,8 +1656,53 @@ def reverse(
         binary=True,
         prepare=True,
     )
+    returned = {key: refilled.pop(key) for key in lenders if refilled[key]}
+    if returned:
+        rows = [(*key, *lenders[key], some) for key, some in sorted(returned.items())]
+        columns_ = pgarrays.columns(rows, Int8s, Int8s, Int8s, Int8s, Int8s)
+        cursor.execute(_RETURN_SQL, [*columns_, Int8(batch_id), at], binary=True, prepare=True)
     # A bucket that was empty burns before others again: what is remembered of those is void.
-    _overtake(sorted(key for key, given in refilled.items() if given and not sources[key].left))
+    filled = {key for key, given in refilled.items() if given}
+    filled |= {lenders[key] for key in returned}
+    _overtake(sorted(key for key in filled if not sources[key].left))
+
+
+# What mirrors got back is granted less, and back in the buckets that had lent it.
+_RETURN_SQL = """
+WITH l AS (
+    SELECT * FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[], %b::bigint[])
+        AS l (subscriber_id, bucket_id, owner_id, lender_id, units)
+), t AS (
+    SELECT %b::bigint AS batch, %b::timestamptz AS at
+), o AS (
+    SELECT owner_id, lender_id, sum(units)::bigint AS units FROM l GROUP BY 1, 2
+), u AS (
+    UPDATE subscriptions_bucket b SET used = b.used - o.units FROM o
+    WHERE b.subscriber_id = o.owner_id AND b.id = o.lender_id
+), m AS (
+    UPDATE subscriptions_bucket b SET granted = b.granted - l.units FROM l
+    WHERE b.subscriber_id = l.subscriber_id AND b.id = l.bucket_id
+)
+INSERT INTO subscriptions_bucketentry (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+SELECT o.owner_id, t.batch, o.lender_id, 10, -o.units, t.at FROM o, t
+UNION ALL
+SELECT l.subscriber_id, t.batch, l.bucket_id, 11, l.units, t.at FROM l, t
+"""
+
+
+def _lenders_of(units: Units) -> dict[tuple[int, int], tuple[int, int]]:
+    """Which main line's bucket stands behind each of these that is a mirror of one."""
+    keys = Bucket.objects.filter(
+        kind=Kind.POOL,
+        subscriber_id__in={key[0] for key in units},
+        id__in={key[1] for key in units},
+    ).values_list("subscriber_id", "id", "grant_key")
+    found = {}
+    for subscriber_id, bucket_id, grant_key in keys:
+        mirror = pools.mirror_of(grant_key)
+        if mirror is not None and (subscriber_id, bucket_id) in units:
+            found[subscriber_id, bucket_id] = (mirror.owner_id, mirror.bucket_id)
+    return found
 
 
 def _taken_back(keys: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:

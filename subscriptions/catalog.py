@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 from django.db import transaction
 from djmoney.money import Money
@@ -22,6 +23,7 @@ from subscriptions.models import (
     Operator,
     Plan,
     PlanComponent,
+    PlanRetirement,
     PlanTier,
     PlanWindow,
     RateCard,
@@ -41,6 +43,10 @@ class UnknownBooster(Invalid):
 
 class UnknownRateCard(Invalid):
     cause = "unknown_rate_card"
+
+
+class PlanRetired(Conflict):
+    cause = "plan_retired"
 
 
 class WrongCurrency(Invalid):
@@ -113,18 +119,29 @@ def publish_plan(
 
     Raises Invalid for terms that contradict themselves, UnknownRateCard, WrongCurrency.
     """
-    _check_terms(operator, terms)
+    check_terms(operator, terms)
     lock(operator)
     newest = newest_plans(operator.pk, [code]).get(code)
     terms = replace(terms, windows=tuple(sorted(terms.windows)))
-    if newest is not None and terms_of(newest) == terms:
+    if newest is not None and terms_of(newest) == terms and not is_retired(newest):
         return newest, False
-    if not RateCard.objects.filter(operator=operator, code=terms.rate_card).exists():
-        raise UnknownRateCard(f"there is no rate card {terms.rate_card}; publish it first")
-    plan = Plan.objects.create(
+    check_rate_card(operator, terms.rate_card)
+    plan, parts = _version(operator, code, terms, nr=newest.version + 1 if newest else 1, at=at)
+    plan.save(force_insert=True)
+    PlanComponent.objects.bulk_create(parts["components"])
+    PlanWindow.objects.bulk_create(parts["windows"])
+    PlanTier.objects.bulk_create(parts["tiers"])
+    return plan, True
+
+
+def _version(
+    operator: Operator, code: str, terms: PlanTerms, *, nr: int, at: dt.datetime
+) -> tuple[Plan, dict[str, list[Any]]]:
+    """Rows that say `terms`, in no table yet: the plan's, and those of its parts by their names."""
+    plan = Plan(
         operator=operator,
         code=code,
-        version=newest.version + 1 if newest else 1,
+        version=nr,
         name=terms.name,
         price=terms.price,
         allowance=terms.allowance,
@@ -155,7 +172,7 @@ def publish_plan(
         tax_category=terms.tax_category,
         created_at=at,
     )
-    PlanComponent.objects.bulk_create(
+    components = [
         PlanComponent(
             plan=plan,
             position=position,
@@ -165,12 +182,12 @@ def publish_plan(
             tax_category=component.tax_category,
         )
         for position, component in enumerate(terms.components)
-    )
-    PlanWindow.objects.bulk_create(
+    ]
+    windows = [
         PlanWindow(plan=plan, per=window.per, sliding=window.sliding, units=window.units)
         for window in terms.windows
-    )
-    PlanTier.objects.bulk_create(
+    ]
+    tiers = [
         PlanTier(
             plan=plan,
             position=position,
@@ -178,11 +195,30 @@ def publish_plan(
             price_per_million=tier.price_per_million,
         )
         for position, tier in enumerate(terms.tiers)
-    )
-    return plan, True
+    ]
+    return plan, {"components": components, "windows": windows, "tiers": tiers}
 
 
-def _check_terms(operator: Operator, terms: PlanTerms) -> None:
+def drafted(operator: Operator, code: str, terms: PlanTerms, *, at: dt.datetime) -> Plan:
+    """The version that `terms` would make, in no table: its id is 0, its parts are at hand.
+
+    Whether they contradict themselves is not looked at.
+    """
+    plan, parts = _version(operator, code, terms, nr=0, at=at)
+    plan.pk = 0
+    # As `prefetch_related` keeps what it has read.
+    plan._prefetched_objects_cache = parts  # type: ignore[attr-defined]
+    return plan
+
+
+def check_rate_card(operator: Operator, code: str) -> None:
+    """Raises UnknownRateCard."""
+    if not RateCard.objects.filter(operator=operator, code=code).exists():
+        raise UnknownRateCard(f"there is no rate card {code}; publish it first")
+
+
+def check_terms(operator: Operator, terms: PlanTerms) -> None:
+    """Raises Invalid for terms that contradict themselves, UnknownPlan, WrongCurrency."""
     prices = [terms.price, terms.block_price, terms.cap, *(c.price for c in terms.components)]
     check_currency(operator, *(price for price in prices if price is not None))
     if terms.on_exhaustion == Plan.OnExhaustion.METER and (
@@ -303,10 +339,46 @@ def newest_plans(operator_id: int, codes: Iterable[str]) -> dict[str, Plan]:
 
 
 def newest_plan(operator_id: int, code: str) -> Plan:
-    """The version on sale. Raises UnknownPlan."""
+    """The newest version, on sale or not: what others go on as. Raises UnknownPlan."""
     plan = newest_plans(operator_id, [code]).get(code)
     if plan is None:
         raise UnknownPlan(f"there is no plan {code}")
+    return plan
+
+
+def plan_on_sale(operator_id: int, code: str) -> Plan:
+    """The version that may be sold. Raises UnknownPlan, PlanRetired."""
+    plan = newest_plan(operator_id, code)
+    if is_retired(plan):
+        raise PlanRetired(f"plan {code} is not sold any more")
+    return plan
+
+
+def plans_on_sale(operator_id: int, codes: Iterable[str] | None = None) -> list[Plan]:
+    """The newest version of each plan that is sold, or of these, by code."""
+    plans = Plan.objects.filter(operator_id=operator_id)
+    if codes is not None:
+        plans = plans.filter(code__in=set(codes))
+    newest = plans.order_by("code", "-version").distinct("code")
+    found = newest.select_related("retirement").prefetch_related("components", "windows", "tiers")
+    return [plan for plan in found if not hasattr(plan, "retirement")]
+
+
+def is_retired(plan: Plan) -> bool:
+    return PlanRetirement.objects.filter(plan_id=plan.pk).exists()
+
+
+@transaction.atomic
+def retire_plan(operator: Operator, code: str, *, by: str, reason: str, at: dt.datetime) -> Plan:
+    """Take a plan off sale: nobody new can hold it, who holds it keeps it. A further version is on
+    sale again. Again changes nothing. Raises UnknownPlan, Invalid without a reason."""
+    if not by or not reason.strip():
+        raise Invalid("a plan is retired by a person, for a reason")
+    lock(operator)
+    plan = newest_plan(operator.pk, code)
+    PlanRetirement.objects.get_or_create(
+        plan=plan, defaults={"retired_at": at, "retired_by": by, "reason": reason[:200]}
+    )
     return plan
 
 

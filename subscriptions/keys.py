@@ -7,6 +7,8 @@ import hashlib
 import secrets
 
 from django.db import transaction
+from django.db.models import F, Value
+from django.db.models.functions import Greatest
 
 from subscriptions.models import ApiKey, Gateway, Operator
 
@@ -58,6 +60,12 @@ def issue(
         created_at=at,
     )
     return key
+
+
+def revoke(operator: Operator, key_id: int, *, at: dt.datetime) -> None:
+    """Let a key of the operator's open nothing any more. Again changes nothing."""
+    rows = ApiKey.objects.filter(operator=operator, pk=key_id, revoked_at__isnull=True)
+    rows.update(revoked_at=Greatest(F("created_at"), Value(at)))
 
 
 def find(key: str) -> ApiKey | None:

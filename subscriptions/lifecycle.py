@@ -24,7 +24,17 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import F, Q, QuerySet
 
-from subscriptions import buckets, catalog, expected, outbox, periods, pgarrays
+from subscriptions import (
+    buckets,
+    catalog,
+    ceilings,
+    expected,
+    outbox,
+    periods,
+    pgarrays,
+    spending,
+)
+from subscriptions.ceilings import Said
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import (
     Booster,
@@ -40,11 +50,12 @@ from subscriptions.models import (
     Upgrade,
 )
 from subscriptions.pgarrays import Instants, Int8s, OptionalInstants
-from subscriptions.policies import policy_of
+from subscriptions.safety import minors
 from subscriptions.sharding import shard_of
 
 # How long before its first second a period is opened: time for a broken job to be mended.
 LEAD = dt.timedelta(hours=12)
+_METER = Plan.OnExhaustion.METER
 # How far from now a subscription may be sold.
 SALE_WINDOW = dt.timedelta(days=400)
 # Within how many days of its first second a period nobody has used is refunded whole.
@@ -112,7 +123,8 @@ def subscribe(
     start = at if starts_at is None else starts_at
     if not at - SALE_WINDOW <= start <= at + SALE_WINDOW:
         raise Invalid("starts_at may lie at most 400 days back or ahead")
-    plan = catalog.newest_plan(operator.pk, plan_code)
+    plan = catalog.plan_on_sale(operator.pk, plan_code)
+    minors.check_order(subscriber_id, plan.price.amount)
     return subscribe_to(operator, subscriber_id, plan, at=at, starts_at=start)
 
 
@@ -282,7 +294,7 @@ def change(
     if cancel_at_period_end is not None:
         ends_at = None
         if cancel_at_period_end:
-            ends_at = _period_end(subscription, at) if begun else subscription.starts_at
+            ends_at = period_end(subscription, at) if begun else subscription.starts_at
         elif (
             _overlapping([subscriber_id], since=subscription.starts_at)
             .exclude(subscriber_id=subscriber_id, id=subscription_id)
@@ -291,9 +303,11 @@ def change(
             raise PlanHeld("the subscriber holds another plan from the end of this one on")
         subscription.ends_at = ends_at
     if plan_code is not None:
-        plan = catalog.newest_plan(subscription.operator_id, plan_code)
+        plan = catalog.plan_on_sale(subscription.operator_id, plan_code)
         if subscription.paused_plan is not None:
             raise NotPausable("the subscription is paused: resume it first")
+        if plan.price.amount > subscription.plan.price.amount:
+            minors.check_order(subscriber_id, plan.price.amount)
         if not begun:
             subscription.plan, subscription.next_plan = plan, _converted(plan)
         elif plan.pk == subscription.plan_id:
@@ -306,7 +320,7 @@ def change(
         _take_back(subscription, at=at)
     if before[:2] != (subscription.plan_id, subscription.next_plan_id):
         to_come = subscription.next_plan or subscription.plan
-        since = _period_end(subscription, at) if begun else subscription.starts_at
+        since = period_end(subscription, at) if begun else subscription.starts_at
         _tell_change(subscription, old, to_come, since=since, at=at)
     _bring_up([key], at=at, before=at + LEAD)
     return _get(key)
@@ -345,7 +359,7 @@ def _get(key: tuple[int, int]) -> Subscription:
     )
 
 
-def _period_end(subscription: Subscription, at: dt.datetime) -> dt.datetime:
+def period_end(subscription: Subscription, at: dt.datetime) -> dt.datetime:
     """The end of the period that runs at `at`."""
     return _period_at(subscription, at).ends_at
 
@@ -411,11 +425,12 @@ def upgrade(
     subscription = _hold((subscriber_id, subscription_id), at=at)
     if subscription.paused_plan is not None:
         raise NotPausable("the subscription is paused: resume it first")
-    new = catalog.newest_plan(subscription.operator_id, plan_code)
+    new = catalog.plan_on_sale(subscription.operator_id, plan_code)
     if new.trial_days is not None:
         raise NotAnUpgrade(f"{plan_code} is a trial: it is how a subscription begins")
     if new.pk == subscription.plan_id:
         return subscription
+    minors.check_order(subscriber_id, new.price.amount - subscription.plan.price.amount)
     return _upgrade_to(subscription, new, at=at)
 
 
@@ -461,7 +476,8 @@ def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Su
     subscription.plan, subscription.next_plan = new, None
     _take_back(subscription, at=at)
     _cut_overflow(subscription, period, at=at)
-    buckets.grant(list(_upgrade_grants(row)), at=at)
+    spending.settle(subscriber_id, at=at)
+    buckets.grant(list(_upgrade_grants(row, ceilings.said_by([subscriber_id]))), at=at)
     buckets.forget([subscriber_id])
     key = (subscriber_id, subscription_id)
     _bring_up([key], at=at, before=at + LEAD)
@@ -469,9 +485,9 @@ def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Su
     return _get(key)
 
 
-def _upgrade_grants(row: Upgrade) -> Iterator[buckets.Grant]:
+def _upgrade_grants(row: Upgrade, said: Mapping[int, Said]) -> Iterator[buckets.Grant]:
     """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
-    policy = policy_of(row.new_plan.pk)
+    policy = ceilings.policy_of(row.new_plan.pk, said[row.subscriber_id], row.period_start)
     after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
     wanted: list[tuple[str, int | None, str]] = []
     if row.units:
@@ -733,6 +749,17 @@ def has_plans_paid_before(operator_id: int) -> bool:
     return Plan.objects.filter(operator_id=operator_id, collect=Plan.Collect.BEFORE_PERIOD).exists()
 
 
+# Where a chunk ends, of all that are opened until then. The statement after it reads what lies
+# between two places, so that a chunk costs the same however many there are.
+_PLACE_SQL = """
+SELECT s.opened_until, s.subscriber_id, s.id
+FROM subscriptions_subscription s
+WHERE s.operator_id = %s AND s.opened_until <= %s
+  AND (s.opened_until, s.subscriber_id, s.id) > (%s, %s, %s)
+  AND (s.ends_at IS NULL OR s.ends_at > s.opened_until)
+ORDER BY s.opened_until, s.subscriber_id, s.id
+OFFSET %s LIMIT 1
+"""
 # The next period of each, before it is opened; who is being changed is found by the next look.
 _AHEAD_SQL = """
 SELECT s.subscriber_id, s.id, s.opened_until, s.operator_id, p.id
@@ -741,26 +768,40 @@ JOIN subscriptions_plan p
   ON p.id = CASE WHEN s.opened_until > s.starts_at THEN coalesce(s.next_plan_id, s.plan_id)
                  ELSE s.plan_id END
  AND p.collect = 'before_period' AND p.price > 0
-WHERE s.operator_id = %s AND s.opened_until > %s AND s.opened_until <= %s
+WHERE s.operator_id = %s
+  AND (s.opened_until, s.subscriber_id, s.id) > (%s, %s, %s)
+  AND (s.opened_until, s.subscriber_id, s.id) <= (%s, %s, %s)
   AND (s.ends_at IS NULL OR s.ends_at > s.opened_until)
   AND NOT EXISTS (
       SELECT FROM subscriptions_expectedperiod e
       WHERE e.subscriber_id = s.subscriber_id AND e.subscription_id = s.id
         AND e.starts_at = s.opened_until AND e.plan_id = p.id)
 ORDER BY s.subscriber_id, s.id
-LIMIT %s
 FOR NO KEY UPDATE OF s SKIP LOCKED
 """
+_Place = tuple[dt.datetime, int, int]  # (opened until, subscriber, subscription)
+_LAST = 2**63 - 1
+
+
+def expect_ahead(operator_id: int, *, at: dt.datetime, until: dt.datetime, chunk: int) -> None:
+    """Expect periods that begin after `at` and by `until` to be paid; each chunk is a transaction
+    of its own."""
+    end: _Place = (until, _LAST, _LAST)
+    place: _Place = (at, _LAST, _LAST)
+    while place < end:
+        place = _expect_ahead(operator_id, place, end, chunk=chunk)
 
 
 @transaction.atomic
-def expect_ahead(operator_id: int, *, at: dt.datetime, until: dt.datetime, limit: int) -> int:
-    """Expect periods that begin by `until` to be paid, a chunk of them; answers how many."""
+def _expect_ahead(operator_id: int, begin: _Place, end: _Place, *, chunk: int) -> _Place:
+    """The chunk behind a place; answers where it ends."""
     with connection.cursor() as cursor:
-        cursor.execute(_AHEAD_SQL, [operator_id, at, until, limit])
+        cursor.execute(_PLACE_SQL, [operator_id, end[0], *begin, chunk - 1])
+        last: _Place = cursor.fetchone() or end
+        cursor.execute(_AHEAD_SQL, [operator_id, *begin, *last])
         rows = [expected.Expected(*row) for row in cursor.fetchall()]
     expected.expect(rows)
-    return len(rows)
+    return last
 
 
 def lock_periods(keys: Sequence[PeriodKey]) -> dict[PeriodKey, expected.Standing]:
@@ -881,7 +922,7 @@ def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[Per
     allowances = [
         grant
         for opening in openings
-        for grant in _grants(opening, times)
+        for grant in _grants(opening, times, {})
         if grant.kind == Bucket.Kind.ALLOWANCE
     ]
     if allowances:
@@ -896,12 +937,16 @@ def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[Per
 def suspend(subscriber_id: int, *, reason: str, at: dt.datetime, frozen: bool = False) -> None:
     """From `at` on the subscriber's usage draws no bucket of its own. Again changes nothing.
 
-    `frozen`: to protect the subscriber, not for what it owes.
+    `frozen`: to protect the subscriber, not for what it owes. It takes the place of a suspension
+    that runs for another reason, whose end would lift it otherwise.
     """
     _lock_subscribers([subscriber_id])
     suspensions = Suspension.objects.filter(subscriber_id=subscriber_id)
-    if suspensions.filter(ends_at__isnull=True).exists():
-        return
+    running = suspensions.filter(ends_at__isnull=True).first()
+    if running is not None:
+        if running.frozen or not frozen:
+            return
+        suspensions.filter(ends_at__isnull=True).update(ends_at=at)
     # Where a standing clock lets one end and begin at the same instant, it is one.
     if not suspensions.filter(starts_at=at).update(ends_at=None, reason=reason, frozen=frozen):
         Suspension.objects.create(
@@ -912,10 +957,13 @@ def suspend(subscriber_id: int, *, reason: str, at: dt.datetime, frozen: bool = 
 
 
 @transaction.atomic
-def restore(subscriber_id: int, *, at: dt.datetime) -> None:
-    """End the suspension that runs. Where none does, nothing happens."""
+def restore(subscriber_id: int, *, at: dt.datetime, reason: str = "", frozen: bool = False) -> None:
+    """End the suspension that runs; with a reason, only one that was begun so. Where none does,
+    nothing happens."""
     _lock_subscribers([subscriber_id])
     running = Suspension.objects.filter(subscriber_id=subscriber_id, ends_at__isnull=True)
+    if reason:
+        running = running.filter(reason=reason, frozen=frozen)
     if running.update(ends_at=at):
         _tell(subscriber_id, "subscription.restored", at=at)
     buckets.forget([subscriber_id])
@@ -954,6 +1002,7 @@ def sell_booster(
     door makes it repeatable by `Idempotency-Key`. Raises UnknownBooster.
     """
     booster = catalog.newest_booster(operator.pk, booster_code)
+    minors.check_order(subscriber_id, booster.price.amount)
     return sell_one(booster, subscriber_id, sale=uuid.uuid4().hex, at=at)
 
 
@@ -1046,13 +1095,29 @@ def ensure_open(subscriber_ids: Sequence[int], *, at: dt.datetime, until: dt.dat
 
     For who finds something due and cannot wait for the job. Cheap where nothing is.
     """
+    open_these(due_of(subscriber_ids, at=at, until=until), at=at, until=until)
+
+
+def due_of(
+    subscriber_ids: Sequence[int],
+    *,
+    at: dt.datetime,
+    until: dt.datetime,
+    beside: QuerySet[Any, Any] | None = None,
+) -> set[Key]:
+    """The subscriptions of which `ensure_open` would open or turn a period, in one look; and what
+    else is to be known, as pairs of the same kind."""
     to_open = Subscription.objects.filter(
         _not_ended(), subscriber_id__in=subscriber_ids, opened_until__lte=until
     ).values_list("subscriber_id", "id")
     to_turn = SubscriptionPeriod.objects.filter(
         subscriber_id__in=subscriber_ids, turned_at__isnull=True, starts_at__lte=at
     ).values_list("subscriber_id", "subscription_id")
-    due = set(to_open.union(to_turn))
+    return set(to_open.union(to_turn, *([] if beside is None else [beside])))
+
+
+def open_these(due: set[Key], *, at: dt.datetime, until: dt.datetime) -> None:
+    """Open or turn these, as `ensure_open` does with what is due."""
     _each_shard(due, lambda keys: _bring_up(keys, at=at, before=until + _MICROSECOND))
 
 
@@ -1240,7 +1305,9 @@ def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
     # What is remembered of a subscriber ends with the period that it is of: of a later one there is
     # nothing. At a subscription's beginning all is forgotten, as another card weighs from then on,
     # and so it is at a change.
-    grants = [grant for o in openings for grant in _grants(o, paid)]
+    metered = {o.held.subscriber_id for o in openings if o.plan.on_exhaustion == _METER}
+    said = ceilings.said_by(metered) if metered else {}
+    grants = [grant for o in openings for grant in _grants(o, paid, said)]
     buckets.grant(grants, at=at, overtakes=False)
     new = {o.held.subscriber_id for o in openings if o.starts_at == o.held.starts_at}
     if new:
@@ -1248,9 +1315,12 @@ def _store(openings: Sequence[_Opening], *, at: dt.datetime) -> None:
 
 
 def _grants(
-    opening: _Opening, paid: Mapping[PeriodKey, dt.datetime | None]
+    opening: _Opening,
+    paid: Mapping[PeriodKey, dt.datetime | None],
+    said: Mapping[int, Said],
 ) -> Iterator[buckets.Grant]:
-    """The buckets a period brings. A plan with blocks buys its own when usage asks for them.
+    """The buckets a period brings. A plan with blocks buys its own when usage asks for them. What
+    the subscriber `said` limits overage.
 
     One that is to be `paid` brings its allowance then, and not before its first second.
     """
@@ -1267,7 +1337,8 @@ def _grants(
     if units and since is not None:
         wanted.append((Bucket.Kind.ALLOWANCE, units, f"allowance:{key}:{plan.pk}{again}", since))
     if plan.on_exhaustion == Plan.OnExhaustion.METER:
-        cap = policy_of(plan.pk).overage_units
+        agreed = said.get(held.subscriber_id, Said())
+        cap = ceilings.policy_of(plan.pk, agreed, opening.starts_at).overage_units
         wanted.append((Bucket.Kind.OVERAGE, cap, f"overage:{key}{again}", opening.starts_at))
     for kind, units_or_no_limit, grant_key, valid_from in wanted:
         yield buckets.Grant(

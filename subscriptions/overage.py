@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from subscriptions import pgarrays
+from subscriptions import ceilings, pgarrays
+from subscriptions.ceilings import PAID, Said
 from subscriptions.models import Plan
 from subscriptions.outbox import Event, Happening
 from subscriptions.pgarrays import Instants, Int8s
@@ -46,6 +47,7 @@ def begun(events: Sequence[Event]) -> list[Happening]:
         )
         rows = cursor.fetchall()
     plans = Plan.objects.in_bulk({row[-1] for row in rows})
+    said = ceilings.said_by({row[0] for row in rows})
     return [
         Happening(
             subscriber_id,
@@ -55,14 +57,16 @@ def begun(events: Sequence[Event]) -> list[Happening]:
             {
                 "subscription": str(subscription_id),
                 "until": ends_at.isoformat(),
-                **_price(plans[plan_id]),
+                **_price(plans[plan_id], said[subscriber_id]),
             },
         )
         for subscriber_id, subscription_id, starts_at, ends_at, occurred_at, plan_id in rows
+        # Who has not agreed pays nothing: to it there is nothing to be told.
+        if ceilings.policy_of(plan_id, said[subscriber_id], starts_at).on_exhaustion in PAID
     ]
 
 
-def _price(plan: Plan) -> dict[str, Any]:
+def _price(plan: Plan, agreed: Said) -> dict[str, Any]:
     currency = plan.price.currency.code
     said: dict[str, Any] = {"plan": plan.code}
     if plan.on_exhaustion == Plan.OnExhaustion.BLOCKS:
@@ -87,6 +91,9 @@ def _price(plan: Plan) -> dict[str, Any]:
             }
             for tier in plan.tiers.order_by("position")
         ]
-    if plan.cap is not None:
-        said["cap"] = {"amount": f"{plan.cap.amount:.2f}", "currency": currency}
+    caps = [plan.cap.amount] if plan.cap is not None else []
+    if agreed.ceiling is not None:
+        caps.append(agreed.ceiling)
+    if caps:
+        said["cap"] = {"amount": f"{min(caps):.2f}", "currency": currency}
     return said

@@ -60,7 +60,8 @@ def day_of(instant: dt.datetime) -> dt.date:
 
 @functools.lru_cache(maxsize=1024)
 def name_of(table: DayTable, day: dt.date) -> str:
-    return f"{table.table}_{day:%Y%m%d}"
+    # Not by %Y, which gives the year 796 three digits.
+    return f"{table.table}_{day.isoformat().replace('-', '')}"
 
 
 def missing(table: DayTable, days: Iterable[dt.date]) -> list[dt.date]:

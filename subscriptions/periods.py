@@ -162,6 +162,18 @@ def window(
     return start, end_of("calendar_month", start, 1, zone)
 
 
+def out_of(begins: dt.time, ends: dt.time, at: dt.datetime, zone: ZoneInfo) -> dt.datetime | None:
+    """The end of the time of day, `[begins, ends)` of the zone, that `at` lies in; None outside of
+    it. One that ends before it begins goes over midnight, one that ends as it begins never is."""
+    local = at.astimezone(zone)
+    now, over_night = local.time(), begins > ends
+    inside = (now >= begins or now < ends) if over_night else begins <= now < ends
+    if not inside:
+        return None
+    day = local.date() + dt.timedelta(days=over_night and now >= begins)
+    return dt.datetime.combine(day, ends, tzinfo=zone).astimezone(dt.UTC)
+
+
 def midnight(day: dt.date, zone: ZoneInfo) -> dt.datetime:
     """The first instant of a local day, in UTC.
 

@@ -103,6 +103,30 @@ def tiers_of(plan: Plan) -> tuple[Tier, ...]:
     return tuple(Tier(tier.up_to, tier.price_per_million) for tier in rows)
 
 
+def price_of(
+    units: int,
+    price_per_million: Decimal | None,
+    tiers: Sequence[Tier] = (),
+    *,
+    graduated: bool = True,
+) -> Decimal:
+    """The exact price of thousandths of a unit of overage; tiers, the lowest first, stand in the
+    place of the price."""
+    if not tiers:
+        tiers = [Tier(None, price_per_million or Decimal(0))]
+    amount, below = Decimal(0), 0
+    for tier in tiers:
+        last = tier.up_to is None or units <= tier.up_to
+        if not graduated and last:
+            return tier.price_per_million * units / (MILLION * THOUSANDTHS)
+        upper = units if tier.up_to is None else min(units, tier.up_to)
+        amount += tier.price_per_million * (upper - below) / (MILLION * THOUSANDTHS)
+        below = upper
+        if last:
+            return amount
+    raise ValueError("the last tier of an overage price has no end")
+
+
 def overage_cap(
     cap: Decimal | None,
     price_per_million: Decimal | None,

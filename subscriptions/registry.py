@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from django.db import transaction
@@ -13,6 +13,7 @@ from subscriptions import advisory, buckets, catalog, lifecycle
 from subscriptions.advisory import Lock
 from subscriptions.errors import Conflict, DomainError, NotFound
 from subscriptions.models import Operator, Plan, Subject, Subscriber
+from subscriptions.safety import minors
 
 BATCH = 1000
 
@@ -83,7 +84,9 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
         )
     }
     bindings = _Bindings(operator, drafts, known, at=at)
-    plans = catalog.newest_plans(operator.pk, {draft.plan for draft in drafts if draft.plan})
+    wanted = {draft.plan for draft in drafts if draft.plan}
+    on_sale = catalog.plans_on_sale(operator.pk, wanted) if wanted else []
+    plans = {plan.code: plan for plan in on_sale}
     held: dict[int, set[str]] = {}
     had: dict[int, set[str]] = {}
     if plans:
@@ -95,6 +98,8 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
         held = lifecycle.held_plans(buyers, since=at)
         if any(plan.trial_days is not None for plan in plans.values()):
             had = lifecycle.trials_had(buyers)
+
+    capped = minors.among({subscriber.pk for subscriber in known.values()}) if plans else set()
 
     outcomes: list[Outcome] = []
     seen: set[str] = set()
@@ -112,6 +117,8 @@ def upsert(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> l
             if draft.plan is not None:
                 buyer = subscriber.pk if subscriber else 0
                 plan = _to_sell(draft.plan, plans, held.get(buyer, set()), had.get(buyer, set()))
+                if plan is not None and buyer in capped:
+                    minors.check_order(buyer, plan.price.amount)
             rebound = bindings.take(draft)
         except DomainError as error:
             outcomes.append(Outcome(draft.external_id, REJECTED, error))
@@ -181,13 +188,16 @@ class _Bindings:
         bound = Subject.objects.filter(operator=operator, valid_until__isnull=True)
         rows = set(
             bound.filter(subject__in=named)
-            .union(bound.filter(subscriber_id__in=touched))
-            .values_list("pk", "subject", "subscriber_id")
+            .union(bound.filter(subscriber_id__in=touched, of_key=False))
+            .values_list("pk", "subject", "subscriber_id", "of_key")
         )
         external = {subscriber.pk: subscriber.external_id for subscriber in known.values()}
-        self.row = {subject: pk for pk, subject, _ in rows}
-        # Subject to external id; a subscriber outside the batch only has to be somebody else.
-        self.holder: dict[str, str | None] = {s: external.get(holder) for _, s, holder in rows}
+        self.row = {subject: pk for pk, subject, _, _ in rows}
+        # Subject to external id; a subscriber outside the batch only has to be somebody else, and
+        # so has a key's subject, which is in nobody's list.
+        self.holder: dict[str, str | None] = {
+            s: None if of_key else external.get(holder) for _, s, holder, of_key in rows
+        }
         self.held: dict[str | None, set[str]] = defaultdict(set)
         for subject, holder in self.holder.items():
             self.held[holder].add(subject)
@@ -246,6 +256,26 @@ class _Bindings:
         )
 
 
+# Subjects of keys --------------------------------------------------------------------------------
+
+
+def bind_key(subscriber: Subscriber, subject: str) -> Subject:
+    """Give a key of the subscriber's a subject of its own, from ever: gateways' clocks differ.
+
+    Joins the caller's transaction. Raises SubjectTaken for a name that anybody was called before:
+    what was used under it was not used by the key.
+    """
+    advisory.take(Lock.SUBSCRIBERS, subscriber.operator_id)
+    if Subject.objects.filter(operator_id=subscriber.operator_id, subject=subject).exists():
+        raise SubjectTaken(f"subject {subject} is, or was, somebody's")
+    return Subject.objects.create(
+        operator_id=subscriber.operator_id,
+        subject=subject,
+        subscriber=subscriber,
+        of_key=True,
+    )
+
+
 # Handing over ------------------------------------------------------------------------------------
 
 
@@ -286,17 +316,19 @@ def rebind(bindings: Sequence[Subject], receiver: Subscriber, *, since: dt.datet
 
 
 def recycle(
-    subscriber: Subscriber,
     bindings: Sequence[Subject],
     *,
     since: dt.datetime,
     free_from: dt.datetime,
 ) -> None:
-    """Let names be nobody's from an instant on, and nobody else's before `free_from`. A phone
-    number that is one of them is its subscriber's no more. The caller holds `lock_bindings`."""
+    """Let names be nobody's from an instant on, and nobody else's before `free_from`. The caller
+    holds `lock_bindings`."""
     _end(bindings, since, free_from=free_from)
-    if subscriber.msisdn in {binding.subject for binding in bindings}:
-        Subscriber.objects.filter(pk=subscriber.pk).update(msisdn="")
+
+
+def give_up_numbers(subscriber: Subscriber, numbers: Collection[str]) -> None:
+    """A phone number that is one of these is its subscriber's no more."""
+    Subscriber.objects.filter(pk=subscriber.pk, msisdn__in=numbers).update(msisdn="")
 
 
 def _end(bindings: Sequence[Subject], at: dt.datetime, *, free_from: dt.datetime | None) -> None:
@@ -327,7 +359,9 @@ def subjects_of(subscriber_ids: Sequence[int]) -> dict[int, list[str]]:
     """The subjects bound to each subscriber now, in the order they were bound."""
     held: dict[int, list[str]] = defaultdict(list)
     rows = (
-        Subject.objects.filter(subscriber_id__in=subscriber_ids, valid_until__isnull=True)
+        Subject.objects.filter(
+            subscriber_id__in=subscriber_ids, valid_until__isnull=True, of_key=False
+        )
         .order_by("pk")
         .values_list("subscriber_id", "subject")
     )

@@ -15,18 +15,19 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from django.db import transaction
 from psycopg.types.numeric import Int8
 
-from subscriptions import buckets, pgarrays
+from subscriptions import buckets, pgarrays, pools
 from subscriptions.advisory import Lock
-from subscriptions.buckets import PREPAID, Demand, Kind, Period, Source
+from subscriptions.buckets import SPENDABLE, Demand, Kind, Period, Source
 from subscriptions.errors import NotFound
 from subscriptions.models import Reservation
 from subscriptions.pgarrays import Cursor, Int8s, Texts
+from subscriptions.pools import Pools
 from subscriptions.sharding import shard_of
 
 State = Reservation.State
@@ -56,9 +57,11 @@ class Ask:
     `units` are wanted, `least` is what has to be there: less is refused. `cheaper` is what the
     same would take under the model that the plan degrades to. `refused` is a cause that is known
     already, with the `limit` that is reached. `subscriber_id` is None where the subject is
-    nobody's: that is such a cause. `slice_units` and `subject` are of a slice, which is drawn down
-    by many reports and renewed. `rated_tokens` were counted by the plan's rate limit.
-    `generations` is the subscriber's account's, which all of this was read with.
+    nobody's: that is such a cause. `slice_units` is of a slice, which is drawn down by many reports
+    and renewed. `subject` is kept of a slice, and where the subscriber has `caps` to keep besides
+    its plan's. `rated_tokens` were counted by the plan's rate limit.
+    `generations` is the subscriber's account's, which all of this was read with; `pooled` says that
+    it is a member of a family.
     """
 
     name: str
@@ -75,23 +78,51 @@ class Ask:
     refused: str = ""
     limit: Room | None = None
     generations: int = 0
+    pooled: bool = False
+    caps: tuple[Cap, ...] = ()
+
+
+class Cap(NamedTuple):
+    """At most so many units (thousandths) since an instant, by one subject or by all (None).
+
+    `binding_id` is the subject's. `cause` is what a refusal says.
+    """
+
+    cause: str
+    units: int
+    per: str
+    since: dt.datetime
+    until: dt.datetime
+    subject: str | None = None
+    binding_id: int = 0
 
 
 class Room(NamedTuple):
-    """What the fullest limit of a plan has left (below nothing where usage went past it), and when
-    that begins anew; a window that slides never does at once.
+    """What a limit has left (below nothing where usage went past it), and when that begins anew; a
+    window that slides never does at once.
 
-    `kind` is `fixed` or `sliding` for a window, `requests` or `tokens` for a rate.
+    `kind` is `fixed` or `sliding` for a window, `requests` or `tokens` for a rate, `cap` for what a
+    subscriber or its guardian set, `lock` for a time without answers. `subject` is
+    whose use counts, None: all of the subscriber's.
     """
 
     left: int
     per: str
     kind: str
     resets_at: dt.datetime | None
+    cause: str = "rate_limited"
+    subject: str | None = None
 
 
-# Of a subscriber in a period; None without windows. To be asked under its locks, or for a guess.
-Rooms = Callable[[int, Period], Room | None]
+# The limits of an ask. To be asked under the subscriber's locks, or for a guess.
+Rooms = Callable[[Ask], Sequence[Room]]
+
+
+def tightest(rooms: Iterable[Room]) -> Room | None:
+    """The limit with the least left; None where there is none."""
+    return min(rooms, key=lambda room: room.left, default=None)
+
+
 # Whether what was read without a lock would be read the same; asked under the locks, if ever.
 StillHolds = Callable[[], bool]
 
@@ -99,6 +130,7 @@ StillHolds = Callable[[], bool]
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the books say to an ask; `holds` maps buckets to units, `promised` are packs' units.
+    `lenders` maps those of the buckets that are of a main line to that.
 
     `final`: less was granted than wanted, for that is all there is. `limit` is the window that
     refused it.
@@ -111,16 +143,33 @@ class Verdict:
     available: int = 0
     final: bool = False
     limit: Room | None = None
+    lenders: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def held(self) -> int:
         return sum(self.holds.values())
 
     @property
+    def pooled(self) -> int:
+        """What it holds of a main line's buckets."""
+        return sum(self.holds[bucket_id] for bucket_id in self.lenders)
+
+    def as_held(self) -> list[Hold]:
+        """What it holds, in burn order."""
+        return [
+            (bucket_id, units, self.lenders[bucket_id])
+            if bucket_id in self.lenders
+            else (bucket_id, units)
+            for bucket_id, units in self.holds.items()
+        ]
+
+    @property
     def granted(self) -> int:
         return self.held + self.promised
 
 
+# (bucket, units), and of a main line's bucket whose that is.
+Hold = tuple[int, int] | tuple[int, int, int]
 ALLOW, DEGRADE, DENY = "allow", "degrade", "deny"
 
 
@@ -143,7 +192,8 @@ def decide(
     policy = ask.period.policy
     most = ask.units if room is None else min(ask.units, max(0, room.left))
     if most < ask.least:
-        return Verdict(DENY, "rate_limited", limit=room)
+        assert room is not None
+        return Verdict(DENY, room.cause, limit=room)
     holds = _take(sources, most, at=at, period=ask.period)
     held = sum(holds.values())
     packs = 0
@@ -187,8 +237,8 @@ def _room_for_packs(sources: Sequence[Source], period: Period) -> int | None:
 
 
 def available(sources: Iterable[Source]) -> int:
-    """What live prepaid buckets still hold and nobody has reserved."""
-    return sum(source.left or 0 for source in sources if source.kind in PREPAID)
+    """What live prepaid buckets still hold and nobody has reserved, a pool's among them."""
+    return sum(source.left or 0 for source in sources if source.kind in SPENDABLE)
 
 
 # --- reserving ----------------------------------------------------------------------------------
@@ -296,7 +346,7 @@ def _reserve(
             Texts(ask.fingerprint for ask, _ in judged),
             Int8s(ask.subscriber_id or 0 for ask, _ in judged),
             Int8s(State.DENIED if v.decision == DENY else State.OPEN for _, v in judged),
-            Texts(_json(list(verdict.holds.items())) for _, verdict in judged),
+            Texts(_json(verdict.as_held()) for _, verdict in judged),
             Int8s(verdict.held for _, verdict in judged),
             Int8s(verdict.promised for _, verdict in judged),
             Int8s(ask.slice_units or 0 for ask, _ in judged),
@@ -333,13 +383,18 @@ class Books:
         self._rooms = rooms
         self._sources: dict[int, list[Source]] = {}
         self._promised: dict[int, int] = {}
-        self._granted: dict[int, int] = defaultdict(int)
+        self._granted: dict[tuple[int, str | None], int] = defaultdict(int)
         subscribers = {ask.subscriber_id for ask in asks if ask.subscriber_id is not None}
+        members = {ask.subscriber_id for ask in asks if ask.pooled and ask.subscriber_id}
+        self._pools = pools_of(cursor, members, at=at)
+        owners = self._pools.owners if self._pools is not None else set()
         buyers = sorted({ask.subscriber_id or 0 for ask in asks if _buys_packs(ask)})
         if buyers:
             lock_buyers(cursor, buyers)
         if subscribers:
-            self._sources = buckets.lock(cursor, subscribers, since=at, until=at)
+            self._sources = buckets.lock(cursor, subscribers | owners, since=at, until=at)
+            # Again, now that nothing of it can change.
+            self._pools = pools_of(cursor, members, at=at)
         if buyers:
             require_all_locked(cursor, {one: self._sources.get(one, ()) for one in buyers}, at=at)
 
@@ -354,26 +409,66 @@ class Books:
     def judge(self, ask: Ask) -> Verdict:
         """Decide one ask, and take what it gets."""
         subscriber_id = ask.subscriber_id or 0
-        sources = self._sources.get(subscriber_id, [])
+        own = self._sources.get(subscriber_id, [])
+        owner_id, pool = self._pool_of(subscriber_id)
+        sources = [*own, *pool]
         if ask.refused or ask.period is None:
             return Verdict(DENY, ask.refused, available=available(sources), limit=ask.limit)
         promised = functools.partial(self._promised_to, subscriber_id)
-        room = self._rooms(subscriber_id, ask.period)
-        if room is not None:
-            room = room._replace(left=room.left - self._granted[subscriber_id])
+        room = tightest(
+            one._replace(left=one.left - self._granted[subscriber_id, one.subject])
+            for one in self._rooms(ask)
+        )
         verdict = decide(ask, sources, at=self._at, promised=promised, room=room)
+        verdict = lent_by(owner_id, pool, verdict)
         for bucket_id, units in verdict.holds.items():
-            self.taken[subscriber_id, bucket_id] += units
+            self.taken[verdict.lenders.get(bucket_id, subscriber_id), bucket_id] += units
         if verdict.promised:
             self._promised[subscriber_id] = promised() + verdict.promised
-        self._granted[subscriber_id] += verdict.granted
-        self._sources[subscriber_id] = left = list(_without(sources, verdict.holds))
+        for subject in (None, ask.subject):
+            self._granted[subscriber_id, subject] += verdict.granted
+        self._sources[subscriber_id] = list(_without(own, verdict.holds))
+        if self._pools is not None and verdict.lenders:
+            self._pools.hold(subscriber_id, verdict.pooled)
+            owned = self._sources[owner_id]
+            self._sources[owner_id] = list(_without(owned, verdict.holds))
+        left = _without(sources, verdict.holds)
         return replace(verdict, available=available(left))
+
+    def _pool_of(self, subscriber_id: int) -> tuple[int, list[Source]]:
+        return pool_now(self._pools, subscriber_id, self._sources, at=self._at)
 
     def _promised_to(self, subscriber_id: int) -> int:
         if subscriber_id not in self._promised:
             self._promised[subscriber_id] = promised_to(self._cursor, subscriber_id)
         return self._promised[subscriber_id]
+
+
+def pools_of(cursor: Cursor, members: Iterable[int], *, at: dt.datetime) -> Pools | None:
+    """The pools of these members now; None where nobody is one."""
+    members = set(members)
+    return pools.read(cursor, members, since=at, at=at) if members else None
+
+
+def pool_now(
+    family: Pools | None,
+    subscriber_id: int,
+    held: Mapping[int, Sequence[Source]],
+    *,
+    at: dt.datetime,
+) -> tuple[int, list[Source]]:
+    """The main line of a member, and what of its buckets (in `held`) the member could draw now."""
+    member = family.member_at(subscriber_id, at) if family is not None else None
+    if family is None or member is None:
+        return 0, []
+    owned = held.get(member.owner_id, ())
+    return member.owner_id, family.sources_for(subscriber_id, owned, at=at)
+
+
+def lent_by(owner_id: int, pool: Iterable[Source], verdict: Verdict) -> Verdict:
+    """The verdict with whose the pool's buckets are."""
+    lenders = {source.id: owner_id for source in pool if source.id in verdict.holds}
+    return replace(verdict, lenders=lenders) if lenders else verdict
 
 
 def generations_of(live: Iterable[Source]) -> int:
@@ -435,7 +530,7 @@ class Held(NamedTuple):
     gateway_id: int
     name: str
     state: int
-    holds: list[tuple[int, int]]  # (bucket, units) in burn order
+    holds: list[Hold]  # in burn order
     held: int
     promised: int
     slice_units: int | None
@@ -450,7 +545,15 @@ class Held(NamedTuple):
         """What it holds of which bucket; nothing once it is settled."""
         if self.state != State.OPEN:
             return {}
-        return {(self.subscriber_id, bucket): units for bucket, units in self.holds}
+        return {
+            (hold[2] if len(hold) == 3 else self.subscriber_id, hold[0]): hold[1]
+            for hold in self.holds
+        }
+
+    @property
+    def pooled(self) -> int:
+        """What it holds of a main line's buckets."""
+        return sum(units for (one, _), units in self.units().items() if one != self.subscriber_id)
 
     @property
     def granted(self) -> int:
@@ -465,16 +568,16 @@ class Held(NamedTuple):
 
     def drawn_down(self, used: int) -> Held:
         """What is left of it after so much was used, in burn order."""
-        holds = []
+        holds: list[Hold] = []
         left = used
-        for bucket, units in self.holds:
+        for bucket, units, *owner in self.holds:
             taken = min(left, units)
             left -= taken
             if units > taken:
-                holds.append((bucket, units - taken))
+                holds.append(cast(Hold, (bucket, units - taken, *owner)))
         return self._replace(
             holds=holds,
-            held=sum(units for _, units in holds),
+            held=sum(hold[1] for hold in holds),
             promised=max(0, self.promised - left),
         )
 
@@ -786,14 +889,17 @@ def renew(
     at: dt.datetime,
     rooms: Rooms,
     refused: str,
+    limit: Room | None = None,
+    caps: tuple[Cap, ...] = (),
     generations: int,
+    pooled: bool,
     still_holds: StillHolds,
 ) -> tuple[Held, Verdict | None]:
     """Let a slice that runs low be whole again, for as long as the first; what it is now.
 
-    What is granted takes the place of what was left. A refusal (also one that is known already)
-    leaves that, and it is final. No verdict where there is nothing to decide: it is settled, over,
-    or not low. Raises Moved.
+    What is granted takes the place of what was left. A refusal (also one that is known already, by
+    a `limit`) leaves that, and it is final. No verdict where there is nothing to decide: it is
+    settled, over, or not low. `pooled`: its subscriber is a member of a family. Raises Moved.
     """
     with transaction.atomic():
         cursor = pgarrays.cursor()
@@ -805,7 +911,7 @@ def renew(
         last = held._replace(final=True)
         if refused:
             _rehold(cursor, held, last)
-            return last, Verdict(DENY, refused)
+            return last, Verdict(DENY, refused, limit=limit)
         ask = Ask(
             held.name,
             "",
@@ -815,10 +921,16 @@ def renew(
             held.slice_units,
             1,
             slice_units=held.slice_units,
+            subject=held.subject,
+            caps=caps,
         )
         if _buys_packs(ask):
             lock_buyers(cursor, [held.subscriber_id])
-        locked = buckets.lock_to_free(cursor, [held.subscriber_id], since=held.created_at)
+        members = [held.subscriber_id] if pooled else []
+        family = pools_of(cursor, members, at=at)
+        subscribers = {held.subscriber_id} | {one for one, _ in held.units()}
+        subscribers |= family.owners if family is not None else set()
+        locked = buckets.lock_to_free(cursor, subscribers, since=held.created_at)
         live = [
             source
             for source in locked[held.subscriber_id]
@@ -828,12 +940,19 @@ def renew(
             raise Moved
         if _buys_packs(ask):
             require_all_locked(cursor, {held.subscriber_id: live}, at=at)
-        own = dict(held.holds)
+        before = held.units()
         # As if nothing of it were held.
-        sources = [source.less(-own.get(source.id, 0)) for source in live]
-        room = rooms(held.subscriber_id, period)
-        if room is not None:
-            room = room._replace(left=room.left + held.granted)
+        sources = [source.less(-before.get((held.subscriber_id, source.id), 0)) for source in live]
+        family = pools_of(cursor, members, at=at)
+        if family is not None:
+            family.hold(held.subscriber_id, -held.pooled)
+        freed_for_all = {
+            one: [source.less(-before.get((one, source.id), 0)) for source in some]
+            for one, some in locked.items()
+        }
+        owner_id, pool = pool_now(family, held.subscriber_id, freed_for_all, at=at)
+        sources += pool
+        room = tightest(one._replace(left=one.left + held.granted) for one in rooms(ask))
         verdict = decide(
             ask,
             sources,
@@ -841,11 +960,12 @@ def renew(
             promised=lambda: promised_to(cursor, held.subscriber_id) - held.promised,
             room=room,
         )
+        verdict = lent_by(owner_id, pool, verdict)
         if verdict.decision != ALLOW:
             _rehold(cursor, held, last)
             return last, verdict
         new = held._replace(
-            holds=list(verdict.holds.items()),
+            holds=verdict.as_held(),
             held=verdict.held,
             promised=verdict.promised,
             final=verdict.final,

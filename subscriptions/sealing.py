@@ -6,6 +6,7 @@ Django's SECRET_KEY_FALLBACKS open what an earlier key has sealed; `again` seals
 from __future__ import annotations
 
 import base64
+import functools
 
 from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from cryptography.hazmat.primitives.hashes import SHA256
@@ -38,8 +39,12 @@ def again(sealed: str) -> str:
 
 
 def _keys() -> MultiFernet:
-    keys = (settings.SECRET_KEY, *settings.SECRET_KEY_FALLBACKS)
-    return MultiFernet([_key(str(key)) for key in keys])
+    return _of((str(settings.SECRET_KEY), *map(str, settings.SECRET_KEY_FALLBACKS)))
+
+
+@functools.lru_cache(maxsize=1)
+def _of(keys: tuple[str, ...]) -> MultiFernet:
+    return MultiFernet([_key(key) for key in keys])
 
 
 def _key(secret_key: str) -> Fernet:

@@ -31,6 +31,7 @@ RATE_CARD = "standard"
 # Older than any usage there can be.
 EFFECTIVE_FROM = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
 
+# Names are what people read in both languages: an operator has one.
 OPERATORS = (
     ("ctcc-sh", "中国电信上海公司 China Telecom Shanghai"),
     ("cmcc-gd", "中国移动广东公司 China Mobile Guangdong"),
@@ -48,7 +49,7 @@ def yuan(amount: str) -> Money:
 
 def _personal(name: str, price: str, millions: int, **terms: object) -> PlanTerms:
     return PlanTerms(
-        name=f"Personal & family {name}",
+        name=name,
         price=yuan(price),
         allowance=millions * _MILLION,
         rate_card=RATE_CARD,
@@ -60,7 +61,7 @@ def _personal(name: str, price: str, millions: int, **terms: object) -> PlanTerm
 
 def _developer(name: str, price: str, millions: int) -> PlanTerms:
     return PlanTerms(
-        name=f"Developer {name}",
+        name=name,
         price=yuan(price),
         allowance=millions * _MILLION,
         rate_card=RATE_CARD,
@@ -72,9 +73,9 @@ def _developer(name: str, price: str, millions: int) -> PlanTerms:
 
 
 PLANS: dict[str, PlanTerms] = {
-    "light": _personal("Light", "9.90", 10),
+    "light": _personal("轻享 Light", "9.90", 10),
     "standard": _personal(
-        "Standard",
+        "标准 Standard",
         "29.90",
         40,
         on_exhaustion=Plan.OnExhaustion.BLOCKS,
@@ -82,16 +83,16 @@ PLANS: dict[str, PlanTerms] = {
         block_price=yuan("1.00"),
         cap=yuan("29.90"),
     ),
-    "premium": _personal("Premium", "49.90", 80, on_exhaustion=Plan.OnExhaustion.DEGRADE),
-    "developer-basic": _developer("Basic", "39.90", 15),
-    "developer-pro": _developer("Pro", "159.90", 70),
-    "developer-flagship": _developer("Flagship", "299.90", 150),
+    "premium": _personal("尊享 Premium", "49.90", 80, on_exhaustion=Plan.OnExhaustion.DEGRADE),
+    "developer-basic": _developer("开发者基础 Developer Basic", "39.90", 15),
+    "developer-pro": _developer("开发者专业 Developer Pro", "159.90", 70),
+    "developer-flagship": _developer("开发者旗舰 Developer Flagship", "299.90", 150),
 }
 # Code: name, price, packs of 400,000 units, days; the larger, the longer it lasts.
 BOOSTERS: dict[str, tuple[str, str, int, int]] = {
-    "booster-400k": ("400,000 tokens", "1.00", 1, 30),
-    "booster-4m": ("4 million tokens", "10.00", 10, 90),
-    "booster-20m": ("20 million tokens", "50.00", 50, 365),
+    "booster-400k": ("小包 Small", "1.00", 1, 30),
+    "booster-4m": ("大包 Large", "10.00", 10, 90),
+    "booster-20m": ("超大包 Extra large", "50.00", 50, 365),
 }
 
 

@@ -11,6 +11,8 @@ from subscriptions import clock, dispatching, expiring, outbox
 from subscriptions.models import Channel, IdempotentRequest, Operator
 from subscriptions.notices import queue as notices
 from subscriptions.notices import sending as telling
+from subscriptions.safety import alerts
+from subscriptions.subscriber_keys import guessing
 from subscriptions.webhooks import queue, sending
 
 # How long a POST sent again with its `Idempotency-Key` gets the first answer.
@@ -39,6 +41,20 @@ def dispatch_events() -> None:
     if any_at_all:
         for task in (send_webhooks, send_emails, send_texts):
             task.apply_async(expires=30)
+
+
+@shared_task
+def tell_alerts() -> None:
+    """Tell subscribers of their own lines that were reached, by every own clock."""
+    for operator in Operator.objects.all():
+        alerts.sweep(operator, at=clock.now(operator))
+
+
+@shared_task
+def forget_misses() -> None:
+    """Drop what was counted of keys that are none, once it counts no more."""
+    for operator in Operator.objects.all():
+        guessing.forget(operator.pk, at=clock.now(operator))
 
 
 @shared_task

@@ -422,6 +422,16 @@ LITELLM = [
         _LITELLM,
     ),
     Case(
+        "nobody but the key",
+        litellm(end_user=None, metadata={"user_api_key_user_id": None}),
+        _LITELLM._replace(subject="team"),
+    ),
+    Case(
+        "a key without an alias",
+        litellm(end_user=None, metadata={"user_api_key_user_id": None, "user_api_key_alias": None}),
+        _LITELLM._replace(subject="88dc28d0"),
+    ),
+    Case(
         "an upstream error",
         failed("InternalServerError", "500"),
         _FAILURE._replace(outcome="upstream_error"),
@@ -449,7 +459,10 @@ LITELLM = [
     Case("no counts", litellm(prompt_tokens=0, completion_tokens=0), Refused("no_usage")),
     Case(
         "nobody",
-        litellm(end_user=None, metadata={"user_api_key_user_id": None}),
+        litellm(
+            end_user=None,
+            metadata={f"user_api_key_{name}": None for name in ("user_id", "alias", "hash")},
+        ),
         Refused("unknown_subject"),
     ),
 ]

@@ -7,13 +7,15 @@ import time
 from decimal import Decimal
 from typing import Any
 
+import pytest
 import stripe
 from django.db import transaction
 from rest_framework.test import APIClient
 
-from billing import inbox, receiving
-from billing.models import PaymentTask, ProviderAccount
-from billing.ways import accounts
+from billing import inbox, methods, receiving
+from billing.models import PaymentMethod, PaymentTask, ProviderAccount
+from billing.ways import accounts, known
+from billing.ways.provider import About, Answer, Card, Event, Fate, Saving
 from subscriptions import clock
 from subscriptions.models import Operator
 
@@ -61,6 +63,46 @@ def intent(
         "metadata": {"key": key} if key else {},
     }
     return said | more
+
+
+class _Keeps:
+    """A company that keeps cards, and is asked for nothing else."""
+
+    ways: tuple[str, ...] = ("card",)
+
+    def provider(self, way: str) -> _Keeps:
+        return self
+
+    def begin_saving(self, saving: Saving) -> Answer:
+        return Answer(Fate.WAITING, "cus_1")
+
+    def describe(self, reference: str) -> Card:
+        raise NotImplementedError
+
+    def forget(self, reference: str) -> None:
+        raise NotImplementedError
+
+
+def saved_card(
+    operator: Operator, subscriber_id: int, reference: str = "sbx_card_1", **card: Any
+) -> PaymentMethod:
+    """A card that a subscriber has saved at the operator's provider, as that tells it."""
+    at = clock.now(operator)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(known, "partner_of", lambda account, *, at: _Keeps())
+        asked, _ = methods.begin(
+            operator, subscriber_id, consent="Charge me.", return_url="https://example.com/", at=at
+        )
+    typed = Card("visa", "4242", **{"exp_year": 2030, "exp_month": 12, **card})
+    told = Event(
+        *("ev", About.METHOD, asked.key, reference),
+        Answer(Fate.SUCCEEDED),
+        at,
+        {"happened": "saved", "card": typed},
+    )
+    with transaction.atomic():
+        methods.take(operator, asked.account, told, at)
+    return PaymentMethod.objects.get(pk=asked.pk)
 
 
 def signature(body: bytes, secret: str = SIGNED_WITH, *, age: int = 0) -> str:

@@ -46,7 +46,7 @@ from tests.usage import (
     usage_by,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

@@ -32,7 +32,7 @@ from tests.factories import (
 )
 from tests.usage import Gateway, assert_problem, get, post, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 HOUR = dt.timedelta(hours=1)
 MILLION = 1_000_000_000

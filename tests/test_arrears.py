@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import datetime as dt
+import re
 from dataclasses import replace
 from decimal import Decimal
 
+from django.utils.translation import override
 from hypothesis import given
 from hypothesis import strategies as st
 
 from billing import arrears
 from billing.arrears import DAY, Debt, Kind, Late, Span, Standing, State, Terms, accrued, advance
+from billing.console import sentences
 from tests.factories import SHANGHAI, local
 
 DUE = local(2026, 7, 18)
@@ -75,6 +78,21 @@ def test_steps_that_were_missed_have_their_own_dates_but_nobody_loses_days_to_pa
     assert step(case, debt(), DUE + 100 * DAY) == [(Kind.TERMINATED, 100)]
 
 
+def test_each_step_s_reason_is_said_in_the_reader_s_language() -> None:
+    case = fresh()
+    steps = [arrears.reminder_ahead(debt(), 3)]
+    for days in (0, 1, 29, 30, 90, 901):
+        steps += advance(case, debt() if days < 901 else None, at=DUE + days * DAY, stopped=False)
+    assert {said.kind for said in steps} == set(Kind)
+
+    with override("zh-hans"):
+        for said in steps:
+            words = sentences.said(said.reason)
+            assert not re.search("[a-z]", words), words
+            assert ("CT-2026-00000001" in words) == ("CT-2026-00000001" in said.reason)
+    assert sentences.said("asked by the father") == "asked by the father"
+
+
 def test_a_younger_debt_takes_over_where_the_oldest_is_paid() -> None:
     case = fresh()
     younger = debt(DUE + 31 * DAY, 2)
@@ -108,9 +126,34 @@ def test_what_is_owed_again_is_overdue_from_then_on() -> None:
     step(case, debt(), DUE + 40 * DAY)
     step(case, None, DUE + 41 * DAY)
 
-    assert step(case, debt(), DUE + 50 * DAY)[0] == (Kind.OVERDUE, 41)
+    # It was reminded of before.
+    assert step(case, debt(), DUE + 50 * DAY) == [(Kind.OVERDUE, 41), (Kind.SUSPENDED, 41)]
     assert case.state == State.SUSPENDED
     assert case.suspended_at == DUE + 50 * DAY
+
+
+def test_a_case_goes_by_the_oldest_debt_that_nobody_disputes() -> None:
+    case, second = fresh(), debt(DUE + 31 * DAY, 2)
+    disputed = replace(debt(), disputed=True)
+    at = DUE + 2 * DAY
+
+    assert arrears.pressed(case, [disputed], at=at) is None
+    assert arrears.pressed(case, [disputed, second], at=at) == second
+    step(case, debt(), at)
+    assert arrears.pressed(case, [disputed], at=at) == disputed
+    assert arrears.pressed(case, [disputed, second], at=at) == second
+    assert arrears.pressed(case, [debt(), second], at=at) == debt()
+
+
+def test_a_line_that_is_held_for_a_disputed_debt_is_held_until_another_is_old_enough() -> None:
+    case, second = fresh(), debt(DUE + 31 * DAY, 2)
+    disputed = replace(debt(), disputed=True)
+    step(case, debt(), DUE + 30 * DAY)
+
+    assert arrears.pressed(case, [disputed, second], at=DUE + 61 * DAY - US) == disputed
+    assert arrears.pressed(case, [disputed, second], at=DUE + 61 * DAY) == second
+    assert step(case, second, DUE + 61 * DAY)[0] == (Kind.OVERDUE, 61)
+    assert (case.state, case.suspended_at) == (State.SUSPENDED, DUE + 61 * DAY)
 
 
 # Late fees ---------------------------------------------------------------------------------------

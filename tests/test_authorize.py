@@ -22,7 +22,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, MINUTE, Gateway, T, assert_problem, bare, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
@@ -140,6 +140,8 @@ def test_the_request_after_the_last_token_is_refused_with_what_to_do(
         "time_zone": "Asia/Shanghai",
         "currency": "CNY",
         "top_up_url": "https://shop.example.com/a?b=1",
+        "overage_by_consent": False,
+        "overage_by_consent_since": None,
     }
     gateway.charge(record(input_tokens=999, output_tokens=0))
     assert ask(gateway, X_Subject="user-s-1")["X-Tokens-Remaining"] == "1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -11,14 +11,12 @@ from typing import Any
 import pytest
 from rest_framework.test import APIClient
 
-from billing import transfers, wallets
+from billing import methods, transfers, wallets
 from billing.auto_top_up import agreements, charging
-from billing.ledger import Side
 from billing.models import AutoTopUp, AutoTopUpRun, Order, Wallet, WalletMovement
-from billing.orders import paying
 from billing.transfers import Pays, Told
-from billing.ways.known import ALWAYS
-from billing.ways.provider import Answer, Attempt, Event, Fate, Unavailable, Unverified
+from billing.ways.known import PARTNERS
+from billing.ways.provider import Answer, Attempt, Card, Fate, Saving, Unavailable
 from subscriptions.models import Operator, OutboxEvent, Subscriber
 from tests.at_once import at_once
 from tests.factories import (
@@ -29,6 +27,7 @@ from tests.factories import (
     make_subscriber,
     set_clock,
 )
+from tests.providers import saved_card, stripe_account
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post, put
 
 pytestmark = [pytest.mark.django_db(transaction=True), pytest.mark.xdist_group("races")]
@@ -42,7 +41,7 @@ AGREED = {
     "daily_limit": "40.00",
     "monthly_limit": "60.00",
     "way": WAY,
-    "method": "pm_1",
+    "method": "1",
     "text": "Fill it up.",
     "text_version": "3",
     "language": "en",
@@ -51,8 +50,10 @@ AGREED = {
 
 
 class CardOnFile:
-    """A way to pay without the payer; what it answers is set by the test."""
+    """A company that keeps cards, and charges them without the payer; what it answers is set by
+    the test."""
 
+    ways: tuple[str, ...] = (WAY,)
     way = WAY
     local = False
 
@@ -61,32 +62,45 @@ class CardOnFile:
         self.silent = False
         self.asked: set[str] = set()
 
-    def source(self, attempt: Attempt) -> Side:
-        return Side(f"cash:{WAY}", attempt.amount)
+    def provider(self, way: str) -> CardOnFile:
+        return self
+
+    def begin_saving(self, saving: Saving) -> Answer:
+        return Answer(Fate.WAITING, "cus_1")
+
+    def describe(self, reference: str) -> Card:
+        raise Unavailable("not here")
+
+    def forget(self, reference: str) -> None:
+        raise Unavailable("not here")
 
     def create(self, attempt: Attempt) -> Answer:
         if self.silent:
             raise Unavailable("no answer")
         assert attempt.method == "pm_1"
         self.asked.add(attempt.key)
-        return Answer(self.fate, reference=f"pi-{attempt.key}", reason=self.reason)
+        return Answer(
+            self.fate,
+            f"pi-{attempt.key}",
+            reason=self.reason,
+            amount=attempt.amount,
+            currency=attempt.currency,
+        )
 
     get = create
 
-    def refund(self, attempt: Attempt, amount: Decimal, *, key: str) -> Answer:
+    def cancel(self, attempt: Attempt) -> Answer:
         raise Unavailable("not here")
-
-    def verify(self, headers: Mapping[str, str], body: bytes) -> Event:
-        raise Unverified("not here")
 
 
 @pytest.fixture
-def card() -> Iterator[CardOnFile]:
+def card(operator: Operator) -> Iterator[CardOnFile]:
+    """Where the subscriber has saved one."""
     with pytest.MonkeyPatch.context() as patch:
         card = CardOnFile()
-        patch.setitem(ALWAYS, WAY, card)
-        # It is at no company where a subscriber could have saved it.
-        patch.setattr(paying, "_may_charge", lambda *_: True)
+        patch.setitem(PARTNERS, "stripe", lambda *_: card)
+        stripe_account(operator)
+        saved_card(operator, Subscriber.objects.get().pk, "pm_1")
         yield card
 
 
@@ -107,7 +121,8 @@ def api(operator: Operator) -> APIClient:
 
 
 def agree(api: APIClient, **said: str) -> Any:
-    answer = put(api, "subscribers/s-1/auto-top-up", AGREED | said)
+    [saved] = get(api, "subscribers/s-1/payment-methods")["items"]
+    answer = put(api, "subscribers/s-1/auto-top-up", AGREED | {"method": saved["id"]} | said)
     assert answer.status_code == 200, answer.content
     return answer.json()
 
@@ -149,7 +164,8 @@ def test_a_fall_below_the_threshold_fills_the_wallet_once(
     assert (balance(), states(), len(card.asked)) == ("28.00", ["paid"], 1)
     [run] = get(api, "subscribers/s-1/auto-top-up")["runs"]
     assert run["order"] == Order.objects.get(kind="top_up").number
-    assert OutboxEvent.objects.filter(kind="wallet.topped_up").count() == 1
+    told = OutboxEvent.objects.filter(kind="wallet.topped_up", payload__has_key="order")
+    assert told.count() == 1
 
 
 def test_nothing_is_taken_above_the_limits_of_a_day_and_a_month(
@@ -248,8 +264,12 @@ def test_who_withdraws_is_charged_no_more_and_gets_a_receipt(
     assert balance() == "29.00"
 
 
-def test_what_cannot_be_is_not_agreed_to(operator: Operator, api: APIClient) -> None:
+def test_what_cannot_be_is_not_agreed_to(
+    operator: Operator, api: APIClient, card: CardOnFile
+) -> None:
     path = "subscribers/s-1/auto-top-up"
+    [saved] = get(api, "subscribers/s-1/payment-methods")["items"]
+    agreed = AGREED | {"method": saved["id"]}
     for said in (
         {"threshold": "20.01"},
         {"threshold": "0.00"},
@@ -260,10 +280,18 @@ def test_what_cannot_be_is_not_agreed_to(operator: Operator, api: APIClient) -> 
         {"way": "wallet"},
         {"way": "bank"},
     ):
-        assert_problem(put(api, path, AGREED | said), 422, "invalid")
+        assert_problem(put(api, path, agreed | said), 422, "invalid")
     fixed = {"fixed": ["30.00"], "free": None}
     assert put(api, "top-up-policy", fixed).status_code == 200
-    assert_problem(put(api, path, AGREED), 422, "top_up_not_offered")
+    assert_problem(put(api, path, agreed), 422, "top_up_not_offered")
+    # Nobody's card, one that was never typed, another's, and one that was removed.
+    whose = Subscriber.objects.get().pk
+    typing, _ = methods.begin(operator, whose, consent="x", return_url="", at=START)
+    theirs = saved_card(operator, make_subscriber(operator, "s-2").pk, "pm_2")
+    gone = api.delete(f"/api/v1/subscribers/s-1/payment-methods/{saved['id']}")
+    assert gone.status_code == 200
+    for name in ("pm_1", "99", str(typing.pk), str(theirs.pk), saved["id"], "9" * 40):
+        assert_problem(put(api, path, AGREED | {"method": name}), 422, "unknown_method")
     assert_problem(api.get(f"/api/v1/{path}"), 404, "not_found")
 
 

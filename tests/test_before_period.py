@@ -34,7 +34,7 @@ from tests.usage import (
     record,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)
 OVER = {"on_exhaustion": "meter", "price_per_million": "1"}
@@ -211,6 +211,21 @@ def test_a_plan_order_opens_the_first_period(operator: Operator, api: APIClient)
     assert orders(api) == []
     move(api, local(2026, 7, 3))
     assert bills(api) == [("paid", "30.00", "0.00")]
+    assert_books_agree()
+
+
+def test_a_part_of_a_month_that_is_paid_in_the_next_opens_nothing(
+    operator: Operator, api: APIClient
+) -> None:
+    """One day's price was ordered; by the time that it is paid the month has 30 days."""
+    move(api, local(2026, 6, 30))
+    said = post(api, "subscribers/s-1/orders", {"kind": "plan", "plan": "daily"}).json()
+    move(api, local(2026, 7, 2))
+
+    assert_problem(pay(api, said["number"]), 409, "amount_differs")
+
+    assert (allowances(operator), get(api, "subscribers/s-1/subscriptions")["items"]) == ([], [])
+    assert wallet(api) == "500.00"
     assert_books_agree()
 
 

@@ -23,7 +23,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, Gateway, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 NOON = local(2026, 6, 21, 12)
 

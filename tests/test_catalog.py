@@ -10,7 +10,7 @@ import pytest
 from django.db import connection
 from rest_framework.test import APIClient
 
-from metering.api.rate_cards import charged_since
+from metering.charged import charged_since
 from metering.models import UsageBatch, UsageRecord
 from metering.records import RECORDS
 from subscriptions import partitions

@@ -32,7 +32,7 @@ from tests.factories import (
 )
 from tests.usage import assert_books_agree, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 AUGUST = local(2026, 8, 3)

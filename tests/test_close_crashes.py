@@ -26,7 +26,6 @@ from tests.usage import DAY, Gateway, assert_books_agree, record
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("committed_days"),
     pytest.mark.timeout(600),
 ]
 

@@ -227,7 +227,6 @@ def test_a_subscription_without_a_version_is_named_and_the_others_are_billed(
 USES = st.lists(st.tuples(st.integers(0, 29), st.integers(1, 3_000_000)), max_size=3)
 
 
-@pytest.mark.usefixtures("committed_days")
 class SumsTests(hypothesis.extra.django.TestCase):  # a fresh transaction per example
     @settings(max_examples=8)
     @given(

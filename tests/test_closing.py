@@ -11,7 +11,14 @@ from django.db import Error, connection, transaction
 from rest_framework.test import APIClient
 
 from billing import closing, invoicing, ledger
-from billing.models import CloseChunk, Entry, Invoice, InvoiceLine, InvoiceNumber
+from billing.models import (
+    CloseChunk,
+    ClosePause,
+    Entry,
+    Invoice,
+    InvoiceLine,
+    InvoiceNumber,
+)
 from metering import rollups
 from subscriptions import clock, lifecycle
 from subscriptions.models import Operator, Subscription, SubscriptionPeriod
@@ -42,7 +49,7 @@ from tests.usage import (
 MILLION = 1_000_000
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)
 CLOSE = JULY + 2 * DAY  # 48 hours of grace
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
@@ -486,3 +493,36 @@ def test_an_issued_invoice_never_changes(operator: Operator, api: APIClient, sql
     with pytest.raises(Error, match=words), transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(sql)
     assert InvoiceLine.objects.count() == 1
+
+
+# Pausing ------------------------------------------------------------------------------------------
+
+
+def test_a_close_that_is_paused_goes_on_where_it_was(operator: Operator, api: APIClient) -> None:
+    for name in ("s-1", "s-2"):
+        subscribe(make_subscriber(operator, name), make_plan(operator))
+    set_clock(operator, CLOSE)
+    assert closing.plan(operator, at=CLOSE, size=1) == 2
+    assert closing.close_next(operator, at=CLOSE)
+    first = closing.pause(operator, by="li", reason="a wrong price", at=CLOSE)
+
+    assert closing.pause(operator, by="wang", reason="again", at=CLOSE) == first
+    assert not closing.close_next(operator, at=CLOSE)
+    assert not closing.close_next(operator, at=CLOSE, wait=True)
+    move(api, CLOSE + DAY)
+    assert (Invoice.objects.count(), closing.waiting(operator)) == (1, 1)
+    assert closing.resume(operator, by="li", at=CLOSE + DAY)
+    assert not closing.resume(operator, by="li", at=CLOSE + DAY)
+    move(api, CLOSE + 2 * DAY)
+
+    assert (Invoice.objects.count(), closing.waiting(operator)) == (2, 0)
+    [pause] = ClosePause.objects.all()
+    assert (pause.paused_by, pause.resumed_by, pause.until) == ("li", "li", CLOSE + DAY)
+    with pytest.raises(Error), transaction.atomic():
+        ClosePause.objects.bulk_create(
+            ClosePause(operator=operator, since=CLOSE, reason="x", paused_by="li") for _ in range(2)
+        )
+    for wrong in ({"by": "", "reason": "x"}, {"by": "li", "reason": " "}):
+        with pytest.raises(Exception, match="a person and a reason"):
+            closing.pause(operator, at=CLOSE, **wrong)
+    assert_books_agree()

@@ -30,7 +30,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, HOUR, MINUTE, Gateway, assert_books_agree, counted, get, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 T = 1000
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)

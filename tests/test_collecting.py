@@ -106,6 +106,11 @@ def card(monkeypatch: pytest.MonkeyPatch) -> Card:
 
 @pytest.fixture
 def operator() -> Iterator[Operator]:
+    yield july_is_asked_for()
+    assert_books_agree()
+
+
+def july_is_asked_for() -> Operator:
     """One whose July is asked for, with nothing in the wallet, and who has agreed to all."""
     operator = make_operator("ct", at=START)
     pre = make_plan(operator, "pre", price=yuan("30.00"), collect="before_period")
@@ -120,8 +125,7 @@ def operator() -> Iterator[Operator]:
     set_clock(operator, JULY - 4 * DAY)
     before_period.sweep(operator, at=JULY - 4 * DAY)
     assert july().state == "created"
-    yield operator
-    assert_books_agree()
+    return operator
 
 
 def whose() -> Subscriber:

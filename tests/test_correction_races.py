@@ -8,7 +8,7 @@ from functools import partial
 
 import pytest
 
-from billing import approving, corrections, finals
+from billing import approving, corrections, credit_notes, finals
 from billing.corrections import Rules
 from billing.models import Approval, Invoice
 from subscriptions import catalog, lifecycle
@@ -68,13 +68,13 @@ def test_an_approval_and_a_rejection_at_once_are_one_decision(operator: Operator
     close(operator)
     corrections.set_rules(operator, Rules(Decimal("1.00")), by="boss", at=CLOSE)
     number = "CT-2026-00000001"
-    asked = approving.credit(
+    asked = credit_notes.credit(
         operator, number, reason="x", by="clerk", at=CLOSE, amount=Decimal("2.00")
     )
     assert isinstance(asked, Approval)
 
     def decide(decision: str) -> str:
-        door = {"approve": approving.approve, "reject": corrections.reject}[decision]
+        door = {"approve": approving.approve, "reject": approving.reject}[decision]
         try:
             return door(operator, asked.pk, by="boss", reason="y", at=CLOSE).state
         except DomainError as error:

@@ -35,7 +35,7 @@ START, CLOSE, NEXT, LAST = (
     local(2026, month, day) for month, day in ((6, 1), (7, 3), (8, 3), (9, 3))
 )
 NUMBER = "CT-2026-00000001"
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, HOUR, Gateway, assert_books_agree, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, TENTH = local(2026, 6, 1), local(2026, 6, 10, 12)
 JULY, AUGUST = local(2026, 7, 3), local(2026, 8, 3)

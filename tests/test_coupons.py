@@ -41,7 +41,7 @@ from tests.usage import (
     record,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, JULY = local(2026, 6, 1), local(2026, 7, 1)
 HALF = {"name": "Half", "percent": "50"}

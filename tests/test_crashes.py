@@ -459,8 +459,8 @@ def folding(url: str) -> bool:
     """Whether somebody waits for the lock in the middle of a fold."""
     with psycopg.connect(url) as connection:
         row = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
-            " AND query LIKE '%INSERT INTO metering_usagehour%'"
+            "SELECT count(*) FROM pg_locks"
+            " WHERE NOT granted AND relation = 'metering_usagehour'::regclass"
         ).fetchone()
         return row is not None and row[0] > 0
 
@@ -505,6 +505,10 @@ def test_with_the_database_away_it_is_503_and_nothing_is_half_done(
                 assert answer.json()["cause"] == "unavailable"
         health = httpx.get(f"{platform.url}/healthz", timeout=10, trust_env=False)
         assert health.status_code == 503
+        for cookies in ({}, {"sessionid": "a" * 32}):
+            page = httpx.get(f"{platform.url}/plans/", cookies=cookies, timeout=10, trust_env=False)
+            assert page.status_code == 503
+            assert "请稍后再试" in page.text
         # Whatever else ends meanwhile does not wait for the database.
         eventually(lambda: restarted(beat, before))
 

@@ -25,7 +25,7 @@ from tests.factories import (
 )
 from tests.usage import Gateway, assert_books_agree, assert_problem, get, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 NUMBER = "CT-2026-00000001"

@@ -24,9 +24,10 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
+from tests.families import join, make_family
 from tests.usage import DAY, Gateway, assert_books_agree, get, post, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 MILLION = 1_000_000
 START, JULY = local(2026, 6, 1), local(2026, 7, 1)
@@ -102,6 +103,23 @@ def test_what_nobody_burned_is_breakage_when_late_usage_cannot_burn_it_any_more(
     assert books(operator) == {"revenue": "6.29", "breakage": "3.14"}
     move(api, ends + 9 * DAY)
     assert Posting.objects.filter(kind="deferral").count() == 2
+    assert_books_agree()
+
+
+def test_what_a_member_of_the_family_burns_is_earned_with_the_main_line(
+    operator: Operator, api: APIClient
+) -> None:
+    main = operator.subscribers.get(external_id="s-1")
+    join(make_family(main), make_subscriber(operator, "kid"))
+    said: dict[str, Any] = {"subject": "user-kid", "occurred_at": START, "output_tokens": 0}
+    Gateway(operator).charge(record("k-1", input_tokens=MILLION, **said))
+    move(api, CLOSE)
+    assert books(operator) == {"deferred": "6.29", "revenue": "3.14"}
+
+    voided = post(api, "subscribers/kid/usage-records/k-1/void", {"reason": "x"})
+    assert voided.status_code == 200, voided.content
+    move(api, CLOSE + DAY)
+    assert books(operator) == {"deferred": "9.43"}
     assert_books_agree()
 
 

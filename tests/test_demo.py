@@ -9,14 +9,17 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from django.test import Client
 from rich.console import Console
 
+from billing.models import Invoice
 from config import demo
 from config.demo_stages import DemoError, Generated, Stage, Traced
 from metering.models import UsageRecord
 from subscriptions import clock, seeding
-from subscriptions.models import Bucket, Operator
+from subscriptions.models import Bucket, Operator, Subscriber
 from tests.factories import local
+from tests.usage import assert_books_agree
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -54,6 +57,27 @@ def test_generated_usage_adds_up_and_so_it_does_again(live_server):
         assert "The same for each of 40 subjects" in page
         assert "All adds up." in page
     assert UsageRecord.objects.count() == 6000
+
+
+def test_whoever_signs_in_finds_two_months_of_a_life(live_server, settings):
+    seeding.seed(at=clock.wall())
+    settings.PORTAL_OPERATOR = seeding.SELLS_PLANS
+    settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    page = io.StringIO()
+
+    visitor = demo.visit(Console(file=page, width=200), live_server.url)
+
+    client = Client(headers={"accept-language": "en"})
+    client.post("/accounts/login/", {"login": visitor.email, "password": visitor.password})
+    for path in ("/", "/usage/", "/usage/requests/", "/invoices/", "/orders/", "/wallet/"):
+        assert client.get(path).status_code == 200, path
+    subscriber = Subscriber.objects.get(external_id=visitor.external_id)
+    invoices = Invoice.objects.filter(subscriber_id=subscriber.pk)
+    assert sorted(invoices.values_list("state", flat=True)) == ["open", "paid"]
+    kinds = Bucket.objects.filter(subscriber_id=subscriber.pk).values_list("kind", flat=True)
+    assert {"allowance", "booster", "gift", "rollover"} <= set(kinds)
+    assert "% is used." in client.get("/").content.decode()
+    assert_books_agree()
 
 
 def test_a_trace_is_replayed_in_its_own_time_over_the_end_of_a_month(tmp_path, live_server):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.db import Error, transaction
+from django.db.models import F
 from rest_framework.test import APIClient
 
 from billing import disputes, inbox, refunds
@@ -16,7 +17,7 @@ from billing.ways.provider import About, Answer, Event, Fate
 from subscriptions import reservations
 from subscriptions.models import Operator
 from tests.asking import asked as reservation
-from tests.factories import client_for, local, make_gateway_key
+from tests.factories import client_for, local, make_gateway_key, make_plan
 from tests.providers import event as notice
 from tests.providers import stripe_account, tell
 from tests.slow_provider import SlowProvider, slow_provider
@@ -37,7 +38,7 @@ from tests.test_refunds import (
 )
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post, put, used
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 __all__ = ["operator"]  # the carrier of the tests of refunds
 
@@ -110,10 +111,8 @@ def test_disputed_units_cannot_be_drawn_and_are_there_again_when_it_is_won(
     assert used(operator_subscriber(operator)) == {"booster": 300, "uncovered": 50}
     assert_problem(refund(api, number), 409, "disputed")
     assert accounts(operator) == {
-        "cash:slow": "-15.00",
         "disputed": "10.00",
         "prepaid": "-10.00",
-        "provider_fee": "15.00",
     }
 
     hear(operator, event(number, "under_review"), event(number, "won"), event(number, "won"))
@@ -125,13 +124,93 @@ def test_disputed_units_cannot_be_drawn_and_are_there_again_when_it_is_won(
     assert remaining() == (700, 300, 0)
     use(operator, 10, "again")
     assert remaining() == (690, 310, 0)
-    assert accounts(operator) == {
-        "cash:slow": "-5.00",
-        "prepaid": "-10.00",
-        "provider_fee": "15.00",
-    }
+    assert accounts(operator) == {"cash:slow": "10.00", "prepaid": "-10.00"}
     assert [len(told(kind)) for kind in ("dispute.opened", "dispute.closed")] == [1, 1]
     assert refund(api, number).status_code == 201
+    assert_books_agree()
+
+
+def test_an_inquiry_moves_nothing_and_is_withdrawn(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    number = booster(operator, api)
+    before = accounts(operator)
+
+    asked = event(number, "warning_needs_response")
+    inquiry = hear(operator, asked, asked, event(number, "warning_under_review"))
+
+    assert (inquiry.state, accounts(operator)) == ("inquiry", before)
+    use(operator, 300)
+    assert remaining() == (700, 300, 0)
+    door = f"disputes/{inquiry.number}"
+    assert put(api, f"{door}/evidence", {"service_date": "2026-06-10"}).status_code == 200
+    assert post(api, f"{door}/submit", {}).status_code == 200
+    assert get(api, door)["state"] == "inquiry"
+    assert_books_agree()
+
+    hear(operator, event(number, "warning_closed"), asked)
+
+    shown = get(api, door)
+    assert [one["state"] for one in shown["history"]] == ["inquiry", "withdrawn"]
+    assert accounts(operator) == before
+    assert [len(told(f"dispute.{kind}")) for kind in ("inquiry", "opened", "closed")] == [1, 0, 1]
+    assert refund(api, number).status_code == 201
+    assert_books_agree()
+
+
+def test_an_inquiry_may_be_answered_by_giving_the_money_back(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    number = booster(operator, api)
+    hear(operator, event(number, "warning_needs_response"))
+
+    assert refund(api, number).status_code == 201
+
+    hear(operator, event(number, "warning_closed"))
+    assert_books_agree()
+
+
+def test_an_inquiry_that_becomes_a_dispute_takes_then(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    number = booster(operator, api)
+    dispute = hear(operator, event(number, "warning_needs_response"))
+    put(api, f"disputes/{dispute.number}/evidence", {"service_date": "2026-06-10"})
+    assert post(api, f"disputes/{dispute.number}/submit", {}).json()["submitted_at"]
+    use(operator, 300)
+
+    # What is taken in the end may be less than what was asked about.
+    hear(operator, event(number, amount="6.00"), event(number, "warning_under_review"))
+
+    shown = get(api, f"disputes/{dispute.number}")
+    assert (shown["state"], shown["amount"]["amount"]) == ("opened", "6.00")
+    assert (shown["submitted_at"], shown["sent_at"]) == (None, None)
+    assert remaining() == (0, 300, 700)
+    assert accounts(operator)["disputed"] == "6.00"
+    assert_problem(refund(api, number), 409, "disputed")
+    assert_books_agree()
+
+    hear(operator, event(number, "lost"))
+
+    shown = get(api, f"disputes/{dispute.number}")
+    assert [one["state"] for one in shown["history"]] == ["inquiry", "opened", "lost"]
+    assert_books_agree()
+
+
+def test_an_inquiry_about_a_top_up_leaves_the_wallet_alone(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    subscribe_to(api, "kept")
+    number = bought(operator, api, kind="top_up", amount="50.00")
+    before = wallet(api)
+
+    dispute = hear(operator, event(number, "warning_needs_response", amount="50.00"))
+    assert (dispute.held, wallet(api)) == (Decimal(0), before)
+
+    # Never heard of again until it is decided.
+    dispute = hear(operator, event(number, "lost", amount="50.00"))
+
+    assert (dispute.state, dispute.held) == ("lost", Decimal(50))
     assert_books_agree()
 
 
@@ -178,6 +257,52 @@ def test_of_a_top_up_what_is_left_pays_for_a_loss(
     assert wallet(api) == "5.00"
     kinds = [one["kind"] for one in get(api, "subscribers/s-1/wallet/movements")["items"]]
     assert kinds == ["top_up", "payment", "payout", "top_up", "payout", "refund"]
+    assert_books_agree()
+
+
+@pytest.mark.parametrize(("end", "left"), [("won", "27.00"), ("lost", "0.00")])
+def test_the_bonus_of_a_disputed_top_up_goes_with_it(
+    operator: Operator, api: APIClient, slow: SlowProvider, end: str, left: str
+) -> None:
+    rules = {"fixed": [], "free": {"least": "1.00", "most": "100.00"}}
+    bonus = {"bonuses": [{"at_least": "20.00", "amount": "7.00"}]}
+    assert put(api, "top-up-policy", rules | bonus).status_code == 200
+    number = bought(operator, api, kind="top_up", amount="20.00")
+    assert wallet(api) == "27.00"
+
+    hear(operator, event(number, amount="20.00"))
+    assert wallet(api) == "0.00"
+    assert_books_agree()
+    hear(operator, event(number, end, amount="20.00"))
+
+    assert wallet(api) == left
+    assert_books_agree()
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("end", "left"), [("won", "9.90"), ("lost", "0.00")])
+def test_what_comes_back_of_a_disputed_payment_is_not_the_subscribers(
+    operator: Operator, api: APIClient, slow: SlowProvider, end: str, left: str, late: bool
+) -> None:
+    """A plan is paid, the payment taken back by the payer's bank, and the plan cancelled before it
+    begins: while the dispute is open, or `late`, when it is over."""
+    make_plan(operator, "later", first_month="next")
+    number = bought(operator, api, kind="plan", plan="later")
+    hear(operator, event(number, amount="9.90"))
+    if late:
+        hear(operator, event(number, end, amount="9.90"))
+
+    [held] = get(api, "subscribers/s-1/subscriptions")["items"]
+    path = f"/api/v1/subscribers/s-1/subscriptions/{held['id']}"
+    assert api.patch(path, {"cancel_at_period_end": True}, format="json").status_code == 200
+    move(api, START + DAY)
+
+    assert wallet(api) == (left if late else "0.00")
+    assert_books_agree()
+    if not late:
+        disputes.take_dispute(operator, event(number, end, amount="9.90"), at=START + DAY)
+    assert wallet(api) == left
+    assert accounts(operator) == ({} if end == "lost" else {"cash:slow": "9.90", "wallet": "-9.90"})
     assert_books_agree()
 
 
@@ -310,6 +435,15 @@ def test_what_is_disputed_never_changes(
     ):
         with pytest.raises(Error), transaction.atomic():
             change()
+
+
+def test_what_is_only_asked_about_holds_nothing(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    hear(operator, event(booster(operator, api), "warning_needs_response"))
+    for changed in ({"amount": "1.00"}, {"held": "1.00"}, {"state": "won", "closed_at": START}):
+        with pytest.raises(Error), transaction.atomic():
+            Dispute.objects.update(steps=F("steps") + ("state" in changed), **changed)
 
 
 def test_stripe_s_notices_of_refunds_and_disputes_come_through_the_inbox(

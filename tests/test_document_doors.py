@@ -30,7 +30,7 @@ from tests.factories import (
 )
 from tests.usage import Gateway, post, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 NOON = local(2026, 6, 21, 12)
 FIRST = "CT-2026-00000001"

@@ -13,6 +13,7 @@ from django.db import Error, connection, transaction
 from rest_framework.test import APIClient
 
 from billing import dunning, ledger, payments
+from billing.ledger import Side
 from billing.models import DunningCase, DunningEvent, DunningPolicy, Invoice
 from subscriptions import clock, lifecycle
 from subscriptions.errors import Invalid
@@ -29,7 +30,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, US, assert_books_agree, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 DUE = CLOSE + 15 * DAY
@@ -311,9 +312,12 @@ def test_who_was_terminated_can_pay_and_buy_again(operator: Operator, api: APICl
     assert_books_agree()
 
 
-def test_a_line_that_was_frozen_to_protect_it_stays_so(operator: Operator, api: APIClient) -> None:
+@pytest.mark.parametrize("reason", ["lost device", dunning.UNPAID])
+def test_a_line_that_was_frozen_to_protect_it_stays_so(
+    operator: Operator, api: APIClient, reason: str
+) -> None:
     subscriber = Subscriber.objects.get()
-    lifecycle.suspend(subscriber.pk, reason="lost device", at=DUE, frozen=True)
+    lifecycle.suspend(subscriber.pk, reason=reason, at=DUE, frozen=True)
     move(api, DUE + 31 * DAY)
     pay(FIRST, DUE + 31 * DAY)
     assert asked(operator) == "frozen"
@@ -324,6 +328,24 @@ def test_a_line_that_was_frozen_to_protect_it_stays_so(operator: Operator, api: 
     lifecycle.restore(subscriber.pk, at=local(2026, 8, 3) + 45 * DAY)
     move(api, local(2026, 8, 3) + 46 * DAY)
     assert asked(operator) == "suspended"
+    assert_books_agree()
+
+
+def test_a_suspended_line_that_is_frozen_stays_so_when_it_is_paid(
+    operator: Operator, api: APIClient
+) -> None:
+    subscriber = Subscriber.objects.get()
+    move(api, DUE + 31 * DAY)
+    assert asked(operator) == "suspended"
+    lifecycle.suspend(subscriber.pk, reason="lost device", at=DUE + 31 * DAY, frozen=True)
+    assert asked(operator) == "frozen"
+
+    pay(FIRST, DUE + 31 * DAY)
+
+    assert asked(operator) == "frozen"
+    lifecycle.restore(subscriber.pk, at=DUE + 32 * DAY)
+    move(api, DUE + 32 * DAY)
+    assert asked(operator) == "allow"
     assert_books_agree()
 
 
@@ -371,6 +393,63 @@ def test_a_stop_of_one_stops_nobody_else(operator: Operator, api: APIClient) -> 
     kinds = {name: {kind for kind, _ in steps(name)} for name in ("s-1", "s-2")}
     assert kinds["s-1"] == {"overdue"}
     assert "suspended" in kinds["s-2"]
+
+
+def test_a_disputed_line_stops_what_its_invoice_leads_to_and_nothing_else(
+    operator: Operator, api: APIClient
+) -> None:
+    july_due = local(2026, 8, 3) + 15 * DAY  # 31 days later
+    move(api, DUE + 2 * DAY)
+    about = {"kind": "charge", "text": "x", "channel": "app", "invoice": FIRST, "line": 1}
+    made = post(api, "subscribers/s-1/complaints", about).json()
+    assert made["stops_dunning"]
+    assert [one["invoice"] for one in get(api, "dunning")["stops"]] == [FIRST]
+
+    move(api, july_due)
+    move(api, july_due + 30 * DAY)
+
+    assert steps() == [
+        *(("overdue", 0), ("reminder", 1), ("overdue", 31)),
+        *(("reminder", 31 + day) for day in (1, 7, 15, 25)),
+        ("suspended", 61),
+    ]
+    due = get(api, f"invoices/{SECOND}")["amount_due"]["amount"]
+    pay(SECOND, july_due + 30 * DAY, due)
+    assert (state(), asked(operator)) == ("settled", "allow")
+
+    answer = post(api, f"complaints/{made['number']}/answer", {"text": "It is owed."})
+    assert answer.status_code == 200
+    assert (state(), asked(operator)) == ("overdue", "allow")
+    move(api, july_due + 31 * DAY)
+    assert (steps()[-1], asked(operator)) == (("suspended", 61), "suspended")
+    # Of June's bill the one day until it was disputed.
+    move(api, local(2026, 10, 3))
+    assert late_fees(api)[0] == "0.03"
+    assert_books_agree()
+
+
+def test_what_is_owed_again_is_not_reminded_of_twice(operator: Operator, api: APIClient) -> None:
+    move(api, DUE + 2 * DAY)
+    subscriber_id = Subscriber.objects.get().pk
+    source = Side(ledger.CARRIER, Decimal("9.90"), subscriber_id)
+    payments.record(
+        operator,
+        FIRST,
+        amount=Decimal("9.90"),
+        key="k",
+        way="carrier",
+        at=DUE + 2 * DAY,
+        source=source,
+    )
+
+    with transaction.atomic():
+        way = ledger.CARRIER
+        payments.take_back(operator, "k", subscriber_id=subscriber_id, way=way, at=DUE + 3 * DAY)
+    move(api, DUE + 30 * DAY)
+
+    days = [day for kind, day in steps() if kind == "reminder"]
+    assert days == [1, 7, 15, 25]
+    assert_books_agree()
 
 
 def test_a_payment_restores_also_while_it_is_stopped(operator: Operator, api: APIClient) -> None:

@@ -21,7 +21,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 DUE = CLOSE + 15 * DAY
@@ -82,7 +82,12 @@ def test_one_account_is_stopped_and_goes_on(api: APIClient) -> None:
     for _ in range(2):
         stopped = told(api, "subscribers/s-1/dunning/stop", "a dispute")["stops"]
     assert stopped == [
-        {"subscriber": "s-1", "since": "2026-07-02T16:00:00Z", "reason": "a dispute"}
+        {
+            "subscriber": "s-1",
+            "invoice": None,
+            "since": "2026-07-02T16:00:00Z",
+            "reason": "a dispute",
+        }
     ]
     assert DunningStop.objects.count() == 1
     jump(api, DUE + 31 * DAY)
@@ -100,7 +105,7 @@ def test_one_account_is_stopped_and_goes_on(api: APIClient) -> None:
 
 def test_all_accounts_are_stopped_and_go_on(api: APIClient) -> None:
     assert told(api, "dunning/stop", "a flood")["stops"] == [
-        {"subscriber": None, "since": "2026-07-02T16:00:00Z", "reason": "a flood"}
+        {"subscriber": None, "invoice": None, "since": "2026-07-02T16:00:00Z", "reason": "a flood"}
     ]
     jump(api, DUE + 31 * DAY)
     assert not DunningEvent.objects.exists()

@@ -40,7 +40,7 @@ from tests.usage import (
     used,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 EVENTS, BATCH = "/api/v1/events", "/api/v1/events/batch"
 STRIPE_V1, STRIPE_V2 = "/v1/billing/meter_events", "/v2/billing/meter_events"

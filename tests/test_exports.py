@@ -32,7 +32,7 @@ from tests.factories import (
 )
 from tests.usage import post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 

@@ -21,7 +21,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, HOUR, Gateway, get, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, NOW = local(2026, 5, 1), local(2026, 6, 10, 12)
 MINUTE = dt.timedelta(minutes=1)

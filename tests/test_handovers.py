@@ -13,7 +13,8 @@ from billing import transfers, wallets
 from billing.models import Handover, Order
 from metering.models import UsageRecord
 from subscriptions import lifecycle, registry
-from subscriptions.models import Bucket, BucketEntry, Operator, Subject, Subscriber
+from subscriptions.models import Bucket, BucketEntry, Operator, Subject, Subscriber, User
+from subscriptions.users import access
 from tests.factories import (
     NOW,
     buckets_of,
@@ -36,7 +37,7 @@ from tests.usage import (
     record,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 HOUR = dt.timedelta(hours=1)
 
@@ -198,6 +199,26 @@ def test_a_recycled_number_cools_off(
     assert late.status_code == 200
     bound = Subject.objects.get(subject="13800000001", valid_until__isnull=True)
     assert (bound.subscriber_id, bound.valid_from) == (other.pk, NOW + 60 * DAY)
+
+
+@pytest.mark.parametrize("kind", ["recycle", "transfer"])
+def test_a_number_that_went_to_another_opens_its_account_of_before_no_more(
+    operator: Operator, api: APIClient, subscriber: Subscriber, other: Subscriber, kind: str
+) -> None:
+    # As the CRM writes it, as the gateway does, and as it signs in: one number.
+    number, phone = "13800000001", "+8613800000001"
+    put(api, "subscribers/s-1", {"msisdn": phone, "subjects": [number]})
+    user = User.objects.create_user(phone=phone, phone_verified=True, created_at=NOW)
+    assert access.begin(user, operator, at=NOW) == subscriber
+
+    done = hand(api, kind=kind, subjects=[number])
+
+    assert done.status_code == 201, done.content
+    assert get(api, "subscribers/s-1")["msisdn"] == ""
+    user.refresh_from_db()
+    assert (user.phone, user.phone_verified) == ("", False)
+    new = User.objects.create_user(phone=phone, phone_verified=True, created_at=NOW)
+    assert access.begin(new, operator, at=NOW) != subscriber
 
 
 def test_a_recycled_number_may_come_back_to_whom_it_was(

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import ast
 import datetime as dt
+import re
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.db import transaction
 from rest_framework.test import APIClient
 
-from billing import dunning, invoicing, payments
+from billing import dunning, invoicing, methods, payments
 from billing.models import Invoice
 from subscriptions import dispatching, lifecycle
 from subscriptions.models import Operator, OutboxEvent, Subscriber
+from subscriptions.notices import kinds as notices
+from subscriptions.webhooks.endpoints import KINDS
 from tests.factories import NOW, local, make_plan, make_subscriber, set_clock, subscribe, yuan
+from tests.providers import saved_card, stripe_account, unclear_payment
 from tests.usage import DAY, Gateway, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 def told(kind: str) -> list[Any]:
@@ -40,6 +46,85 @@ def bill(operator: Operator, subscriber: Subscriber, *, at: dt.datetime = NOW) -
 def hear(api: APIClient, *kinds: str) -> None:
     said = {"url": "https://example.com/", "kinds": kinds}
     assert post(api, "webhook-endpoints", said).status_code == 201
+
+
+_KIND = re.compile(r"[a-z_]+\.[a-z_]+")
+
+
+def test_each_kind_that_is_told_is_one_that_a_system_can_choose() -> None:
+    """Read from the code that puts things into the outbox: its words with a dot are kinds."""
+    said = set()
+    for path in (
+        *(path for room in ("subscriptions", "metering", "billing") for path in source_of(room)),
+        Path("subscriptions/migrations/rules/drawing.py"),
+    ):
+        text = path.read_text()
+        if re.search(r"\boutbox\b|\bHappening\b|_outboxevent", text):
+            words = [
+                node.value
+                for node in ast.walk(ast.parse(text))
+                if isinstance(node, ast.Constant) and isinstance(node.value, str)
+            ]
+            said |= {word for word in words if _KIND.fullmatch(word)}
+            said |= {word for text in words for word in re.findall(r"'([a-z_]+\.[a-z_]+)'", text)}
+
+    # What says that an endpoint works is told to it alone; the others are columns, not kinds.
+    others = {"webhook.test", "endpoint.url", "a.model", "u.subject_id"}
+    assert said - others == set(KINDS)
+    assert set(notices.KINDS) <= set(KINDS)
+
+
+def source_of(room: str) -> list[Path]:
+    return [path for path in Path(room).rglob("*.py") if "migrations" not in path.parts]
+
+
+def test_money_that_goes_into_a_wallet_is_told_wherever_it_is_from(
+    api: APIClient, operator: Operator, subscriber: Subscriber
+) -> None:
+    hear(api, "order.paid", "wallet.topped_up")
+    stripe_account(operator)
+    ordered = post(api, "subscribers/s-1/orders", {"kind": "top_up", "amount": "9.00"}).json()
+    pays = {"reference": "b-1", "amount": "9.00", "pays": {"order": ordered["number"]}}
+    fills = {"reference": "b-2", "amount": "2.00", "pays": {"wallet": "s-1"}}
+    for transfer in (pays, fills):
+        assert post(api, "transfers", transfer).json()["state"] == "matched"
+    task = unclear_payment(operator, "pi_1", "3.00")
+    said = {"action": "wallet", "note": "hers", "subscriber": "s-1"}
+    for _ in range(2):
+        assert post(api, f"payment-tasks/{task.pk}/resolve", said).status_code == 200
+
+    assert [(one["amount"], one["balance"]) for one in told("wallet.topped_up")] == [
+        ("9.00", "9.00"),
+        ("3.00", "14.00"),
+        ("2.00", "11.00"),
+    ]
+    assert told("order.paid") == [
+        {
+            "order": ordered["number"],
+            "kind": "top_up",
+            "way": "bank",
+            "amount": "9.00",
+            "currency": "CNY",
+        }
+    ]
+
+
+@pytest.mark.parametrize(
+    ("year", "month", "times"),
+    [(2026, 6, 1), (2026, 7, 1), (2026, 8, 0), (2026, 5, 0), (2030, 6, 0), (None, None, 0)],
+)
+def test_a_card_that_is_about_to_expire_is_told_once(
+    operator: Operator, subscriber: Subscriber, year: int | None, month: int | None, times: int
+) -> None:
+    """From 1 June to 1 August less 30 days: 2 July."""
+    saved = saved_card(operator, subscriber.pk, exp_year=year, exp_month=month)
+    removed = saved_card(operator, subscriber.pk, "sbx_card_2", exp_year=2026, exp_month=6)
+    methods.remove(operator, subscriber.pk, removed.pk, at=NOW)
+
+    for day in range(23):
+        methods.tell_expiring(operator, at=NOW + day * DAY)
+
+    assert [one["method"] for one in told("method.expiring")] == [str(saved.pk)] * times
 
 
 def test_an_invoice_is_told_when_issued_and_when_paid(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import openpyxl
 import pytest
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
 from billing.exports import cells
-from billing.interchange import columns, exports, imports, kinds, reading
+from billing.interchange import columns, exports, imports, kinds, reading, workbooks
 from billing.models import ExportJob, ImportChunk, ImportJob, ImportPart, Voucher
 from subscriptions.models import Coupon, Operator, Subject, Subscriber, Subscription
 from tests.factories import NOW, make_plan, make_subscriber, set_clock
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post
 from tests.vouchers import sold_vouchers
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 HEADER = "客户编号,姓名,类型,标识,手机号,邮箱,套餐\n"
 THREE = (
@@ -377,6 +377,39 @@ def test_what_goes_out_comes_in_again_and_changes_nothing(
         assert not any(cell.startswith(("=", "+", "-", "@")) for line in lines for cell in line)
         assert again["outcomes"] == {"unchanged": 4}
     assert Subscriber.objects.get(external_id="f-1").msisdn == "+8613800000009"
+
+
+def test_a_workbook_goes_out_and_comes_in_again_and_changes_nothing(
+    operator: Operator, api: APIClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exports, "AT_ONCE", 2)
+    monkeypatch.setattr(exports, "_PIECE", 1000)
+    make_plan(operator)
+    rows = THREE + 'f-1,=HYPERLINK("x"),,"1;2",+8613800000009,,\n'
+    assert applied(api, rows)["outcomes"] == {"created": 4}
+
+    asked = post(api, "exports", {"kind": "subscribers", "language": "zh", "format": "xlsx"})
+    assert asked.json()["format"] == "xlsx"
+    job_id = int(asked.json()["id"])
+    exports.work(job_id, instant=lambda: NOW, more=lambda: True)
+    answer = api.get(f"/api/v1/exports/{job_id}/file")
+    file = io.BytesIO(b"".join(cast(Any, answer).streaming_content))
+
+    assert answer["Content-Disposition"].endswith('.xlsx"')
+    sheet: Any = openpyxl.load_workbook(file).active
+    assert (sheet.freeze_panes, sheet["A1"].value, sheet.max_row) == ("A2", "客户编号", 5)
+    assert sheet["A5"].value == "f-1"
+    assert {type(cell.value) for row in sheet for cell in row} <= {str, type(None)}
+    assert "=" not in {str(cell.value)[:1] for row in sheet for cell in row}
+    assert applied(api, file.getvalue())["outcomes"] == {"unchanged": 4}
+
+
+def test_a_workbook_of_more_rows_than_a_sheet_has_goes_on_in_the_next() -> None:
+    file = io.BytesIO()
+    workbooks.write([["n"], *([str(nr)] for nr in range(7))], file, most=4)
+    sheets = openpyxl.load_workbook(file).worksheets
+    values = [[cell.value for cell in sheet["A"]] for sheet in sheets]
+    assert values == [["n", "0", "1", "2"], ["n", "3", "4", "5"], ["n", "6"]]
 
 
 def test_coupons_and_vouchers_go_out_too(operator: Operator, api: APIClient) -> None:

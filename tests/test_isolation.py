@@ -33,11 +33,11 @@ from tests.factories import (
     set_clock,
     subscribe,
 )
-from tests.providers import unclear_payment
+from tests.providers import saved_card, unclear_payment
 from tests.usage import DAY, GATEWAYS, Gateway, counted, get, post, put, record, used
 from tests.vouchers import TERMS, make_all, order_batch, shown_codes
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 SPAN = "from=2026-06-01T00:00:00Z&to=2026-07-01T00:00:00Z"
 SECRET = "THEIRS"  # stands in every name of the other operator's
@@ -49,7 +49,7 @@ AUTO_TOP_UP = {
     "daily_limit": "9.00",
     "monthly_limit": "9.00",
     "way": "card",
-    "method": SECRET,
+    "method": "1",
     "text": SECRET,
     "text_version": "1",
     "language": "en",
@@ -129,7 +129,10 @@ class Theirs:
         self.hold = post(self.api, "subscribers/s-1/wallet/holds", hold).json()["id"]
         offered = {"fixed": [], "free": {"least": "0.01", "most": "99.00"}}
         assert put(self.api, "top-up-policy", offered).status_code == 200
-        assert put(self.api, "subscribers/s-1/auto-top-up", AUTO_TOP_UP).status_code == 200
+        saved = saved_card(self.operator, self.subscriber.pk, SECRET)
+        agreed = AUTO_TOP_UP | {"method": str(saved.pk)}
+        assert put(self.api, "subscribers/s-1/auto-top-up", agreed).status_code == 200
+        self.auto_top_up = agreed
         agreed = {"text": SECRET, "text_version": "1", "language": "zh-CN", "channel": "app"}
         said = post(self.api, "subscribers/s-1/consents", {"kind": "auto_renew", **agreed})
         self.consent = said.json()["number"]
@@ -148,7 +151,7 @@ class Theirs:
         assert post(self.api, f"invoices/{self.number}/credit", credit).status_code == 202
         policy["approval_limit"] = None
         assert put(self.api, "correction-policy", policy).status_code == 200
-        self.approval = Approval.objects.get()
+        self.approval = Approval.objects.get(kind="credit_note")
         rate = {"rate": "0.09", "effective_from": "2027-01-01"}
         assert put(self.api, f"tax-rates/{SECRET.lower()}", rate).status_code in (200, 201)
         key = order_batch(self.api, "light", name=SECRET)
@@ -166,10 +169,28 @@ class Theirs:
         account = {"name": SECRET, "live": False, "api_secret": SECRET, "webhook_secret": SECRET}
         assert put(self.api, "payment-providers/stripe", account).status_code == 200
         self.task = unclear_payment(self.operator, SECRET)
+        complained: dict[str, Any] = {"kind": "charge", "text": SECRET, "channel": "app"}
+        complained |= {"invoice": self.number, "line": 1}
+        made = post(self.api, "subscribers/s-1/complaints", complained)
+        self.complaint = made.json()["number"]
         hook = {"url": "https://example.com/", "description": SECRET}
         self.endpoint = post(self.api, "webhook-endpoints", hook).json()["id"]
         tested = post(self.api, f"webhook-endpoints/{self.endpoint}/test")
         self.delivery = tested.json()["id"]
+        night = {"begins": "03:00", "ends": "04:00"}
+        assert put(self.api, "subscribers/s-1/safety/night-lock", night).status_code == 200
+        lines = {"used_percent": [99], "units_left": []}
+        assert put(self.api, "subscribers/s-1/safety/alerts", lines).status_code == 200
+        draft = {"name": SECRET, "cap": {"units": "5", "per": "day"}}
+        self.key = post(self.api, "subscribers/s-1/keys", draft).json()
+        family = {"owner": "s-1", "name": SECRET}
+        self.family = post(self.api, "families", family).json()["id"]
+        invited = post(self.api, f"families/{self.family}/invites", {"label": SECRET})
+        self.invite, self.family_code = invited.json()["id"], invited.json()["code"]
+        put(self.api, "subscribers/s-2", {"name": SECRET})
+        invited = post(self.api, f"families/{self.family}/invites", {"label": SECRET})
+        answered = {"subscriber": "s-2", "code": invited.json()["code"]}
+        self.member = post(self.api, "families/accept", answered).json()["id"]
         # Folding is one for all operators: it is done, so that nothing moves any more.
         rollups.fold_all(at=NOW)
         self.quarantined = QuarantinedRecord.objects.get()
@@ -183,6 +204,7 @@ class Theirs:
             ("orders", self.order),
             ("refunds", self.refund),
             ("disputes", self.dispute),
+            ("complaints", self.complaint),
         ):
             if f"/{word}/" in path:
                 return str(own)
@@ -209,6 +231,29 @@ def ours(theirs: Theirs) -> Operator:
 Door = tuple[str, str]
 # What an operator's key gets where it names what is another's: the body sent, the status.
 NOT_FOUND: dict[Door, Any] = {
+    ("GET", "/api/v1/subscribers/{external_id}/safety"): None,
+    ("PUT", "/api/v1/subscribers/{external_id}/safety/night-lock"): {
+        "begins": "23:00",
+        "ends": "06:00",
+    },
+    ("PUT", "/api/v1/subscribers/{external_id}/safety/alerts"): {
+        "used_percent": [50],
+        "units_left": [],
+    },
+    ("PUT", "/api/v1/subscribers/{external_id}/safety/overage"): {
+        "agreed": False,
+        "text": "x",
+        "text_version": "1",
+        "language": "en",
+        "channel": "app",
+    },
+    ("PUT", "/api/v1/subscribers/{external_id}/safety/minor"): {"minor": None},
+    ("GET", "/api/v1/subscribers/{external_id}/keys"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/keys"): {"name": "x"},
+    ("GET", "/api/v1/subscribers/{external_id}/keys/{key_id}"): None,
+    ("PATCH", "/api/v1/subscribers/{external_id}/keys/{key_id}"): {"name": "y"},
+    ("POST", "/api/v1/subscribers/{external_id}/keys/{key_id}/rotate"): {},
+    ("POST", "/api/v1/subscribers/{external_id}/keys/{key_id}/revoke"): None,
     ("GET", "/api/v1/subscribers/{external_id}"): None,
     ("GET", "/api/v1/subscribers/{external_id}/balance"): None,
     ("GET", "/api/v1/subscribers/{external_id}/usage"): None,
@@ -230,6 +275,20 @@ NOT_FOUND: dict[Door, Any] = {
         "valid_until": "2026-07-01T00:00:00Z",
         "reason": "x",
     },
+    ("GET", "/api/v1/families/{family_id}"): None,
+    ("PATCH", "/api/v1/families/{family_id}"): {"name": "x"},
+    ("POST", "/api/v1/families/{family_id}/invites"): {"label": "x"},
+    ("DELETE", "/api/v1/families/{family_id}/invites/{invite_id}"): None,
+    ("PATCH", "/api/v1/families/{family_id}/members/{member_id}"): {"cap": "1"},
+    ("POST", "/api/v1/families/{family_id}/gifts"): {
+        "giver": "s-1",
+        "receiver": "s-2",
+        "units": "0.001",
+        "key": "x",
+    },
+    ("DELETE", "/api/v1/families/{family_id}/members/{member_id}"): None,
+    ("DELETE", "/api/v1/families/{family_id}"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/wallet/credits"): {"amount": "1.00", "reason": "x"},
     ("GET", "/api/v1/subscribers/{external_id}/invoices"): None,
     ("GET", "/api/v1/invoices/{number}"): None,
     ("GET", "/api/v1/invoices/{number}.pdf"): None,
@@ -253,6 +312,14 @@ NOT_FOUND: dict[Door, Any] = {
     ("GET", "/api/v1/disputes/{number}"): None,
     ("PUT", "/api/v1/disputes/{number}/evidence"): {"uncategorized_text": "x"},
     ("POST", "/api/v1/disputes/{number}/submit"): None,
+    ("POST", "/api/v1/subscribers/{external_id}/complaints"): {
+        "kind": "service",
+        "text": "x",
+        "channel": "app",
+    },
+    ("GET", "/api/v1/complaints/{number}"): None,
+    ("POST", "/api/v1/complaints/{number}/answer"): {"text": "x"},
+    ("POST", "/api/v1/complaints/{number}/close"): {"text": "x"},
     ("GET", "/api/v1/subscribers/{external_id}/wallet"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/movements"): None,
     ("GET", "/api/v1/subscribers/{external_id}/wallet/statement"): None,
@@ -372,6 +439,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/payment-differences"),
     ("GET", "/api/v1/refunds"),
     ("GET", "/api/v1/disputes"),
+    ("GET", "/api/v1/complaints"),
     ("GET", "/api/v1/payment-tasks"),
     ("GET", "/api/v1/tax-rates"),
     ("GET", "/api/v1/voucher-batches"),
@@ -380,6 +448,7 @@ EMPTY_LISTS = {
     ("GET", "/api/v1/handovers"),
     ("GET", "/api/v1/anomalies"),
     ("GET", "/api/v1/webhook-endpoints"),
+    ("GET", "/api/v1/families"),
 }
 # These make something of our own under a code or id that the other operator uses too.
 OUR_OWN: dict[Door, Any] = {
@@ -414,6 +483,8 @@ OUR_OWN: dict[Door, Any] = {
     ("POST", "/api/v1/test-clock"): {"now": "2026-06-11T00:00:00Z"},
     ("PATCH", "/api/v1/operator"): {"top_up_url": "https://ours.example.com"},
     ("PUT", "/api/v1/letterhead"): {"name": "ours"},
+    ("GET", "/api/v1/complaint-policy"): None,
+    ("PUT", "/api/v1/complaint-policy"): {"reply_days": 7},
     ("GET", "/api/v1/collection-policy"): None,
     ("PUT", "/api/v1/collection-policy"): {
         "days_ahead": 7,
@@ -426,6 +497,8 @@ OUR_OWN: dict[Door, Any] = {
         "grace_days": 3,
         "phone_bill_cap": None,
     },
+    ("GET", "/api/v1/approval-policy"): None,
+    ("PUT", "/api/v1/approval-policy"): {"units_limit": "5", "prices_by_two": False},
     ("GET", "/api/v1/correction-policy"): None,
     ("PUT", "/api/v1/correction-policy"): {
         "approval_limit": "5.00",
@@ -511,8 +584,11 @@ ELSEWHERE = {
     *EVENTS,  # test_another_operators_gateway_charges_nobody_here_…
     ("POST", "/api/v1/usage-records"),  # test_another_operators_gateway_…
     *AUTHORIZING,
+    ("POST", "/api/v1/keys/introspect"),  # test_another_operators_gateway_learns_nothing_of_a_key
     ("POST", "/api/v1/subscribers/{external_id}/vouchers"),  # tests/test_vouchers.py
     ("POST", "/api/v1/imports"),  # tests/test_interchange.py
+    ("POST", "/api/v1/families"),  # test_another_operators_families_…
+    ("POST", "/api/v1/families/accept"),  # likewise
     ("POST", "/api/v1/handovers"),  # tests/test_handovers.py
     ("GET", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
     ("POST", "/api/v1/usage-counters"),  # tests/test_usage_windows.py
@@ -556,6 +632,10 @@ def address(path: str, theirs: Theirs, code: str = "light") -> str:
         export_id=theirs.export_id,
         handover_id=theirs.handover_id,
         case_id=theirs.case.pk,
+        key_id=theirs.key["id"],
+        family_id=theirs.family,
+        invite_id=theirs.invite,
+        member_id=theirs.member,
         batch="light",
         serial="light-0000001",
         original="v1/chat",
@@ -578,6 +658,12 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "subscriptions_operator": "id = %(operator)s",
         "subscriptions_gateway": by_operator,
         "subscriptions_apikey": by_operator,
+        "subscriptions_guard": by_subscriber,
+        "subscriptions_safetystep": by_subscriber,
+        "subscriptions_usagealert": by_subscriber,
+        "subscriptions_subscriberkey": by_operator,
+        "subscriptions_keysecret": "key_id IN (SELECT id FROM subscriptions_subscriberkey"
+        " WHERE operator_id = %(operator)s)",
         "subscriptions_plan": by_operator,
         "subscriptions_booster": by_operator,
         "subscriptions_ratecard": by_operator,
@@ -588,6 +674,11 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "subscriptions_bucket": by_subscriber,
         "subscriptions_bucketentry": by_subscriber,
         "subscriptions_outboxevent": by_subscriber,
+        "subscriptions_family": by_operator,
+        **dict.fromkeys(
+            ("subscriptions_familymember", "subscriptions_familyinvite"),
+            "family_id IN (SELECT id FROM subscriptions_family WHERE operator_id = %(operator)s)",
+        ),
         "subscriptions_webhookendpoint": by_operator,
         "subscriptions_webhookdelivery": "endpoint_id IN (SELECT id FROM"
         " subscriptions_webhookendpoint WHERE operator_id = %(operator)s)",
@@ -595,6 +686,9 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "subscriptions_reservationname": by_operator,
         "metering_usagerecord": by_subscriber,
         "metering_usagehour": by_subscriber,
+        "metering_subjecthour": by_subscriber,
+        "metering_usageday": by_subscriber,
+        "metering_subjectday": by_subscriber,
         "metering_usagebatch": by_operator,
         "metering_adjustment": by_operator,
         "metering_rerating": by_operator,
@@ -612,6 +706,8 @@ def rows_of(theirs: Theirs) -> dict[str, list[str]]:
         "billing_banktransfer": by_operator,
         "billing_refund": by_operator,
         "billing_dispute": by_operator,
+        "billing_complaint": by_operator,
+        "billing_complaintmessage": by_subscriber,
         "billing_wallet": by_operator,
         "billing_walletmovement": by_operator,
         "billing_wallethold": by_operator,
@@ -680,9 +776,28 @@ def test_what_is_another_operators_is_not_there(
 
 def test_each_of_these_doors_opens_to_the_operator_itself(theirs: Theirs) -> None:
     for door, body in NOT_FOUND.items():
+        if body is AUTO_TOP_UP:
+            body = theirs.auto_top_up  # which names a card of theirs
         answer = call(theirs.api, door, address(door[1], theirs), body)
         refused = door[0] == "POST" and door[1].endswith(REFUSED)
-        assert answer.status_code == 409 if refused else answer.status_code in (200, 201, 204), door
+        assert answer.status_code == 409 if refused else answer.status_code in (200, 201, 204), (
+            door,
+            answer.content,
+        )
+
+
+def test_another_operators_families_take_no_subscriber_of_ours_nor_the_other_way_round(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    api = client_for(make_key(ours))
+    make_subscriber(ours)
+
+    taken = post(api, "families/accept", {"subscriber": "s-1", "code": theirs.family_code})
+    family = post(api, "families", {"owner": "s-1", "name": "ours"})
+    founded = post(api, "families", {"owner": "s-2", "name": "ours"})
+
+    assert [taken.status_code, family.status_code, founded.status_code] == [404, 201, 404]
+    unchanged()
 
 
 def test_another_operators_subscription_is_not_reached_through_our_subscriber(
@@ -794,6 +909,18 @@ def test_another_operators_gateway_charges_nobody_here_in_another_senders_format
 
     assert answer.status_code == 200
     assert answer["Usage-Rejected"] == "0=unknown_subject"
+    unchanged()
+
+
+def test_another_operators_gateway_learns_nothing_of_a_key(
+    theirs: Theirs, ours: Operator, unchanged: Callable[[], None]
+) -> None:
+    asked = {"token": theirs.key["secret"]}
+
+    answer = post(Gateway(ours).client, "keys/introspect", asked)
+
+    assert answer.json() == {"active": False}
+    assert post(theirs.gateway.client, "keys/introspect", asked).json()["active"]
     unchanged()
 
 

@@ -31,7 +31,7 @@ MILLION = 1_000_000
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)
 GRACE = 2 * DAY
 CLOSE, NEXT = JULY + GRACE, AUGUST + GRACE
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

@@ -632,7 +632,6 @@ def withdrawn(bucket: Bucket) -> bool:
     ).exists()
 
 
-@pytest.mark.usefixtures("committed_days")
 def test_usage_ahead_of_a_cancelled_end_does_not_outlive_the_cancellation(
     operator: Operator, subscriber: Subscriber, gateway: Gateway
 ) -> None:

@@ -41,7 +41,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, HOUR, MINUTE, US, Gateway, assert_books_agree, counted, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 T = 1000  # thousandths of a unit
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
 import io
 import json
 from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.db import Error, transaction
 from rest_framework.test import APIClient
 
 from billing import inbox
@@ -17,11 +19,11 @@ from billing.ways import accounts
 from billing.ways.provider import About
 from subscriptions import sealing
 from subscriptions.models import Operator, Subscriber
-from tests.factories import NOW, make_operator
+from tests.factories import NOW, make_operator, set_clock
 from tests.providers import SIGNED_WITH, event, intent, signature, stripe_account, tell
 from tests.usage import DAY, HOUR, assert_books_agree, assert_problem, get, post, put, texts_holding
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture
@@ -120,6 +122,23 @@ def test_while_a_secret_is_rotated_both_are_taken(
 
 
 # --- what follows -------------------------------------------------------------------------------
+
+
+def test_what_no_key_of_ours_can_check_is_told_again_later(
+    account: ProviderAccount, settings: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = event("payment_intent.succeeded", intent("no-such-order-1"))
+    known = settings.SECRET_KEY
+
+    settings.SECRET_KEY = "one that sealed nothing"
+    answer = tell(account, body)
+    assert_problem(answer, 503, "unavailable")
+    assert answer.headers["Retry-After"] == "60"
+    assert "cannot be opened" in caplog.text
+    assert events() == []
+
+    settings.SECRET_KEY = known
+    assert tell(account, body).status_code == 200
 
 
 def test_what_is_not_about_us_is_done_with(operator: Operator, account: ProviderAccount) -> None:
@@ -250,3 +269,46 @@ def test_sealed_secrets_outlive_another_secret_key(
     assert accounts.seal_again() == ProviderSecret.objects.count() == 2
     settings.SECRET_KEY_FALLBACKS = []  # type: ignore[attr-defined]
     assert accounts.secrets_of(account, "api", at=NOW + dt.timedelta(1)) == ["sk_test_of_acct_1"]
+
+
+# --- what is kept of them ------------------------------------------------------------------------
+
+
+def test_past_its_time_a_body_is_emptied_under_its_digest_and_is_still_the_same_notice(
+    operator: Operator, account: ProviderAccount, api: APIClient
+) -> None:
+    done = event("payment_intent.succeeded", intent("x"), id="evt_done")
+    broken = event("charge.dispute.created", {"id": "du_1"}, id="evt_broken")
+    late = event("payment_intent.succeeded", intent("y", id="pi_2"), id="evt_late")
+    for body in (done, broken):
+        assert tell(account, body).status_code == 200
+    for hours in range(0, 250, 25):
+        inbox.work(operator, at=NOW + hours * HOUR)
+    said = {"name": "acct_1", "live": False, "notices_kept_days": 30}
+    assert put(api, "payment-providers/stripe", said).json()["notices_kept_days"] == 30
+    for days in (29, 1831):
+        refused = put(api, "payment-providers/stripe", said | {"notices_kept_days": days})
+        assert_problem(refused, 422, "invalid")
+    set_clock(operator, NOW + DAY)
+    assert tell(account, late).status_code == 200
+    inbox.work(operator, at=NOW + DAY)
+
+    def whole() -> set[str]:
+        return set(ProviderEvent.objects.filter(digest="").values_list("event_id", flat=True))
+
+    assert inbox.empty_old(operator, at=NOW + 30 * DAY) == 0
+    assert inbox.empty_old(operator, at=NOW + 30 * DAY + HOUR) == 1
+    assert whole() == {"evt_broken", "evt_late"}  # staff have not looked at the first yet
+    task = PaymentTask.objects.get(event__event_id="evt_broken")
+    resolved = post(api, f"payment-tasks/{task.pk}/resolve", {"action": "note", "note": "seen"})
+    assert resolved.status_code == 200
+    assert inbox.empty_old(operator, at=NOW + 31 * DAY + HOUR) == 2
+    assert inbox.empty_old(operator, at=NOW + 99 * DAY) == 0
+
+    kept = ProviderEvent.objects.get(event_id="evt_done")
+    assert (bytes(kept.body), kept.digest) == (b"", hashlib.sha256(done).hexdigest())
+    assert tell(account, done).status_code == 200
+    assert events() == [("evt_done", "done"), ("evt_broken", "failed"), ("evt_late", "done")]
+    for change in ({"digest": "0" * 64}, {"body": b"x", "digest": ""}, {"state": "ignored"}):
+        with pytest.raises(Error), transaction.atomic():
+            ProviderEvent.objects.filter(event_id="evt_done").update(**change)

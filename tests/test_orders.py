@@ -11,6 +11,8 @@ from rest_framework.test import APIClient
 
 from billing import due, ledger
 from billing.models import Order, Posting
+from billing.orders import buying, keeping
+from subscriptions import catalog, clock
 from subscriptions.models import Operator
 from tests.factories import (
     client_for,
@@ -21,10 +23,11 @@ from tests.factories import (
     make_subscriber,
     set_clock,
     subscribe,
+    yuan,
 )
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 NUMBER, SECOND = "CT-2026-00000001", "CT-2026-00000002"
@@ -397,6 +400,22 @@ def test_the_same_key_orders_once(operator: Operator, api: APIClient) -> None:
     assert first.json() == again.json()
     assert_problem(other, 409, "idempotency_conflict")
     assert Order.objects.count() == 1
+
+
+def test_a_key_names_what_was_bought(operator: Operator) -> None:
+    """Two boosters of one price are two."""
+    whose, at = operator.subscribers.get(external_id="s-1").pk, clock.now(operator)
+    for code in ("one", "two"):
+        said = {"name": code, "price": yuan("3.00"), "units": 1000, "valid_days": 30}
+        catalog.publish_booster(operator, code, **said, at=at)  # type: ignore[arg-type]
+    first = buying.order_booster(operator, whose, "one", at=at, key="k")
+    catalog.publish_booster(
+        operator, "one", name="renamed", price=yuan("3.00"), units=1000, valid_days=30, at=at
+    )
+
+    assert buying.order_booster(operator, whose, "one", at=at, key="k") == first
+    with pytest.raises(keeping.KeyUsed):
+        buying.order_booster(operator, whose, "two", at=at, key="k")
 
 
 def test_expiry_is_by_the_operators_clock(operator: Operator, api: APIClient) -> None:

@@ -32,7 +32,7 @@ from tests.usage import (
     used,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 USUAL = {
     "complete": "billed",

@@ -24,7 +24,7 @@ from tests.factories import (
 )
 from tests.usage import assert_books_agree, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 NUMBER, SECOND = "CT-2026-00000001", "CT-2026-00000002"

@@ -9,7 +9,7 @@ import pytest
 from django.core.management import CommandError, call_command
 from rest_framework.test import APIClient
 
-from billing import ledger
+from billing import ledger, refunds
 from billing.exports import charge_files
 from billing.models import PhoneBillAnswer
 from subscriptions import catalog, clock
@@ -29,7 +29,7 @@ from tests.test_orders import order, pay, wallet
 from tests.test_renewals import HOUR, POLICY, agree, cases, fill, history, told
 from tests.usage import DAY, assert_books_agree, assert_problem, balance, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)
 
@@ -216,6 +216,32 @@ def test_what_had_gone_into_the_wallet_is_taken_from_there_or_lost(
     assert said_of.amount == said_of.owed + said_of.from_wallet + said_of.lost
     assert (str(said_of.from_wallet), wallet(api)) == (in_wallet, "0.00")
     assert carrier(operator, api) == "0.00"
+    assert_books_agree()
+
+
+def test_what_the_phone_bill_paid_goes_back_into_the_wallet(
+    operator: Operator, api: APIClient, tmp_path: Path
+) -> None:
+    """The carrier has charged it already, and takes nothing back by itself: staff are told so."""
+    agree(api, "phone_bill")
+    number = pack(api)
+    assert told_to_carrier(operator) == [("order", number, "5.00")]
+
+    asked = post(api, f"orders/{number}/refunds", {"reason": "asked"})
+    assert asked.status_code == 201, asked.content
+    refund = asked.json()
+    refunds.sweep(operator, at=START + HOUR)
+
+    shown = get(api, f"refunds/{refund['number']}")
+    assert (shown["state"], shown["to"], shown["way"]) == ("failed", "source", "phone_bill")
+    assert "wallet" in shown["problem"]
+    assert balance(api)["available"] == "0.000"
+    moved = post(api, f"refunds/{refund['number']}/to-wallet").json()
+    assert (moved["state"], moved["to"], wallet(api)) == ("succeeded", "wallet", "5.00")
+    assert get(api, f"orders/{number}")["state"] == "refunded"
+    # The carrier owes it all the same, and pays.
+    answer(tmp_path, "1,1,collected,")
+    assert (carrier(operator, api), wallet(api)) == ("0.00", "5.00")
     assert_books_agree()
 
 

@@ -239,6 +239,15 @@ def test_money_is_told_as_people_read_it(
         assert figures.money(Money(Decimal(amount), currency)) == english
 
 
+def test_a_price_has_its_cents_and_what_is_below_them() -> None:
+    for number, said in (("2.5", "2.50 元"), ("2", "2.00 元"), ("0.0012", "0.0012 元")):
+        with translation.override("zh-hans"):
+            assert figures.priced(Decimal(number), Money(0, "CNY")) == said
+    with translation.override("en"):
+        assert figures.priced(Decimal("2.5"), Money(0, "CNY")) == "¥2.50"
+        assert figures.percent(Decimal("11.279")) == "1,127%"
+
+
 def test_times_are_those_of_the_zone() -> None:
     midnight = local(2026, 7, 1)
 

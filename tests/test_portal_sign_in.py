@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import secrets
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,14 +12,27 @@ from allauth.mfa.models import Authenticator
 from allauth.usersessions.models import UserSession
 from django.core import mail
 from django.core.cache import cache
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, connection, transaction
 from django.test import Client
+from django.test.utils import CaptureQueriesContext, override_settings
+from django.utils import translation
 
+from config import settings as platform
 from subscriptions import registry
-from subscriptions.models import Access, Operator, Subscriber, User
+from subscriptions.models import Access, Operator, Subscriber, SubscriberKey, User
 from subscriptions.notices import sms
 from subscriptions.users import access
-from tests.factories import NOW, make_operator, make_plan, make_subscriber, subscribe
+from tests.factories import (
+    NOW,
+    client_for,
+    make_key,
+    make_operator,
+    make_plan,
+    make_subscriber,
+    subscribe,
+)
+from tests.keys import make_subscriber_key
+from tests.running import free_port
 
 pytestmark = pytest.mark.django_db
 
@@ -152,6 +166,38 @@ def test_attempts_to_sign_in_are_limited(client: Client) -> None:
     assert "_auth_user_id" not in client.session
 
 
+def test_attempts_are_counted_by_the_server_that_the_platform_brings(client: Client) -> None:
+    own = platform.CACHES["default"] | {"KEY_PREFIX": secrets.token_hex(8)}
+    with override_settings(CACHES={"default": own}):
+        sign_up_by_email(client)
+        client.post("/accounts/logout/")
+        for _ in range(12):
+            client.post("/accounts/login/", {"login": "a@example.com", "password": "wrong"})
+        client.post("/accounts/login/", {"login": "a@example.com", "password": PASSWORD})
+
+    assert "RedisCache" in own["BACKEND"]
+    assert "_auth_user_id" not in client.session
+
+
+def test_while_attempts_cannot_be_counted_nobody_signs_in_and_is_told_to_try_again(
+    client: Client,
+) -> None:
+    sign_up_by_email(client)
+    client.post("/accounts/logout/")
+    nowhere = {
+        "BACKEND": "django.core.cache.backends.redis.RedisCache",
+        "LOCATION": f"redis://127.0.0.1:{free_port()}/0",
+    }
+
+    with override_settings(CACHES={"default": nowhere}):
+        answer = client.post("/accounts/login/", {"login": "a@example.com", "password": PASSWORD})
+
+    assert answer.status_code == 503
+    assert int(answer["Retry-After"]) > 0
+    assert "请稍后再试" in answer.content.decode()
+    assert "_auth_user_id" not in client.session
+
+
 @pytest.mark.parametrize("number", ["", "12", "abc", "+0123456789", "1" * 40, "<script>"])
 def test_what_is_no_phone_number_is_refused(
     client: Client, sent: list[tuple[str, str]], number: str
@@ -196,6 +242,44 @@ def test_sign_out_everywhere_ends_every_session(client: Client) -> None:
 
 
 @pytest.mark.parametrize(
+    ("user_agent", "english", "chinese"),
+    [
+        (
+            "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko)"
+            " Chrome/126.0.0.0 Mobile Safari/537.36",
+            "Chrome 126, Android",
+            "Chrome 126，Android",
+        ),
+        (
+            "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML,"
+            " like Gecko) Mobile/15E148 MicroMessenger/8.0.49 NetType/WIFI Language/zh_CN",
+            "WeChat 8, iOS",
+            "微信 8，iOS",
+        ),
+        (
+            "Mozilla/5.0 (Phone; OpenHarmony 5.0) AppleWebKit/537.36 (KHTML, like Gecko)"
+            " Chrome/114.0.0.0 Safari/537.36 ArkWeb/4.1.6.1 Mobile HuaweiBrowser/5.1.2.300",
+            "Huawei Browser 5, HarmonyOS",
+            "华为浏览器 5，HarmonyOS",
+        ),
+        ("my own " + "<i>" * 50, "my own &lt;i&gt;", "my own &lt;i&gt;"),
+        ("", "A device that is not known", "未知设备"),
+    ],
+)
+def test_devices_are_told_in_words(
+    client: Client, user_agent: str, english: str, chinese: str
+) -> None:
+    sign_up_by_email(client)
+    UserSession.objects.update(user_agent=user_agent)
+
+    for language, said in (("en", english), ("zh-hans", chinese)):
+        page = client.get("/accounts/sessions/", headers={"accept-language": language})
+        assert said in page.content.decode()
+        assert "Mozilla" not in page.content.decode()
+        assert "<i>" not in page.content.decode()
+
+
+@pytest.mark.parametrize(
     "path",
     [
         "/accounts/",
@@ -229,7 +313,7 @@ def test_a_closed_account_is_forgotten(client: Client) -> None:
     other = Client()
     other.post("/accounts/login/", {"login": "a@example.com", "password": PASSWORD})
 
-    client.post("/accounts/close/")
+    client.post("/accounts/close/", {"sure": "1"})
 
     user.refresh_from_db()
     assert (user.is_active, user.email, user.phone) == (False, "", "")
@@ -241,13 +325,32 @@ def test_a_closed_account_is_forgotten(client: Client) -> None:
     assert "_auth_user_id" not in other.session
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_keys_end_with_the_account_unless_somebody_else_may_open_it(
+    client: Client, operator: Operator, shared: bool
+) -> None:
+    subscriber = make_subscriber(operator, "s-1")
+    make_subscriber_key(client_for(make_key(operator)))
+    sign_in(client)
+    users = [User.objects.get()]
+    if shared:
+        users.append(User.objects.create_user(email="b@example.com", created_at=NOW))
+    for user in users:
+        Access.objects.create(user=user, operator=operator, subscriber=subscriber, created_at=NOW)
+
+    client.post("/accounts/close/", {"sure": "1"})
+
+    key = SubscriberKey.objects.get(subscriber_id=subscriber.pk)
+    assert (key.revoked_at is None) == shared
+
+
 def test_an_account_with_a_plan_cannot_be_closed(client: Client, operator: Operator) -> None:
     sign_in(client)
     user = User.objects.get()
     subscriber = access.begin(user, operator, at=NOW)
     subscribe(subscriber, make_plan(operator))
 
-    page = client.post("/accounts/close/")
+    page = client.post("/accounts/close/", {"sure": "1"}, follow=True)
 
     user.refresh_from_db()
     assert page.status_code == 200
@@ -275,6 +378,14 @@ def test_a_newcomer_becomes_a_subscriber_once(operator: Operator) -> None:
     assert Subscriber.objects.count() == Access.objects.count() == 1
 
 
+@pytest.mark.parametrize("language", ["en", "zh-hans"])
+def test_a_newcomer_is_written_to_in_the_language_of_the_sign_up(
+    operator: Operator, language: str
+) -> None:
+    with translation.override(language):
+        assert access.begin(make_user(phone=PHONE), operator, at=NOW).language == language
+
+
 @pytest.mark.parametrize("told", ["+8613800138000", "8613800138000", "13800138000"])
 def test_a_proved_phone_number_opens_the_account_that_the_crm_knows(
     operator: Operator, told: str
@@ -283,6 +394,42 @@ def test_a_proved_phone_number_opens_the_account_that_the_crm_knows(
     Subscriber.objects.filter(pk=known.pk).update(msisdn=told)
 
     assert access.begin(make_user(phone=PHONE), operator, at=NOW) == known
+
+
+def test_a_number_of_another_country_opens_no_account_of_a_number_at_home(
+    operator: Operator,
+) -> None:
+    known = make_subscriber(operator)
+    # +1 380 234 5678 is a number in Ohio, and has the digits of one in China.
+    Subscriber.objects.filter(pk=known.pk).update(msisdn="13802345678")
+
+    assert access.begin(make_user(phone="+13802345678"), operator, at=NOW) != known
+    assert access.begin(make_user(phone="+8613802345678"), operator, at=NOW) == known
+
+
+def test_an_account_that_was_merged_into_another_is_opened_to_nobody(operator: Operator) -> None:
+    one, two = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2")
+    Subscriber.objects.filter(pk=one.pk).update(msisdn=PHONE, merged_into=two, merged_at=NOW)
+
+    assert access.begin(make_user(phone=PHONE), operator, at=NOW) not in (one, two)
+
+
+def test_whose_number_it_is_takes_one_look_into_an_index(operator: Operator) -> None:
+    Subscriber.objects.bulk_create(
+        Subscriber(operator=operator, external_id=f"n-{nr}", msisdn=f"139{nr:08}", created_at=NOW)
+        for nr in range(5000)
+    )
+    with connection.cursor() as cursor:
+        cursor.execute("ANALYZE subscriptions_subscriber")
+    with CaptureQueriesContext(connection) as asked:
+        access.begin(make_user(phone="+8613900000042"), operator, at=NOW)
+    [query] = [one["sql"] for one in asked if '"msisdn" IN' in one["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN {query}")
+        plan = "\n".join(line for (line,) in cursor.fetchall())
+
+    assert "subscriber_by_phone" in plan, plan
+    assert Access.objects.get().subscriber.external_id == "n-42"
 
 
 def test_a_number_of_two_subscribers_or_an_unproved_one_opens_neither(operator: Operator) -> None:

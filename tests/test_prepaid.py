@@ -24,7 +24,7 @@ from tests.factories import (
 from tests.test_orders import order, pay, states, transfer, wallet
 from tests.usage import DAY, assert_books_agree, assert_problem, balance, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 10), local(2026, 7, 3)
 

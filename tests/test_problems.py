@@ -11,7 +11,7 @@ from django.db import DataError, InterfaceError, OperationalError, connection
 from django.test import Client
 from rest_framework.test import APIClient
 
-from subscriptions import lifecycle
+from subscriptions import balances
 from subscriptions.models import Operator
 from tests.factories import (
     make_plan,
@@ -283,7 +283,7 @@ def test_a_database_that_is_away_is_503_with_retry_after(
     def away(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(lifecycle, "ensure_open", away)
+    monkeypatch.setattr(balances, "bring_up", away)
     answer = api.get("/api/v1/subscribers/s-1/balance")
 
     assert_problem(answer, 503, "unavailable")
@@ -307,7 +307,7 @@ def test_what_nobody_foresaw_tells_nothing_of_the_inside(
     def broken(*args: Any, **kwargs: Any) -> None:
         raise error
 
-    monkeypatch.setattr(lifecycle, "ensure_open", broken)
+    monkeypatch.setattr(balances, "bring_up", broken)
     answer = api.get("/api/v1/subscribers/s-1/balance")
 
     assert_problem(answer, status, cause)

@@ -123,7 +123,6 @@ class World:
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("committed_days")
 @settings(suppress_health_check=list(HealthCheck), deadline=None, max_examples=6)
 @given(
     price=st.decimals("0.01", "25.00", places=2),

@@ -30,7 +30,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, assert_books_agree, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START = local(2026, 6, 1)
 _codes = itertools.count(1)

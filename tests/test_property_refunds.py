@@ -39,7 +39,7 @@ from tests.slow_provider import WAY, SlowProvider, slow_provider
 from tests.test_disputes import event
 from tests.usage import DAY, Gateway, assert_books_agree, post, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START = local(2026, 6, 27)
 ZERO = Decimal("0.00")
@@ -49,11 +49,21 @@ ACTS = st.tuples(
         [
             *("use", "use", "ask", "ask", "ask", "succeed", "succeed", "fail", "fail"),
             *("retry", "to_wallet", "cancel", "dispute", "win", "lose", "pass", "sweep"),
+            *("inquire", "drop"),
         ]
     ),
     st.integers(0, 2),  # which order, or refund
     st.integers(1, 9),  # of ten, how much
 )
+
+
+STATUSES = {
+    "dispute": "needs_response",
+    "win": "won",
+    "lose": "lost",
+    "inquire": "warning_needs_response",
+    "drop": "warning_closed",
+}
 
 
 class World:
@@ -96,7 +106,7 @@ class World:
         open_ones = list(own.filter(state="pending").order_by("id"))
         failed = list(own.filter(state="failed").order_by("id"))
         dispute = Dispute.objects.filter(operator=self.operator, order_id=order.id).first()
-        status = {"dispute": "needs_response", "win": "won", "lose": "lost"}.get(what)
+        status = STATUSES.get(what)
         deeds: dict[str, Callable[[], object]] = {
             "use": lambda: self._use(part),
             "ask": lambda: self._ask(order, part, at),
@@ -118,17 +128,19 @@ class World:
             return
         if what in ("retry", "to_wallet", "cancel") and not failed:
             return
-        if what in ("win", "lose") and dispute is None:
+        if what in ("win", "lose", "drop") and dispute is None:
             return
         if status is not None:
             left = order.amount - self._back(order)
+            # What was asked about may have gone back since.
+            asks_anew = dispute is None or dispute.state == "inquiry"
             said = event(
                 order.number,
                 status,
                 reference=f"du-{order.number}",
-                amount=str(left if dispute is None else dispute.amount),
+                amount=str(left if asks_anew or dispute is None else dispute.amount),
             )
-            if left > 0 or dispute is not None:
+            if left > 0 or not asks_anew:
                 disputes.take_dispute(self.operator, said, at=at)
             return
         try:
@@ -176,7 +188,7 @@ class World:
         """What came in is kept or has gone back, and nobody got more than was paid."""
         at = local(2027, 1, 1)
         found = {b.account: b.balance for b in ledger.trial_balance(self.operator.pk, at=at)}
-        disputed = [d for d in Dispute.objects.filter(operator=self.operator) if d.state != "won"]
+        disputed = Dispute.objects.filter(operator=self.operator, state__in=Dispute.TAKEN)
         taken = sum((d.amount for d in disputed), ZERO)
         paid = sum((one.amount for one in self.orders), ZERO)
         assert found.get("cash:slow", ZERO) == paid - self.slow.given_back() - taken

@@ -12,10 +12,17 @@ from django.core.management import CommandError, call_command
 from django.db import Error, connection, transaction
 from rest_framework.test import APIClient
 
-from billing import ledger
-from billing.models import PaymentDifference, ProviderFile, ProviderLine, ProviderPayment
+from billing import corrections, disputes, ledger, refunds
+from billing.models import (
+    PaymentDifference,
+    ProviderAccount,
+    ProviderFile,
+    ProviderLine,
+    ProviderPayment,
+    Refund,
+)
 from billing.orders import buying, keeping, paying
-from billing.ways.provider import Answer, Fate
+from billing.ways.provider import About, Answer, Event, Fate
 from subscriptions import clock
 from subscriptions.models import Operator
 from tests.factories import (
@@ -29,9 +36,10 @@ from tests.factories import (
 from tests.providers import stripe_account
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START = local(2026, 6, 10, 12)
+REFUND = {"amount": "5.00", "reason": "asked"}
 STRIPE = (
     "balance_transaction_id,created_utc,currency,gross,fee,net,reporting_category,source_id,"
     "payment_intent_id,payment_metadata[key]"
@@ -172,6 +180,95 @@ def test_a_day_is_what_matched_and_what_differs_and_staff_resolve_each(
     assert balance(operator, "payment_differences") == "0.01"
     assert ProviderPayment.objects.get(became="unclear").amount == 7
     assert (day(api)["open"], differences(api)) == (0, {})
+    assert_books_agree()
+
+
+def test_what_went_back_is_matched_by_the_refund_and_the_dispute_whose_it_is(
+    operator: Operator, api: APIClient
+) -> None:
+    """Two of one payment and one amount each, told by the refund's own name, by its key, and in a
+    file that names the payment alone."""
+    keys = [paid(operator, "30.00", f"pi_{nr}") for nr in range(3)]
+    account = ProviderAccount.objects.get()
+    backs = []
+    for nr, key in enumerate(keys):
+        path = f"orders/{key.removesuffix('-1')}/refunds"
+        made = Refund.objects.get(number=post(api, path, REFUND).json()["number"])
+        answer = Answer(Fate.SUCCEEDED, f"re_{nr}", amount=Decimal(5), currency="CNY")
+        told = Event(f"ev{nr}", About.REFUND, made.key, f"re_{nr}", answer, START)
+        assert refunds.settle_refund(operator, told, at=START) is not None
+        backs.append(made)
+    disputed = Answer(Fate.WAITING, "pi_0", amount=Decimal(25), currency="CNY")
+    opened = Event("ev9", About.DISPUTE, "", "du_1", disputed, START)
+    assert disputes.take_dispute(operator, opened, at=START) is not None
+    assert account.provider == "stripe"
+
+    def back(name: str, source: str, key: str = "", about: str = "refund") -> str:
+        return f"{name},2026-06-10 06:00:00,cny,-5.00,0.00,-5.00,{about},{source},pi_9,,{key}"
+
+    heading = f"{STRIPE},refund_metadata[key]"
+    lines = [
+        *(line(f"t{nr}", "30.00", intent=f"pi_{nr}") + "," for nr in range(3)),
+        back("t4", "re_0"),
+        back("t5", "re_x", backs[1].key),
+        back("t6", "du_1", about="dispute").replace("-5.00", "-25.00"),
+    ]
+    assert send(api, file_of(*lines, heading=heading)).status_code == 201
+
+    matched = dict(ProviderLine.objects.exclude(ours="").values_list("line_id", "ours"))
+    assert [matched[name].partition(":")[2].split(":")[0] for name in ("t4", "t5")] == [
+        str(backs[0].id),
+        str(backs[1].id),
+    ]
+    assert matched["t6"].startswith("dispute:")
+    assert [one["kind"] for one in differences(api).values()] == ["missing_there"]
+
+    # Alipay names what was paid.
+    named = f"z1,2026001,{keys[2]},x,2026-06-10 06:00:00,a,,5.00,0.00,b,交易退款,"
+    assert (
+        send(api, file_of(named, heading=ALIPAY), "layout=alipay&account=stripe&name=a").status_code
+        == 201
+    )
+    assert differences(api) == {}
+    assert_books_agree()
+
+
+def test_above_the_limit_nothing_but_a_days_fees_is_booked_as_a_fee_by_one(
+    operator: Operator, api: APIClient
+) -> None:
+    rules = corrections.Rules(approval_limit=Decimal(1))
+    corrections.set_rules(operator, rules, by="boss", at=START)
+    key = paid(operator, "30.00", "pi_1")
+    loaded(api, line("t1", "20.00", "2.00", key=key))
+    found = differences(api)
+
+    assert_problem(resolve(api, found["t1"], "fee"), 422, "invalid")
+    assert resolve(api, found["fees"], "fee").json()["state"] == "resolved"
+    assert resolve(api, found["t1"], "written_off").json()["state"] == "waiting"
+    assert balance(operator, "provider_fee") == "2.00"
+    assert_books_agree()
+
+
+def test_what_a_dispute_costs_is_booked_once_with_the_fees_of_its_day(
+    operator: Operator, api: APIClient
+) -> None:
+    """The notice of the dispute and the provider's books both name the fee."""
+    key = paid(operator, "30.00", "pi_1")
+    answer = Answer(Fate.WAITING, "pi_1", amount=Decimal(30), currency="CNY")
+    costs = {"balance_transactions": [{"amount": -3000, "fee": 1500, "currency": "cny"}]}
+    opened = Event("ev1", About.DISPUTE, "", "du_1", answer, START, details={"object": costs})
+    found = disputes.take_dispute(operator, opened, at=START)
+    assert found is not None
+    assert found.fee == 15
+
+    taken = f"t2,2026-06-10 06:00:00,cny,-30.00,15.00,-45.00,dispute,du_1,pi_1,{key}"
+    loaded(api, line("t1", "30.00", "0.30", key=key), taken)
+
+    [fees] = differences(api).values()
+    assert (fees["kind"], fees["amount"]["amount"]) == ("fees", "-15.30")
+    assert resolve(api, fees, "fee").json()["state"] == "resolved"
+    assert balance(operator, "provider_fee") == "15.30"
+    assert balance(operator, "cash:stripe") == "-15.30"
     assert_books_agree()
 
 

@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from rest_framework.test import APIClient
 
-from metering import few_asks, ingest
+from metering import few_asks, ingest, records
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from subscriptions import clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
@@ -50,6 +50,7 @@ from tests.usage import (
     T,
     assert_books_agree,
     balance,
+    counted,
     get,
     post,
     put,
@@ -204,6 +205,25 @@ def test_the_same_id_on_neighbouring_days_at_once_is_charged_once(
         assert sums(flat(answers)) == (3, 9, 0)
 
     assert used(subscriber) == {"uncovered": rounds * 3 * 120}
+
+
+def test_a_batch_that_commits_with_its_draw_leaves_nothing_where_an_id_is_found_a_day_away(
+    operator: Operator, gateway: Gateway
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=1_000_000 * T))
+    many = records.FEW + 6
+    for part in ("known", "remembered"):
+        gateway.charge(*[record(f"{part}-{nr}") for nr in range(many)])
+
+    found = gateway.charge(
+        *[record(f"new-{nr}") for nr in range(many)],
+        record("known-0", occurred_at=NOW - DAY),
+    )
+
+    assert counted(found) == (many, 1, 0)
+    assert used(subscriber)["allowance"] == 3 * many * 120
+    assert UsageRecord.objects.filter(subscriber_id=subscriber.pk).count() == 3 * many
 
 
 def test_of_two_contents_under_one_id_at_once_one_is_charged_and_one_kept(

@@ -28,7 +28,7 @@ from tests.factories import (
 )
 from tests.usage import Gateway, assert_problem, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 SECOND = dt.timedelta(seconds=1)
 NOWHERE = "unix:///nowhere/at-all.sock"

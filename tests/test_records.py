@@ -17,7 +17,7 @@ from subscriptions.models import Gateway
 from subscriptions.pgarrays import Int8s, Texts
 from tests.factories import NOW, make_operator
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 DAY = NOW.date()
 
 

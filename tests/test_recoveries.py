@@ -30,7 +30,7 @@ from tests.factories import (
 )
 from tests.usage import DAY, assert_books_agree, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 1), local(2026, 7, 3)
 DUE = CLOSE + 15 * DAY

@@ -12,7 +12,7 @@ import pytest
 from django.db import Error, transaction
 from rest_framework.test import APIClient
 
-from billing import ledger, refunds
+from billing import ledger, refundable, refunds
 from billing.documents import letterheads
 from billing.fapiao import requests as fapiao
 from billing.fapiao.providers import FileProvider
@@ -42,10 +42,11 @@ from tests.usage import (
     balance,
     get,
     post,
+    put,
     record,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, CLOSE = local(2026, 6, 10), local(2026, 7, 3)
 TEN = Decimal("10.00")
@@ -361,8 +362,10 @@ def test_of_an_invoice_what_a_credit_note_says_goes_back(
     [invoice] = get(api, "subscribers/s-1/invoices")["items"]
     number = bought(operator, api, kind="invoice", invoice=invoice["number"])
     assert_problem(refund(api, number), 409, "nothing_to_refund")
+    assert not refundable.may_be_asked(Order.objects.get(number=number))
     note = post(api, f"invoices/{invoice['number']}/credit", {"reason": "x", "amount": "3.00"})
     assert note.status_code == 201
+    assert refundable.may_be_asked(Order.objects.get(number=number))
 
     first = asked(api, number, amount="1.00")
     made = asked(api, number)
@@ -454,6 +457,25 @@ def test_units_come_back_with_a_refund_that_is_given_up(
     assert accounts(operator)["prepaid"] == "-10.00"
     slow.fate = Fate.SUCCEEDED
     assert asked(api, number)["amount"]["amount"] == "3.00"
+    assert_books_agree()
+
+
+def test_a_bonus_comes_back_with_a_refund_that_is_given_up(
+    operator: Operator, api: APIClient, slow: SlowProvider
+) -> None:
+    rules = {"fixed": [], "free": {"least": "1.00", "most": "100.00"}}
+    bonus = {"bonuses": [{"at_least": "20.00", "amount": "7.00"}]}
+    assert put(api, "top-up-policy", rules | bonus).status_code == 200
+    number = bought(operator, api, kind="top_up", amount="20.00")
+    slow.fate = Fate.FAILED
+    made = asked(api, number)
+    assert wallet(api) == "0.00"
+
+    for _ in range(2):
+        assert post(api, f"refunds/{made['number']}/cancel").status_code == 200
+
+    shown = get(api, "subscribers/s-1/wallet")
+    assert (shown["balance"]["amount"], shown["bonus"]["amount"]) == ("27.00", "7.00")
     assert_books_agree()
 
 
@@ -562,7 +584,11 @@ def test_the_same_key_is_the_same_refund(
 
     assert again["number"] == first["number"]
     assert Refund.objects.count() == 1
-    for said in ({"amount": "2.00"}, {"amount": "1.00", "number": other}):
+    for said in (
+        {"amount": "2.00"},
+        {"amount": "1.00", "number": other},
+        {"amount": "1.00", "to": "wallet"},
+    ):
         whose = said.pop("number", number)
         assert_problem(refund(api, whose, key="k", **said), 409, "idempotency_conflict")
 

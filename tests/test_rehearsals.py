@@ -17,7 +17,7 @@ from subscriptions.models import Operator, Plan
 from tests.factories import local, make_operator, make_plan, make_subscriber, subscribe, yuan
 from tests.usage import Gateway, assert_problem, get, post, put, record
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, USED, CLOSED = local(2026, 6, 1), local(2026, 6, 20), local(2026, 7, 3, 1)
 MILLION = 1_000_000_000

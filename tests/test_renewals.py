@@ -28,7 +28,7 @@ from tests.test_before_period import bills, move, orders, pays, sell
 from tests.test_orders import transfer, wallet
 from tests.usage import DAY, assert_books_agree, assert_problem, balance, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START, JULY, AUGUST = local(2026, 6, 1), local(2026, 7, 1), local(2026, 8, 1)
 HOUR = dt.timedelta(hours=1)

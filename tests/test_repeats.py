@@ -14,7 +14,7 @@ from tests import adapter_fixtures as sent
 from tests.factories import client_for, make_key, make_operator
 from tests.usage import Gateway, assert_books_agree, assert_problem, bare, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from tests.usage import (
     usage_by,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 FAIR = {"cheap": ("0.5",) * 5, "dear": ("5",) * 5}

@@ -56,7 +56,6 @@ def carrier(subscribers: int, **terms: Any) -> Operator:
 
 
 @pytest.mark.django_db(transaction=True)
-@pytest.mark.usefixtures("committed_days")
 @pytest.mark.xdist_group("rerating_races")
 class TestRaces:
     def test_two_workers_apply_each_share_once(self) -> None:
@@ -130,7 +129,6 @@ uses = st.lists(
 )
 
 
-@pytest.mark.usefixtures("committed_days")
 class PropertyTests(TestCase):
     @given(uses=uses, voided=st.sets(st.integers(0, 7)), twice=st.booleans())
     @settings(max_examples=25)

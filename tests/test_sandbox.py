@@ -26,6 +26,7 @@ from billing.models import (
     ProviderSecret,
 )
 from billing.orders import paying
+from billing.provider_books import fetching
 from billing.ways import accounts, known
 from billing.ways.provider import About, Attempt, Fate, Provider, Saves, Saving
 from billing.ways.sandbox import company, notices
@@ -36,7 +37,7 @@ from tests.factories import NOW, make_operator, make_plan, make_subscriber, set_
 from tests.payer import Browser, deliver
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 SECOND = dt.timedelta(seconds=1)
 
@@ -260,6 +261,39 @@ def test_a_card_that_was_saved_is_charged_without_its_holder(
     partner.forget(kept.pk)
     assert charge("k-2", kept.pk).reason == "unknown_method"
     assert charge("k-3", "sbx_card_of_nobody").reason == "unknown_method"
+
+
+def test_a_saved_card_pays_an_order_at_once(operator: Operator, api: APIClient) -> None:
+    asked = {"consent": "I agree", "return_url": "https://portal.example.org/"}
+    begun = post(api, "subscribers/s-1/payment-methods", asked).json()
+    Browser().open(begun["action"]["url"]).press("do", "save", card=PAYS)
+    deliver(operator)
+    [saved] = get(api, "subscribers/s-1/payment-methods")["items"]
+
+    answer = post(api, f"orders/{order(api)}/pay", {"way": "card", "method": saved["id"]})
+
+    assert (saved["brand"], saved["last4"]) == ("UnionPay", "0005")
+    assert (answer.json()["state"], wallet(api)) == ("paid", "9.90")
+
+
+def test_a_day_of_the_sandbox_s_balance_matches_our_books(
+    operator: Operator, api: APIClient
+) -> None:
+    number, payer = begin(api, "card")
+    payer.press("do", "pay")
+    deliver(operator)
+    assert (
+        post(api, f"orders/{number}/refunds", {"amount": "4.00", "reason": "x"}).status_code == 201
+    )
+    deliver(operator)
+
+    assert fetching.run(operator, at=NOW + DAY) == 1
+
+    set_clock(operator, NOW + DAY)
+    [day] = get(api, "provider-days")["items"]
+    assert (day["matched"]["amount"], day["fees"]["amount"]) == ("5.90", "-0.06")
+    assert day["missing_there"]["amount"] == day["missing_here"]["amount"] == "0.00"
+    assert_books_agree()
 
 
 def test_a_card_is_not_saved_against_its_holders_will(

@@ -13,7 +13,6 @@ from tests.factories import local, make_operator
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("committed_days"),
     pytest.mark.timeout(600),
 ]
 

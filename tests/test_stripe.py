@@ -2,27 +2,51 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import io
 from collections.abc import Iterator
 from decimal import Decimal
 from typing import Any
 
 import pytest
 import stripe
+from django.core.management import call_command
 from rest_framework.test import APIClient
 
-from billing import due, methods, receiving, wallets
-from billing.models import Order, PaymentIntent, PaymentMethod, PaymentTask, ProviderAccount
-from billing.orders import paying
+from billing import disputes, due, methods, receiving, wallets
+from billing.checkout import links
+from billing.models import (
+    Order,
+    PaymentIntent,
+    PaymentMethod,
+    PaymentTask,
+    ProviderAccount,
+    ProviderFile,
+    ProviderLine,
+)
+from billing.orders import keeping, paying
+from billing.provider_books import fetching
 from billing.ways.stripe import client as calling
 from billing.ways.stripe.amounts import from_stripe, to_stripe
+from subscriptions import catalog
+from subscriptions.errors import Invalid
 from subscriptions.models import Operator, Subscriber
-from tests.factories import NOW, client_for, make_key, make_operator, make_subscriber, set_clock
+from tests.factories import (
+    NOW,
+    client_for,
+    make_key,
+    make_operator,
+    make_subscriber,
+    set_clock,
+    yuan,
+)
 from tests.fakes import shapes
 from tests.fakes.stripe_server import FakeStripe
+from tests.payer import Browser
 from tests.providers import deliver, stripe_account
-from tests.usage import DAY, MINUTE, assert_books_agree, assert_problem, get, post
+from tests.usage import DAY, MINUTE, assert_books_agree, assert_problem, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 BACK = "https://portal.example.com/orders"
 
@@ -132,6 +156,25 @@ def test_a_payer_who_fails_may_try_again_in_the_same_attempt(
     assert get(api, f"orders/{number}")["state"] == "paid"
 
 
+def test_however_often_a_payer_comes_back_stripe_is_asked_once_in_a_while(
+    operator: Operator, account: ProviderAccount, fake: FakeStripe, api: APIClient
+) -> None:
+    number = top_up(api)
+    begin(api, number, "alipay")
+    fake.asked.clear()
+    back = links.return_url(keeping.find(operator, number))
+
+    for _ in range(4):
+        assert Browser().open(back).status == 200
+    assert [(verb, path.rpartition("_")[0]) for verb, path, _ in fake.asked] == [
+        ("GET", "/v1/payment_intents/pi")
+    ]
+    intent = PaymentIntent.objects.get()
+    assert intent.asked_at is not None
+    soon, later = (intent.asked_at + dt.timedelta(seconds=after) for after in (4, 5))
+    assert [keeping.may_ask(intent, wall=at) for at in (soon, later, later)] == [False, True, False]
+
+
 # --- what does not fit ---------------------------------------------------------------------------
 
 
@@ -173,6 +216,31 @@ def test_what_was_not_asked_for_is_never_granted(
     deliver(operator, account, *fake.bodies("refund"))
     assert get(api, f"payment-tasks/{task['id']}")["state"] == "open"
     assert "expired_or_canceled_card" in get(api, f"payment-tasks/{task['id']}")["detail"]
+
+
+def test_a_page_and_its_payment_that_tell_two_amounts_are_for_staff_to_see(
+    operator: Operator,
+    subscriber: Subscriber,
+    account: ProviderAccount,
+    fake: FakeStripe,
+    api: APIClient,
+) -> None:
+    begin(api, top_up(api), "card")
+    fake.lies = {"amount_received": 2000}
+    fake.pay(fake.of("checkout.session")[0]["id"])
+    # What the page says comes first, and all of it twice.
+    deliver(operator, account, *fake.bodies("checkout.session"), *fake.bodies(), *fake.bodies())
+
+    assert balance(subscriber) == Decimal("9.90")
+    [task] = get(api, "payment-tasks")["items"]
+    assert (task["cause"], task["state"]) == ("two_amounts", "open")
+    assert "9.90 CNY, then as 20.00 CNY" in task["detail"]
+    path = f"payment-tasks/{task['id']}/resolve"
+    for action in ("wallet", "refund"):  # it has its place
+        assert_problem(post(api, path, {"action": action, "note": "x"}), 422, "invalid")
+    assert post(api, path, {"action": "note", "note": "asked"}).json()["state"] == "resolved"
+    assert balance(subscriber) == Decimal("9.90")
+    assert_books_agree()
 
 
 def test_a_refund_of_unclear_money_is_asked_for_once_and_settles_later(
@@ -421,6 +489,128 @@ def test_another_operator_sees_no_method_and_pays_with_none(
     charge = {"way": "card", "method": str(saved.pk)}
     assert_problem(post(own, f"orders/{top_up(own)}/pay", charge), 422, "unknown_method")
     assert PaymentMethod.objects.get().state == "saved"
+
+
+# --- disputes, and its balance -------------------------------------------------------------------
+
+
+def bought(operator: Operator, account: ProviderAccount, fake: FakeStripe, api: APIClient) -> str:
+    """The number of a booster that was paid."""
+    catalog.publish_booster(
+        operator, "pack", name="Pack", price=yuan("9.90"), units=1000, valid_days=9, at=NOW
+    )
+    said = {"kind": "booster", "booster": "pack"}
+    number = str(post(api, "subscribers/s-1/orders", said).json()["number"])
+    begin(api, number, "alipay")
+    fake.pay(fake.of("payment_intent")[-1]["id"])
+    deliver(operator, account, *fake.bodies())
+    return number
+
+
+def test_evidence_is_handed_in_at_stripe_once(
+    operator: Operator, account: ProviderAccount, fake: FakeStripe, api: APIClient
+) -> None:
+    bought(operator, account, fake, api)
+    disputed = fake.dispute(fake.of("payment_intent")[-1]["id"])
+    deliver(operator, account, *fake.bodies("charge.dispute"))
+    [dispute] = get(api, "disputes")["items"]
+    path = f"disputes/{dispute['number']}"
+    put(api, f"{path}/evidence", {"product_description": "1000 units", "service_date": "10 June"})
+
+    fake.troubles.append(500)
+    assert post(api, f"{path}/submit").json()["sent_at"] is None
+    disputes.sweep(operator, at=NOW)
+    disputes.sweep(operator, at=NOW)
+    deliver(operator, account, *fake.bodies("charge.dispute"))
+
+    kept = fake.things[disputed["id"]]
+    assert kept["evidence"] == {"product_description": "1000 units", "service_date": "10 June"}
+    assert kept["evidence_details"]["submission_count"] == 1
+    shown = get(api, path)
+    assert (shown["state"], shown["sent_at"]) == ("under_review", "2026-06-10T04:00:00Z")
+    # What Stripe takes no more, staff see.
+    again = post(api, f"{path}/submit")
+    assert_problem(again, 409, "not_taken")
+    assert "dispute_already_closed" in again.json()["detail"]
+    assert [get(api, path)[name] for name in ("submitted_at", "sent_at")] == [None, None]
+
+
+def test_an_inquiry_at_stripe_is_answered_and_takes_nothing(
+    operator: Operator, account: ProviderAccount, fake: FakeStripe, api: APIClient
+) -> None:
+    bought(operator, account, fake, api)
+    asked = fake.dispute(fake.of("payment_intent")[-1]["id"], "warning_needs_response")
+    deliver(operator, account, *fake.bodies("charge.dispute"))
+    [inquiry] = get(api, "disputes")["items"]
+    put(api, f"disputes/{inquiry['number']}/evidence", {"service_date": "10 June"})
+
+    post(api, f"disputes/{inquiry['number']}/submit")
+    deliver(operator, account, *fake.bodies("charge.dispute"))
+
+    shown = get(api, f"disputes/{inquiry['number']}")
+    assert (shown["state"], shown["sent_at"]) == ("inquiry", "2026-06-10T04:00:00Z")
+    assert fake.things[asked["id"]]["status"] == "warning_under_review"
+
+    fake.close_dispute(asked["id"], "warning_closed")
+    deliver(operator, account, *fake.bodies("charge.dispute"))
+
+    assert get(api, f"disputes/{inquiry['number']}")["state"] == "withdrawn"
+    assert_books_agree()
+
+
+def test_a_day_of_stripe_s_balance_is_asked_for_and_matches_our_books(
+    operator: Operator, account: ProviderAccount, fake: FakeStripe, api: APIClient
+) -> None:
+    """A payment, a part of it that goes back, another that is disputed and won, a stranger's."""
+    fake.fee = 10
+    number = bought(operator, account, fake, api)
+    begin(api, top_up(api), "wechat_pay")
+    paid = fake.pay(fake.of("payment_intent")[-1]["id"])
+    deliver(operator, account, *fake.bodies())
+    disputed = fake.dispute(paid["id"])
+    fake.close_dispute(disputed["id"], "won")
+    back = post(api, f"orders/{number}/refunds", {"amount": "4.00", "reason": "asked"})
+    assert back.status_code == 201, back.content
+    fake.settle_refund(fake.of("refund")[0]["id"])
+    deliver(operator, account, *fake.bodies())
+    strange = fake._new_intent(700, "cny", "card", {})
+    fake.pay(strange["id"])
+
+    with pytest.raises(Invalid):
+        fetching.fetch(operator, account, NOW.date(), at=NOW)
+    fake.troubles.append(500)
+    assert fetching.run(operator, at=NOW + DAY) == 0
+    assert [fetching.run(operator, at=NOW + DAY) for _ in range(2)] == [1, 0]
+    assert fetching.fetch(operator, account, NOW.date(), at=NOW + DAY).new is False
+
+    [day] = get(api, "provider-days?from=2026-06-10&to=2026-06-10")["items"]
+    assert {name: day[name]["amount"] for name in ("total", "matched", "missing_here", "fees")} == {
+        "total": "22.50",  # 9.90 + 9.90 - 9.90 + 9.90 - 4.00 + 7.00 - 0.30
+        "matched": "15.80",
+        "missing_here": "7.00",
+        "fees": "-0.30",
+    }
+    assert day["missing_there"]["amount"] == "0.00"
+    states = ProviderLine.objects.order_by("line_id").values_list("kind", "state")
+    assert sorted(states) == [
+        ("dispute", "matched"),
+        ("dispute", "matched"),
+        ("payment", "differs"),
+        ("payment", "matched"),
+        ("payment", "matched"),
+        ("refund", "matched"),
+    ]
+    # A day on which nothing moved is known to be such: what we have of it is missing there.
+    set_clock(operator, NOW + DAY)
+    out = io.StringIO()
+    call_command("provider_books", "fetch", "2026-06-10", stdout=out)
+    assert "stripe acct_1 2026-06-10" in out.getvalue()
+    assert fetching.run(operator, at=NOW + 3 * DAY) == 2
+    assert ProviderFile.objects.filter(rows=0).count() == 2
+    # Without days, it is of the last 31.
+    assert [one["day"] for one in get(api, "provider-days")["items"]] == ["2026-06-10"]
+    assert_problem(api.get("/api/v1/provider-days?from=x&to=2026-06-10"), 400, "bad_query")
+    assert_books_agree()
 
 
 # --- the fake ------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ from tests.usage import DAY, Gateway, assert_books_agree, assert_problem, get, p
 
 MILLION = 1_000_000
 START = local(2025, 12, 1)
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 # Mobile data, SMS and broadband: 9 % since 1 January 2026.
 DATA = [("2020-01-01", "0.06"), ("2026-01-01", "0.09")]
 

@@ -52,7 +52,7 @@ from tests.usage import (
     used,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 MIB = 1024 * 1024
 JSON = "application/json"

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import pytest
 from rest_framework.test import APIClient
 
 from metering import rollups
+from metering.models import UsageHour
 from subscriptions import lifecycle
 from subscriptions.models import Operator, Subscriber
 from tests.factories import (
@@ -32,6 +35,7 @@ from tests.usage import (
     bare,
     counted,
     get,
+    post,
     put_card,
     record,
     records_of,
@@ -40,7 +44,7 @@ from tests.usage import (
     used,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 
 # Weights and receipts ----------------------------------------------------------------------------
@@ -316,6 +320,28 @@ def test_usage_is_shown_by_hour_day_and_month_and_by_model(
             for i in usage_by(api, "month,model", since, until)
         ] == [("2026-06", "m-False", 1), ("2026-06", "m-True", 2), ("2026-07", "m-False", 2)]
         rollups.fold_all(at=NOW)
+
+
+def test_whole_days_are_read_as_days_which_late_usage_and_corrections_change(
+    gateway: Gateway, api: APIClient, operator: Operator
+) -> None:
+    bare(operator)
+    old = local(2026, 6, 5, 15)
+    gateway.charge(*(record(f"r-{nr}", occurred_at=old + nr * HOUR) for nr in range(3)))
+    rollups.fold_all(at=NOW)
+    gateway.charge(record("late", occurred_at=old - HOUR))
+    rollups.fold_all(at=NOW)
+    answer = post(api, "subscribers/s-1/usage-records/r-1/void", {"reason": "a test"})
+    assert answer.status_code == 200, answer.content
+    by_hour = usage_by(api, "hour", local(2026, 6, 5), local(2026, 6, 6))
+
+    # Nobody looks at the hours of a day that is asked for whole.
+    UsageHour.objects.all().delete()
+    [day] = usage_by(api, "day", local(2026, 6, 5), local(2026, 6, 6))
+
+    assert [item["requests"] for item in by_hour] == [1, 1, 1]
+    assert day["requests"] == 3
+    assert Decimal(day["units"]) == sum(Decimal(item["units"]) for item in by_hour)
 
 
 @pytest.mark.parametrize("folded", ["before", "between", "after"])

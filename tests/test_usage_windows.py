@@ -45,7 +45,7 @@ from tests.usage import (
     record,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 COUNTERS = "/api/v1/usage-counters"
 START = NOW - HOUR

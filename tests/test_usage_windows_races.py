@@ -18,7 +18,6 @@ from tests.usage import Gateway, assert_books_agree, bare
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
-    pytest.mark.usefixtures("committed_days"),
     pytest.mark.xdist_group("windows_races"),
 ]
 

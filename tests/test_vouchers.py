@@ -30,7 +30,7 @@ from tests.factories import (
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post, put
 from tests.vouchers import TERMS, make_all, order_batch, shown_codes, sold_vouchers
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 WRONG = "2222-2222-2222-2222"  # what it checks is right: a code that nobody has
 

@@ -35,7 +35,7 @@ from tests.factories import (
 from tests.test_orders import order, pay, top_up, transfer
 from tests.usage import DAY, assert_books_agree, assert_problem, get, post, put
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 START = local(2026, 6, 10)
 ANY = {"least": "1.00", "most": "500.00"}
@@ -269,9 +269,15 @@ def test_the_bonus_of_a_top_up_goes_with_it(operator: Operator, api: APIClient) 
 
     with transaction.atomic():
         for _ in range(2):
-            wallets.take_back_bonus(operator.pk, key, bonus.order_id, at=START)
+            wallets.take_back_bonus(operator.pk, key, bonus.order_id or 0, by="x", at=START)
 
     assert money(api)[:2] == ("30.00", "0.00")
+    assert_books_agree()
+
+    with transaction.atomic():
+        for _ in range(2):
+            wallets.give_bonus_again(operator.pk, key, by="x", at=START)
+    assert money(api)[:2] == ("37.00", "7.00")
     assert_books_agree()
 
 

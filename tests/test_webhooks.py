@@ -89,7 +89,6 @@ def told(receiver: Receiver) -> list[str]:
 
 
 @pytest.mark.django_db
-@pytest.mark.usefixtures("committed_days")
 def test_a_crossed_threshold_arrives_signed_and_in_order(
     api: APIClient, gateway: Gateway, subscriber: Subscriber, receiver: Receiver
 ) -> None:

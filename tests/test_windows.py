@@ -45,7 +45,7 @@ from tests.usage import (
     used,
 )
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("committed_days")]
+pytestmark = pytest.mark.django_db
 
 PLAN = {"name": "W", "price": "1", "allowance": "1000000", "rate_card": "standard"}
 
@@ -303,7 +303,9 @@ class CountingTests(TestCase):
         for limit in LIMITS:
             policy = replace(policy_from(make_plan(operator)), windows=(limit,))
             period = Period(ANCHOR, now + DAY, 1, policy)
-            room = windows.room_of(operator.pk, subscriber.pk, period, at=now, zone=ZoneInfo(zone))
+            [room] = windows.rooms_of(
+                operator.pk, subscriber.pk, period, at=now, zone=ZoneInfo(zone)
+            )
             since, until = span_of(limit, now, ZoneInfo(zone))
             records = UsageRecord.objects.filter(
                 subscriber_id=subscriber.pk, occurred_at__gte=since, occurred_at__lt=until

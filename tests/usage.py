@@ -28,7 +28,7 @@ PATH = "/api/v1/usage-records"
 # What is asked with a gateway's key.
 GATEWAYS = (
     *(PATH, "/api/v1/reservations", "/api/v1/authorize", "/api/v1/usage-counters"),
-    *("/api/v1/events", "/v1/", "/v2/"),
+    *("/api/v1/events", "/api/v1/keys/", "/v1/", "/v2/"),
 )
 US = dt.timedelta(microseconds=1)
 MINUTE = dt.timedelta(minutes=1)

@@ -18,7 +18,7 @@ from billing.anomalies.finding import Finding, Thresholds
 from billing.models import AnomalyCase, AnomalyPolicy, AnomalyStep
 from subscriptions import lifecycle
 from subscriptions.errors import Conflict, Invalid, NotFound
-from subscriptions.models import Operator, Suspension
+from subscriptions.models import Operator, Subscriber, Suspension
 
 State = AnomalyCase.State
 
@@ -163,21 +163,14 @@ def _reason(case: AnomalyCase) -> str:
     return f"anomaly {case.pk}"
 
 
-def _running(case: AnomalyCase, at: dt.datetime) -> Suspension | None:
-    return (
-        Suspension.objects.filter(subscriber_id=case.subscriber_id)
-        .filter(Q(ends_at__isnull=True) | Q(ends_at__gt=at))
-        .first()
-    )
-
-
 def _freeze(case: AnomalyCase, *, at: dt.datetime) -> None:
-    if _running(case, at) is not None:
+    # Locked first: whoever suspends the line at this moment is seen, or waits.
+    Subscriber.objects.select_for_update(no_key=True).get(pk=case.subscriber_id)
+    running = Suspension.objects.filter(subscriber_id=case.subscriber_id)
+    if running.filter(Q(ends_at__isnull=True) | Q(ends_at__gt=at)).exists():
         raise AlreadySuspended("the line is suspended or frozen already, for another reason")
     lifecycle.suspend(case.subscriber_id, reason=_reason(case), at=at, frozen=True)
 
 
 def _release(case: AnomalyCase, *, at: dt.datetime) -> None:
-    running = _running(case, at)
-    if running is not None and running.reason == _reason(case):
-        lifecycle.restore(case.subscriber_id, at=at)
+    lifecycle.restore(case.subscriber_id, reason=_reason(case), frozen=True, at=at)

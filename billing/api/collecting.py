@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from django.db import transaction
 from djmoney.money import Money
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -15,7 +14,7 @@ from rest_framework.response import Response
 from billing import consents
 from billing.api.corrections import person_of
 from billing.api.invoices import MoneyBody
-from billing.collecting import cases, policies
+from billing.collecting import agreeing, cases, policies
 from billing.collecting.schedule import WAYS, Terms
 from billing.models import CollectionCase, CollectionStep, Consent, Invoice, Order
 from subscriptions import clock, registry
@@ -123,18 +122,16 @@ class ConsentsDoor(OperatorDoor):
         if cap is not None and cap.currency.code != operator.currency:
             raise Invalid(f"monthly_cap is in {operator.currency}")
         at = clock.now(operator)
-        with transaction.atomic():
-            given = consents.give(
-                operator,
-                subscriber.pk,
-                consents.Said(
-                    **said,
-                    subscription_id=None if subscription is None else int(subscription),
-                    monthly_cap=None if cap is None else cap.amount,
-                ),
-                at=at,
-            )
-            cases.begin_for(operator, subscriber.pk, at=at)
+        given = agreeing.agree(
+            operator,
+            subscriber.pk,
+            consents.Said(
+                **said,
+                subscription_id=None if subscription is None else int(subscription),
+                monthly_cap=None if cap is None else cap.amount,
+            ),
+            at=at,
+        )
         return Response(show_consent(given, operator.currency), status=201)
 
     @extend_schema(
@@ -170,11 +167,8 @@ class ConsentWithdrawDoor(OperatorDoor):
         said = Withdrawal(data=request.data)
         said.is_valid(raise_exception=True)
         at = clock.now(operator)
-        with transaction.atomic():
-            receipt = consents.withdraw(
-                operator, subscriber.pk, number, channel=said.validated_data["channel"], at=at
-            )
-            cases.look_again(subscriber.pk, at=at)
+        channel = said.validated_data["channel"]
+        receipt = agreeing.take_back(operator, subscriber.pk, number, channel=channel, at=at)
         return Response(show_consent(receipt, operator.currency))
 
 

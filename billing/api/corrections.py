@@ -1,30 +1,25 @@
-"""Doors for corrections by policy: the rules, and what waits for a second person."""
+"""Doors for the rules: how corrections are made, and what a second person has to approve."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from djmoney.money import Money
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import approving, corrections
-from billing.api.invoices import MoneyBody
-from billing.corrections import Rules
-from billing.models import Approval, Invoice, Order, Refund
+from billing import corrections
 from subscriptions import clock
-from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Count, Instant, Price, Text, money_to_wire, plain, to_wire_time
-from subscriptions.api.idempotency import idempotent
-from subscriptions.api.schema import CURSOR, IDEMPOTENCY_KEY, LIMIT, refusals
+from subscriptions.api.fields import Flag, Price, Units, money_to_wire, plain
+from subscriptions.api.schema import refusals
 from subscriptions.errors import Invalid
-from subscriptions.models import ApiKey, Operator, Subscriber
-
-APPROVAL = OpenApiParameter("approval_id", int, OpenApiParameter.PATH)
+from subscriptions.models import ApiKey, Operator
+from subscriptions.units import to_wire
 
 
 def person_of(request: Request) -> str:
@@ -93,159 +88,54 @@ class PolicyDoor(OperatorDoor):
         limit = body.validated_data["approval_limit"]
         if limit is not None and limit.currency.code != operator.currency:
             raise Invalid(f"approval_limit is in {operator.currency}")
-        rules = Rules(
-            None if limit is None else limit.amount, body.validated_data["over_charge_factor"]
+        at = clock.now(operator)
+        rules = replace(
+            corrections.rules_of(operator.pk, at=at),
+            approval_limit=None if limit is None else limit.amount,
+            over_charge_factor=body.validated_data["over_charge_factor"],
         )
-        corrections.set_rules(operator, rules, by=person_of(request), at=clock.now(operator))
+        corrections.set_rules(operator, rules, by=person_of(request), at=at)
         return Response(show_policy(operator))
 
 
-class ApprovalBody(serializers.Serializer[Any]):
-    """A correction above the limit. `amount` is all of it, with compensation: below zero where the
-    subscriber gets it."""
+class ApprovalPolicyBody(serializers.Serializer[Any]):
+    """What else waits for another person from now on, beside money above `approval_limit`."""
 
-    id = Count()
-    kind = serializers.ChoiceField(choices=Approval.Kind.values)
-    state = serializers.ChoiceField(choices=Approval.State.values)
-    subscriber = serializers.CharField()
-    invoice = serializers.CharField(allow_null=True, help_text="that a credit note is against")
-    over_charge = serializers.BooleanField()
-    amount = MoneyBody()
-    reason = serializers.CharField()
-    asked_by = serializers.CharField(help_text="a key's name, or `month close`")
-    asked_at = Instant()
-    decided_by = serializers.CharField(allow_null=True)
-    decided_at = Instant(allow_null=True)
-    decision = serializers.CharField(allow_null=True, help_text="the reason of who decided")
-    credit_note = serializers.CharField(allow_null=True, help_text="that was issued for it")
-    order = serializers.CharField(allow_null=True, help_text="that a refund is of")
-    refund = serializers.CharField(allow_null=True, help_text="that was made for it")
-
-
-class ApprovalPage(serializers.Serializer[Any]):
-    items = ApprovalBody(many=True)
-    next = serializers.URLField(allow_null=True)
-
-
-def show_approval(one: Approval) -> dict[str, Any]:
-    """An approval as it travels."""
-    numbers = dict(
-        Invoice.objects.filter(
-            subscriber_id=one.subscriber_id, id__in=[one.invoice_id, one.note_id]
-        ).values_list("id", "number")
+    units_limit = Units(
+        allow_null=True,
+        help_text="more units given by hand, or moved by a re-rating, wait; null: none do",
     )
+    prices_by_two = Flag(help_text="each version of a plan or rate card waits")
+
+
+def show_approval_policy(operator: Operator) -> dict[str, Any]:
+    rules = corrections.rules_of(operator.pk, at=clock.now(operator))
+    limit = rules.units_limit
     return {
-        "id": one.pk,
-        "kind": one.kind,
-        "state": one.state,
-        "subscriber": Subscriber.objects.get(pk=one.subscriber_id).external_id,
-        "invoice": None if one.invoice_id is None else numbers[one.invoice_id],
-        "over_charge": one.over_charge or (one.kind == Approval.Kind.ADJUSTMENT and one.gross < 0),
-        "amount": money_to_wire(Money(one.amount, one.currency)),
-        "reason": one.reason,
-        "asked_by": one.asked_by,
-        "asked_at": to_wire_time(one.asked_at),
-        "decided_by": one.decided_by or None,
-        "decided_at": None if one.decided_at is None else to_wire_time(one.decided_at),
-        "decision": one.decision or None,
-        "credit_note": None if one.note_id is None else numbers[one.note_id],
-        "order": _number(Order, one.subscriber_id, one.order_id),
-        "refund": _number(Refund, one.subscriber_id, one.refund_id),
+        "units_limit": None if limit is None else to_wire(limit),
+        "prices_by_two": rules.prices_by_two,
     }
 
 
-def _number(
-    model: type[Order] | type[Refund], subscriber_id: int, row_id: int | None
-) -> str | None:
-    if row_id is None:
-        return None
-    return model.objects.get(subscriber_id=subscriber_id, id=row_id).number
-
-
-STATE = OpenApiParameter("state", {"type": "string", "enum": list(Approval.State.values)})
-
-
-class ApprovalsDoor(OperatorDoor):
+class ApprovalPolicyDoor(OperatorDoor):
     @extend_schema(
-        operation_id="list_approvals",
-        parameters=[STATE, CURSOR, LIMIT],
-        responses={200: ApprovalPage, **refusals(422)},
+        operation_id="get_approval_policy", responses={200: ApprovalPolicyBody, **refusals()}
     )
     def get(self, request: Request) -> Response:
-        """Corrections above the limit, in the order they were asked for; `state=pending`: to do."""
-        rows = Approval.objects.filter(operator=operator_of(request)).order_by("pk")
-        state = request.query_params.get("state")
-        if state is not None:
-            if state not in Approval.State.values:
-                raise Invalid(f"state is one of {', '.join(Approval.State.values)}")
-            rows = rows.filter(state=state)
-        return Response(
-            pagination.page(
-                request,
-                rows,
-                by="pk",
-                of_type=int,
-                show=lambda found: [show_approval(one) for one in found],
-            )
-        )
+        """The rules that hold now."""
+        return Response(show_approval_policy(operator_of(request)))
 
-
-class ApprovalDoor(OperatorDoor):
     @extend_schema(
-        operation_id="get_approval",
-        parameters=[APPROVAL],
-        responses={200: ApprovalBody, **refusals(404)},
+        operation_id="set_approval_policy",
+        request=ApprovalPolicyBody,
+        responses={200: ApprovalPolicyBody, **refusals(413, 415, 422)},
     )
-    def get(self, request: Request, approval_id: int) -> Response:
-        """One correction above the limit."""
-        return Response(show_approval(corrections.find(operator_of(request), approval_id)))
-
-
-class DecisionBody(serializers.Serializer[Any]):
-    """Why it is approved or rejected; who decides is the key."""
-
-    reason = Text(max_length=200)
-
-
-def _decision(request: Request) -> dict[str, Any]:
-    """Who decides why and when, as `approve` and `reject` take it."""
-    body = DecisionBody(data=request.data)
-    body.is_valid(raise_exception=True)
-    return {
-        "by": person_of(request),
-        "reason": body.validated_data["reason"],
-        "at": clock.now(operator_of(request)),
-    }
-
-
-class ApproveDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="approve_correction",
-        parameters=[APPROVAL, IDEMPOTENCY_KEY],
-        request=DecisionBody,
-        responses={200: ApprovalBody, **refusals(404, 409, 413, 415, 422)},
-    )
-    @idempotent
-    def post(self, request: Request, approval_id: int) -> Response:
-        """Let it be made: a credit note is issued now, a refund is on its way, an adjustment is on
-        the next bill."""
+    def put(self, request: Request) -> Response:
+        """Other rules, for what is asked for from now on."""
         operator = operator_of(request)
-        return Response(
-            show_approval(approving.approve(operator, approval_id, **_decision(request)))
-        )
-
-
-class RejectDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="reject_correction",
-        parameters=[APPROVAL, IDEMPOTENCY_KEY],
-        request=DecisionBody,
-        responses={200: ApprovalBody, **refusals(404, 409, 413, 415, 422)},
-    )
-    @idempotent
-    def post(self, request: Request, approval_id: int) -> Response:
-        """Let it not be made."""
-        operator = operator_of(request)
-        return Response(
-            show_approval(corrections.reject(operator, approval_id, **_decision(request)))
-        )
+        body = ApprovalPolicyBody(data=request.data)
+        body.is_valid(raise_exception=True)
+        at = clock.now(operator)
+        rules = replace(corrections.rules_of(operator.pk, at=at), **body.validated_data)
+        corrections.set_rules(operator, rules, by=person_of(request), at=at)
+        return Response(show_approval_policy(operator))

@@ -6,8 +6,9 @@ from drf_spectacular.utils import OpenApiResponse, extend_schema
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import approving, invoicing
-from billing.api.corrections import ApprovalBody, person_of, show_approval
+from billing import credit_notes, invoicing
+from billing.api.approvals import ApprovalBody, show_approval
+from billing.api.corrections import person_of
 from billing.api.invoices import NUMBER, InvoiceBody, Reason, show
 from billing.models import Approval
 from subscriptions import clock
@@ -51,7 +52,7 @@ class CreditDoor(OperatorDoor):
             currency = invoicing.find(operator, number).currency
             if amount.currency.code != currency:
                 raise Invalid(f"the invoice is in {currency}")
-        made = approving.credit(
+        made = credit_notes.credit(
             operator,
             number,
             reason=order.validated_data["reason"],

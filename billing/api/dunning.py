@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from drf_spectacular.utils import extend_schema
@@ -24,9 +25,11 @@ STEPS = 200
 
 
 class StopBody(serializers.Serializer[Any]):
-    """Since when nothing is done about debts, and why; of all where `subscriber` is null."""
+    """Since when nothing is done about debts, and why; of all where `subscriber` is null, of one
+    invoice where that is named."""
 
     subscriber = serializers.CharField(allow_null=True)
+    invoice = serializers.CharField(allow_null=True)
     since = Instant()
     reason = serializers.CharField()
 
@@ -67,18 +70,28 @@ class DebtorBody(serializers.Serializer[Any]):
     stops = StopBody(many=True)
 
 
-def _stop(stopped: DunningStop) -> dict[str, Any]:
-    return {
-        "subscriber": stopped.subscriber.external_id if stopped.subscriber else None,
-        "since": to_wire_time(stopped.starts_at),
-        "reason": stopped.reason,
-    }
+def _stops(rows: Sequence[DunningStop]) -> list[dict[str, Any]]:
+    named = {(row.subscriber_id, row.invoice_id) for row in rows if row.invoice_id is not None}
+    numbers = dict(
+        Invoice.objects.filter(
+            subscriber_id__in={key[0] for key in named}, id__in={key[1] for key in named}
+        ).values_list("id", "number")
+    )
+    return [
+        {
+            "subscriber": row.subscriber.external_id if row.subscriber else None,
+            "invoice": None if row.invoice_id is None else numbers[row.invoice_id],
+            "since": to_wire_time(row.starts_at),
+            "reason": row.reason,
+        }
+        for row in rows
+    ]
 
 
 def _standing(operator: Operator) -> dict[str, Any]:
     seen = dunning.overview(operator)
     states = {state: seen.states.get(state, 0) for state in DunningCase.State.values}
-    return {"states": states, "stops": [_stop(stopped) for stopped in seen.stops]}
+    return {"states": states, "stops": _stops(seen.stops)}
 
 
 def _debtor(subscriber: Subscriber) -> dict[str, Any]:
@@ -109,11 +122,7 @@ def _debtor(subscriber: Subscriber) -> dict[str, Any]:
             }
             for step in steps
         ],
-        "stops": [
-            _stop(stopped)
-            for stopped in dunning.overview(subscriber.operator).stops
-            if stopped.subscriber_id in (None, subscriber.pk)
-        ],
+        "stops": _stops(dunning.stops_for(subscriber)),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from djmoney.money import Money
@@ -10,10 +11,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing import approvals, approving
 from billing.api.corrections import person_of
 from billing.api.invoices import MoneyBody
 from billing.handovers import keeping
-from billing.models import Handover
+from billing.models import Approval, Handover
 from subscriptions import clock, registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
@@ -105,7 +107,13 @@ class RecyclingPolicyBody(serializers.Serializer[Any]):
     )
 
 
-def show(row: Handover) -> dict[str, Any]:
+def show(rows: Sequence[Handover]) -> list[dict[str, Any]]:
+    """Handovers as they travel, with who decided."""
+    decided = approvals.about(Approval.Kind.HANDOVER, [row.pk for row in rows])
+    return [_show(row, decided.get(row.pk) or Approval()) for row in rows]
+
+
+def _show(row: Handover, decided: Approval) -> dict[str, Any]:
     def money(amount: Any) -> dict[str, str]:
         return money_to_wire(Money(amount, row.currency))
 
@@ -126,9 +134,9 @@ def show(row: Handover) -> dict[str, Any]:
         "reason": row.reason,
         "asked_by": row.asked_by,
         "asked_at": to_wire_time(row.asked_at),
-        "decided_by": row.decided_by,
-        "decided_at": to_wire_time(row.decided_at) if row.decided_at else None,
-        "decision": row.decision,
+        "decided_by": decided.decided_by,
+        "decided_at": to_wire_time(decided.decided_at) if decided.decided_at else None,
+        "decision": decided.decision,
     }
 
 
@@ -182,7 +190,8 @@ class HandoversDoor(OperatorDoor):
         body.is_valid(raise_exception=True)
         drafted = _drafted(request, operator, body.validated_data)
         row = keeping.ask(drafted, at=clock.now(operator))
-        return Response(show(row), status=201 if row.state == Handover.State.DONE else 202)
+        [shown] = show([row])
+        return Response(shown, status=201 if row.state == Handover.State.DONE else 202)
 
     @extend_schema(
         operation_id="list_handovers",
@@ -193,11 +202,7 @@ class HandoversDoor(OperatorDoor):
         """All handovers, in the order they were asked for."""
         rows = Handover.objects.filter(operator=operator_of(request))
         rows = rows.select_related("subscriber", "receiver").order_by("id")
-        return Response(
-            pagination.page(
-                request, rows, by="id", of_type=int, show=lambda some: [show(one) for one in some]
-            )
-        )
+        return Response(pagination.page(request, rows, by="id", of_type=int, show=show))
 
 
 class HandoverDoor(OperatorDoor):
@@ -208,30 +213,31 @@ class HandoverDoor(OperatorDoor):
     )
     def get(self, request: Request, handover_id: int) -> Response:
         """One handover."""
-        return Response(show(keeping.find(operator_of(request), handover_id)))
+        [shown] = show([keeping.find(operator_of(request), handover_id)])
+        return Response(shown)
 
 
 class _DecisionDoor(OperatorDoor):
-    approve: bool
+    decision: staticmethod[..., Approval]
 
     def decide(self, request: Request, handover_id: int) -> Response:
         operator = operator_of(request)
         keeping.find(operator, handover_id)
         body = HandoverDecision(data=request.data)
         body.is_valid(raise_exception=True)
-        row = keeping.decide(
+        self.decision(
             operator,
-            handover_id,
-            approve=self.approve,
+            keeping.waiting_for(operator, handover_id).pk,
             by=person_of(request),
             reason=body.validated_data["reason"],
             at=clock.now(operator),
         )
-        return Response(show(row))
+        [shown] = show([keeping.find(operator, handover_id)])
+        return Response(shown)
 
 
 class ApproveHandoverDoor(_DecisionDoor):
-    approve = True
+    decision = staticmethod(approving.approve)
 
     @extend_schema(
         operation_id="approve_handover",
@@ -245,7 +251,7 @@ class ApproveHandoverDoor(_DecisionDoor):
 
 
 class RejectHandoverDoor(_DecisionDoor):
-    approve = False
+    decision = staticmethod(approving.reject)
 
     @extend_schema(
         operation_id="reject_handover",

@@ -66,6 +66,11 @@ class ExportOrder(serializers.Serializer[Any]):
     language = serializers.ChoiceField(
         choices=["en", "zh"], default="en", help_text="of the first row"
     )
+    format = serializers.ChoiceField(
+        choices=ExportJob.Form.values,
+        default=ExportJob.Form.CSV.value,
+        help_text="xlsx: a workbook, all of whose cells are text",
+    )
 
 
 class ExportBody(serializers.Serializer[Any]):
@@ -74,6 +79,7 @@ class ExportBody(serializers.Serializer[Any]):
     id = serializers.CharField()
     kind = serializers.ChoiceField(choices=list(columns.BY_KIND))
     batch = serializers.CharField(required=False)
+    format = serializers.ChoiceField(choices=ExportJob.Form.values)
     state = serializers.ChoiceField(choices=ExportJob.State.values)
     rows = serializers.IntegerField(help_text="written so far")
     created_at = Instant()
@@ -107,6 +113,7 @@ def show_export(job: ExportJob) -> dict[str, Any]:
         "id": str(job.pk),
         "kind": job.kind,
         **({"batch": job.of} if job.of else {}),
+        "format": job.form,
         "state": job.state,
         "rows": job.rows,
         "created_at": to_wire_time(job.created_at),
@@ -120,11 +127,21 @@ def _pieces(request: HttpRequest) -> Iterator[bytes]:
         yield piece
 
 
-def _file(lines: Iterator[bytes], name: str) -> StreamingHttpResponse:
-    answer = StreamingHttpResponse(lines, content_type=f"{_CSV}; charset=utf-8")
-    answer["Content-Disposition"] = f'attachment; filename="{name}.csv"'
+def _file(
+    lines: Iterator[bytes],
+    name: str,
+    form: str = ExportJob.Form.CSV,
+) -> StreamingHttpResponse:
+    kind = _XLSX if form == ExportJob.Form.XLSX else f"{_CSV}; charset=utf-8"
+    answer = StreamingHttpResponse(lines, content_type=kind)
+    answer["Content-Disposition"] = f'attachment; filename="{name}.{form}"'
     answer["Cache-Control"] = "no-store, private"
     return answer
+
+
+def file_of(job: ExportJob) -> StreamingHttpResponse:
+    """The file of an export that is done."""
+    return _file(exports.content(job), f"{job.kind}-{job.pk}", job.form)
 
 
 class ImportsDoor(OperatorDoor):
@@ -237,7 +254,8 @@ class ExportsDoor(OperatorDoor):
         responses={201: ExportBody, **refusals(404, 413, 415, 422)},
     )
     def post(self, request: Request) -> Response:
-        """Have subscribers, coupons or the vouchers of a batch written to a CSV file."""
+        """Have subscribers, coupons or the vouchers of a batch written to a CSV file or a
+        workbook."""
         operator = operator_of(request)
         body = ExportOrder(data=request.data)
         body.is_valid(raise_exception=True)
@@ -247,6 +265,7 @@ class ExportsDoor(OperatorDoor):
             said["kind"],
             language=said["language"],
             of=said.get("batch", ""),
+            form=said["format"],
             by=person_of(request),
             at=clock.now(operator),
         )
@@ -288,10 +307,11 @@ class ExportFileDoor(OperatorDoor):
             (200, _CSV): OpenApiResponse(
                 OpenApiTypes.STR, description="UTF-8 with a byte order mark; safe in spreadsheets."
             ),
+            (200, _XLSX): OpenApiResponse(OpenApiTypes.BINARY, description="A workbook."),
             **refusals(404, 409),
         },
     )
     def get(self, request: Request, export_id: int) -> StreamingHttpResponse:
         """The file of an export that is done, for a week."""
         job = exports.finished(operator_of(request), export_id)
-        return _file(exports.content(job), f"{job.kind}-{job.pk}")
+        return file_of(job)

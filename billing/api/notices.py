@@ -6,6 +6,7 @@ what follows from it is done by the worker.
 
 from __future__ import annotations
 
+import logging
 from http import HTTPStatus
 
 from django.db import InterfaceError, OperationalError
@@ -14,12 +15,13 @@ from django.http.request import UnreadablePostError
 from django.views.decorators.csrf import csrf_exempt
 
 from billing import inbox
-from billing.models import ProviderAccount
-from billing.ways import known
+from billing.ways import accounts, known
 from billing.ways.provider import Unreadable, Unverified
-from subscriptions import clock
+from subscriptions import clock, sealing
 from subscriptions.api import problems
 from subscriptions.api.problems import Problem
+
+log = logging.getLogger(__name__)
 
 LARGEST = 1024 * 1024
 
@@ -40,11 +42,7 @@ def _webhook(request: HttpRequest, provider: str, public_id: str) -> HttpRespons
     told = request.META.get("CONTENT_LENGTH") or "0"
     if not told.isdecimal() or int(told) > LARGEST:
         return _too_large()
-    account = (
-        ProviderAccount.objects.filter(provider=provider, public_id=public_id)
-        .select_related("operator")
-        .first()
-    )
+    account = accounts.addressed(provider, public_id)
     if account is None:
         return Problem(404, "not_found", "there is no such account").response()
     body = request.read(LARGEST + 1)
@@ -58,6 +56,15 @@ def _webhook(request: HttpRequest, provider: str, public_id: str) -> HttpRespons
         return Problem(400, "unverified", str(error)).response()
     except Unreadable as error:
         return Problem(400, "malformed", str(error)).response()
+    except sealing.Unreadable:
+        # Ours to mend: the company tells it again until then, so nothing is lost.
+        log.exception("the secrets of %s cannot be opened", account)
+        return Problem(
+            503,
+            "unavailable",
+            "the account's secrets cannot be opened here",
+            headers={"Retry-After": "60"},
+        ).response()
     inbox.keep(account, notice, body, received_at=at)
     return HttpResponse(status=HTTPStatus.OK)
 

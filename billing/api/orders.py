@@ -13,10 +13,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing import methods
 from billing.api.invoices import MoneyBody, Reason
 from billing.api.methods import ReturnUrl
 from billing.checkout import links
-from billing.models import Invoice, Order, PaymentIntent, PaymentMethod
+from billing.models import Invoice, Order, PaymentIntent
 from billing.orders import buying, keeping, paying
 from billing.ways import known
 from subscriptions import clock, registry
@@ -292,19 +293,6 @@ class OrderCancelDoor(OperatorDoor):
         return Response(shown)
 
 
-def _method(operator: Operator, number: str, method_id: str) -> str:
-    """A saved method of whom the order is of. Raises NotFound, paying.UnknownMethod."""
-    order = keeping.find(operator, number)
-    found = PaymentMethod.objects.filter(
-        operator=operator,
-        subscriber_id=order.subscriber_id,
-        pk=int(method_id) if method_id.isascii() and method_id.isdecimal() else 0,
-    ).first()
-    if found is None:
-        raise paying.UnknownMethod("the subscriber has no such method")
-    return found.reference
-
-
 class OrderPayDoor(OperatorDoor):
     # Not by Idempotency-Key: a provider is called outside of any transaction, and an attempt that
     # waits is handed out again.
@@ -322,7 +310,10 @@ class OrderPayDoor(OperatorDoor):
         said = Payment(data=request.data)
         said.is_valid(raise_exception=True)
         wanted = said.validated_data
-        method = _method(operator, number, wanted["method"]) if "method" in wanted else ""
+        method = ""
+        if "method" in wanted:
+            whose = keeping.find(operator, number).subscriber_id
+            method = methods.chargeable(operator, whose, wanted["method"]).reference
         # A saved method is charged without its owner, unless it is said where that one is.
         back = "" if method else links.return_url(keeping.find(operator, number))
         paying.pay(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import io
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -17,10 +17,11 @@ from rest_framework.parsers import BaseParser
 from rest_framework.request import Request
 from rest_framework.response import Response
 
+from billing import approvals, approving
 from billing.api.corrections import person_of
 from billing.api.invoices import MoneyBody
-from billing.api.wallets import FROM, TO, days_of
-from billing.models import PaymentDifference, ProviderFile
+from billing.api.wallets import days_of
+from billing.models import Approval, PaymentDifference, ProviderFile
 from billing.provider_books import differing, importing, reporting
 from billing.provider_books.layouts import LAYOUTS
 from billing.provider_books.reporting import Day
@@ -204,16 +205,25 @@ def show_day(one: Day, currency: str) -> dict[str, Any]:
     }
 
 
+_FROM, _TO = (
+    OpenApiParameter(
+        name, OpenApiTypes.DATE, description=f"The {which} day; default: of the last 31."
+    )
+    for name, which in (("from", "first"), ("to", "last"))
+)
+
+
 class ProviderDaysDoor(OperatorDoor):
     @extend_schema(
         operation_id="list_provider_days",
-        parameters=[FROM, TO],
+        parameters=[_FROM, _TO],
         responses={200: DaysBody, **refusals(422)},
     )
     def get(self, request: Request) -> Response:
-        """What providers say they moved, day by day, and how much of it is in our books."""
+        """What providers say they moved, day by day, and how much of it is in our books; where no
+        days are asked for, the last 31."""
         operator = operator_of(request)
-        found = reporting.days(operator, *days_of(request))
+        found = reporting.days(operator, *days_of(request, last_days_of=operator))
         return Response({"items": [show_day(one, operator.currency) for one in found]})
 
 
@@ -270,8 +280,21 @@ class WhyBody(serializers.Serializer[Any]):
     note = Text(max_length=150)
 
 
-def show_difference(one: PaymentDifference, *, at: dt.datetime) -> dict[str, Any]:
-    """A difference as it travels."""
+def show_differences(rows: Sequence[PaymentDifference], *, at: dt.datetime) -> list[dict[str, Any]]:
+    """Differences as they travel, with who asked for a write-off that waits or was approved."""
+    asked = {
+        about: one.asked_by
+        for about, one in approvals.about(
+            Approval.Kind.DIFFERENCE, [row.pk for row in rows]
+        ).items()
+        if one.state in (Approval.State.PENDING, Approval.State.APPROVED)
+    }
+    return [_show_difference(row, asked.get(row.pk), at=at) for row in rows]
+
+
+def _show_difference(
+    one: PaymentDifference, asked_by: str | None, *, at: dt.datetime
+) -> dict[str, Any]:
 
     def money(amount: Decimal) -> dict[str, str]:
         return money_to_wire(Money(amount, one.currency))
@@ -289,7 +312,7 @@ def show_difference(one: PaymentDifference, *, at: dt.datetime) -> dict[str, Any
         "amount": money(one.amount),
         **{name: getattr(one, name) for name in ("owner", "note", "state")},
         "resolution": one.resolution or None,
-        "asked_by": one.asked_by or None,
+        "asked_by": asked_by,
         "resolved_by": one.resolved_by or None,
         "resolved_at": one.resolved_at and to_wire_time(one.resolved_at),
     }
@@ -319,7 +342,7 @@ class DifferencesDoor(OperatorDoor):
                 rows,
                 by="id",
                 of_type=int,
-                show=lambda some: [show_difference(one, at=at) for one in some],
+                show=lambda some: show_differences(some, at=at),
             )
         )
 
@@ -334,8 +357,23 @@ class _DifferenceDoor(OperatorDoor):
         body.is_valid(raise_exception=True)
         return dict(body.validated_data)
 
+    def decide(
+        self, request: Request, difference_id: int, decision: Callable[..., Approval]
+    ) -> Response:
+        operator = operator_of(request)
+        said = self.said(request)
+        decision(
+            operator,
+            differing.waiting_for(operator, difference_id).pk,
+            by=person_of(request),
+            reason=said["note"],
+            at=clock.now(operator),
+        )
+        return self.shown(request, differing.find(operator, difference_id))
+
     def shown(self, request: Request, one: PaymentDifference) -> Response:
-        return Response(show_difference(one, at=clock.now(operator_of(request))))
+        [shown] = show_differences([one], at=clock.now(operator_of(request)))
+        return Response(shown)
 
 
 _ANSWERS: dict[Any, Any] = {200: DifferenceBody, **refusals(404, 409, 413, 415, 422)}
@@ -395,17 +433,7 @@ class DifferenceApproveDoor(_DifferenceDoor):
     @idempotent
     def post(self, request: Request, difference_id: int) -> Response:
         """Let it be written off: another key than that which asked."""
-        operator = operator_of(request)
-        return self.shown(
-            request,
-            differing.approve(
-                operator,
-                difference_id,
-                by=person_of(request),
-                at=clock.now(operator),
-                **self.said(request),
-            ),
-        )
+        return self.decide(request, difference_id, approving.approve)
 
 
 class DifferenceRejectDoor(_DifferenceDoor):
@@ -418,8 +446,4 @@ class DifferenceRejectDoor(_DifferenceDoor):
     @idempotent
     def post(self, request: Request, difference_id: int) -> Response:
         """Let it not be written off: it is open again."""
-        operator = operator_of(request)
-        said = self.said(request)
-        return self.shown(
-            request, differing.reject(operator, difference_id, by=person_of(request), **said)
-        )
+        return self.decide(request, difference_id, approving.reject)

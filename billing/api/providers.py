@@ -38,6 +38,9 @@ class AccountBody(serializers.Serializer[Any]):
     webhook = serializers.CharField(help_text="the address to tell the provider, on this host")
     created_at = Instant()
     ended_at = Instant(allow_null=True)
+    notices_kept_days = serializers.IntegerField(
+        help_text="so long what it tells is kept whole, then its digest and ids"
+    )
     secrets = SecretBody(many=True)
 
 
@@ -50,6 +53,12 @@ class NewAccount(serializers.Serializer[Any]):
     live = Flag()
     api_secret = Text(max_length=500, required=False, help_text="default: the one that is there")
     webhook_secret = Text(max_length=500, required=False)
+    notices_kept_days = Count(
+        required=False,
+        min_value=accounts.FEWEST_DAYS,
+        max_value=accounts.MOST_DAYS,
+        help_text="default 180",
+    )
 
 
 class NewSecret(serializers.Serializer[Any]):
@@ -72,6 +81,7 @@ def show(account: ProviderAccount) -> dict[str, Any]:
         "webhook": f"/webhooks/{account.provider}/{account.public_id}",
         "created_at": to_wire_time(account.created_at),
         "ended_at": to_wire_time(account.ended_at) if account.ended_at else None,
+        "notices_kept_days": account.notices_kept_days,
         "secrets": [
             {
                 "kind": secret.kind,
@@ -122,6 +132,8 @@ class ProviderDoor(OperatorDoor):
             },
             at=at,
         )
+        if "notices_kept_days" in wanted:
+            accounts.keep_notices(account, wanted["notices_kept_days"])
         return Response(show(account))
 
     @extend_schema(

@@ -14,7 +14,8 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from billing import corrections, refunds
-from billing.api.corrections import ApprovalBody, person_of, show_approval
+from billing.api.approvals import ApprovalBody, show_approval
+from billing.api.corrections import person_of
 from billing.api.invoices import MoneyBody
 from billing.api.orders import ORDER_NUMBER
 from billing.models import Approval, FapiaoRequest, Invoice, Order, Refund

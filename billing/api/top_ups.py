@@ -13,7 +13,7 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from billing import top_up_policies
+from billing import methods, top_up_policies
 from billing.api.corrections import person_of
 from billing.auto_top_up import agreements
 from billing.auto_top_up.agreements import Terms
@@ -229,7 +229,8 @@ def show_agreement(one: AutoTopUp, found: Sequence[AutoTopUpRun]) -> dict[str, A
     return {
         **{name: money(getattr(one, name)) for name in ("threshold", "amount")},
         **{name: money(getattr(one, name)) for name in ("daily_limit", "monthly_limit")},
-        **{name: getattr(one, name) for name in ("way", "method", "text", "text_version")},
+        **{name: getattr(one, name) for name in ("way", "text", "text_version")},
+        "method": methods.name_of(one.subscriber_id, one.method),
         "language": one.language,
         "channel": one.channel,
         "agreed_at": to_wire_time(one.agreed_at),
@@ -285,6 +286,8 @@ class AutoTopUpDoor(OperatorDoor):
             name: _needed(operator, value) if isinstance(value, Money) else value
             for name, value in body.validated_data.items()
         }
+        saved = methods.chargeable(operator, subscriber.pk, said["method"])
+        said["method"] = saved.reference
         made = agreements.agree(operator, subscriber.pk, Terms(**said), at=clock.now(operator))
         return _shown(made)
 

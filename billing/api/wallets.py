@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from django.http import StreamingHttpResponse
 from djmoney.money import Money
@@ -19,7 +20,7 @@ from rest_framework.response import Response
 from billing import bonuses, holds, statements, wallets
 from billing.api.invoices import MoneyBody, Reason
 from billing.models import Wallet, WalletBonus, WalletHold, WalletMovement
-from subscriptions import clock, registry
+from subscriptions import clock, periods, registry
 from subscriptions.api import pagination
 from subscriptions.api.doors import OperatorDoor, operator_of
 from subscriptions.api.fields import Instant, Price, Text, money_to_wire, to_wire_time
@@ -115,12 +116,18 @@ class WalletStatementDoor(OperatorDoor):
         ).order_by("nr")
         return Response(
             pagination.page(
-                request, rows, by="nr", of_type=int, show=lambda some: [_show(one) for one in some]
+                request,
+                rows,
+                by="nr",
+                of_type=int,
+                show=lambda some: [show_movement(one) for one in some],
             )
         )
 
 
-def _show(one: WalletMovement) -> dict[str, Any]:
+def show_movement(one: WalletMovement) -> dict[str, Any]:
+    """A movement as it travels."""
+
     def money(amount: Decimal) -> dict[str, str]:
         return money_to_wire(Money(amount, one.currency))
 
@@ -156,8 +163,12 @@ class DaysStatementBody(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
-def days_of(request: Request) -> tuple[dt.date, dt.date]:
-    """Raises BadQuery."""
+def days_of(request: Request, *, last_days_of: Operator | None = None) -> tuple[dt.date, dt.date]:
+    """The days that are asked for; where none are and an operator is given, its last 31. Raises
+    BadQuery."""
+    if last_days_of is not None and not request.query_params.keys() & {"from", "to"}:
+        today = periods.day_of(clock.now(last_days_of), ZoneInfo(last_days_of.time_zone))
+        return today - dt.timedelta(days=30), today
     try:
         first, last = (dt.date.fromisoformat(request.query_params[name]) for name in ("from", "to"))
     except (KeyError, ValueError) as error:
@@ -185,7 +196,7 @@ class DaysStatementDoor(OperatorDoor):
             found.movements,
             by="nr",
             of_type=int,
-            show=lambda some: [_show(one) for one in some],
+            show=lambda some: [show_movement(one) for one in some],
         )
         shown = {k: money_to_wire(Money(v, operator.currency)) for k, v in sums.items()}
         return Response({**shown, **page})

@@ -9,10 +9,10 @@ from decimal import Decimal
 
 from django.db import connection, transaction
 
-from billing import rating, top_up_policies, wallets
+from billing import methods, rating, top_up_policies, wallets
 from billing.auto_top_up import runs
 from billing.models import AutoTopUp, AutoTopUpRun, Order
-from billing.orders import keeping
+from billing.orders import keeping, paying
 from billing.ways import known
 from subscriptions import outbox
 from subscriptions.errors import Invalid, NotFound
@@ -40,7 +40,8 @@ def agree(operator: Operator, subscriber_id: int, terms: Terms, *, at: dt.dateti
     """Keep what a subscriber agrees to, in place of what it agreed to before; the same again
     answers that. A wallet that is below the threshold already is filled at once.
 
-    Raises Invalid, top_up_policies.NotOffered.
+    `method` is the provider's name of one that the subscriber has saved. Raises Invalid,
+    top_up_policies.NotOffered, paying.UnknownMethod.
     """
     amounts = (terms.threshold, terms.amount, terms.daily_limit, terms.monthly_limit)
     if any(one <= 0 or one != rating.to_fen(one) for one in amounts):
@@ -52,6 +53,8 @@ def agree(operator: Operator, subscriber_id: int, terms: Terms, *, at: dt.dateti
     top_up_policies.check_amount(operator, terms.amount, at=at)
     with transaction.atomic():
         keeping.lock_subscriber(subscriber_id)
+        if not methods.is_saved(operator, subscriber_id, terms.method):
+            raise paying.UnknownMethod("the subscriber has saved no such method")
         before = runs.agreed([subscriber_id]).get(subscriber_id)
         if before is not None:
             if terms_of(before) == terms:

@@ -8,10 +8,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from django.conf import settings
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import render
 from django.urls import reverse
@@ -23,13 +21,16 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.http import require_GET, require_POST
 from djmoney.money import Money
 
-from billing.checkout import links, qr
-from billing.models import Invoice, Order, PaymentIntent, ProviderPayment
+from billing import consents, methods, phone_bills, top_up_policies, wallets
+from billing.checkout import links, qr, refusals
+from billing.models import Consent, Invoice, Order, PaymentIntent, PaymentMethod, ProviderPayment
 from billing.orders import keeping, paying
-from billing.ways import bank, known
+from billing.ways import bank, known, phone_bill, wallet
 from billing.ways.provider import Unavailable
 from subscriptions import clock
 from subscriptions.errors import DomainError
+from subscriptions.models import User
+from subscriptions.users import access
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,10 @@ Page = Callable[..., HttpResponse]
 # That a browser has opened the page of an attempt: what a return shows more than the bare state.
 COOKIE = "pay"
 # Whoever has the address may pay in these: who pays brings the money along. What is the
-# subscriber's own already, or is charged to them, is not to be had by an address.
+# subscriber's own already, or is charged to them, is not to be had by an address: that takes a
+# session of theirs.
 OPEN_TO_ALL = (*known.ONLINE, bank.WAY)
+OWN = (wallet.WAY, phone_bill.WAY)
 
 
 def _page(view: Page) -> Page:
@@ -59,19 +62,21 @@ def _page(view: Page) -> Page:
 class Stand:
     """An attempt and its order as they are now, by the operator's clock."""
 
-    intent: PaymentIntent
+    intent: PaymentIntent | None
     order: Order
     at: dt.datetime
 
     @property
     def stage(self) -> str:
-        """paid, waiting, failed, expired or closed."""
+        """open, paid, waiting, failed, expired or closed."""
         if self.order.state in Order.PAID:
             return "paid"
         if self.order.state == Order.State.EXPIRED:
             return "expired"
         if self.order.state == Order.State.CANCELLED:
             return "closed"
+        if self.intent is None:
+            return "open"
         return "waiting" if self.intent.state in (Tried.INTENDED, Tried.WAITING) else "failed"
 
     @property
@@ -114,7 +119,8 @@ def state(request: HttpRequest, token: str) -> HttpResponse:
     """The part of the page that looks again every two seconds; of this database, which the
     provider's notice reaches. When something has happened the page is opened anew."""
     stand = _stand(token)
-    answer = render(request, "pay/_state.html", _context(token, stand))
+    shown = {"token": token, "stage": stand.stage, "left": _left(stand.left)}
+    answer = render(request, "pay/_state.html", shown)
     if stand.stage != request.GET.get("stage"):
         answer["HX-Refresh"] = "true"
     return answer
@@ -149,34 +155,52 @@ def back(request: HttpRequest, token: str) -> HttpResponse:
 @_page
 @require_POST
 def again(request: HttpRequest, token: str) -> HttpResponse:
-    """Pay the same order in a way that the payer chooses; leads to that attempt's page."""
+    """Pay the order in the way that is chosen; leads to that attempt's page."""
     stand = _stand(token)
-    way = request.POST.get("way", "")
-    if way not in OPEN_TO_ALL:
-        raise Http404
+    way, chosen = request.POST.get("way", ""), request.POST.get("method", "")
     order, at = stand.order, stand.at
+    if way not in OPEN_TO_ALL and not (way in OWN and _is_owner(request, order)):
+        raise Http404
+    method = _method(request, order, chosen) if chosen else ""
+    # A saved card is charged without its owner being sent anywhere.
+    back = "" if method else links.return_url(order)
     try:
-        paying.pay(order.operator, order.number, way, at=at, return_url=links.return_url(order))
-    except Unavailable:
-        return _show(
-            request,
-            token,
-            stand,
-            wrong=_("The payment company does not answer. Try again, or pay in another way."),
-        )
+        paying.pay(order.operator, order.number, way, at=at, method=method, return_url=back)
     except DomainError as refused:
         log.info("order %s is not paid by %s: %s", order.number, way, refused.cause)
         if stand.stage == _stand(token).stage:
-            return _show(request, token, stand, wrong=_("This order cannot be paid in this way."))
-    newest = keeping.attempts_of([order])[order.id][-1]
-    return HttpResponseRedirect(reverse("pay", args=[links.token_of(newest)]), status=303)
+            return _show(request, token, stand, wrong=refusals.reason_of(refused))
+    attempts = keeping.attempts_of([order])[order.id]
+    to = links.token_of(attempts[-1]) if attempts else token
+    return HttpResponseRedirect(reverse("pay", args=[to]), status=303)
+
+
+def _is_owner(request: HttpRequest, order: Order) -> bool:
+    """Whether whoever is signed in is the one whose order it is."""
+    user = request.user
+    if not isinstance(user, User):
+        return False
+    subscriber = access.find(user, order.operator)
+    return subscriber is not None and subscriber.pk == order.subscriber_id
+
+
+def _method(request: HttpRequest, order: Order, chosen: str) -> str:
+    """The provider's name of a saved card of the visitor's own. Raises Http404."""
+    if _is_owner(request, order):
+        for one in methods.of(order.operator, order.subscriber_id):
+            if str(one.pk) == chosen:
+                return one.reference
+    raise Http404
 
 
 def _ask(order: Order, *, at: dt.datetime) -> bool:
-    """Ask the provider of each attempt that is waited for, and do what follows from the answer."""
+    """Ask the provider of each attempt that is waited for, and do what follows from the answer; of
+    one that was just asked about, what it said then stands."""
     reached = True
     for intent in keeping.attempts_of([order])[order.id]:
         if intent.state == Tried.WAITING and intent.account is not None:
+            if not keeping.may_ask(intent, wall=clock.wall()):
+                continue
             provider = known.again(intent.way, intent.account, at=at)
             try:
                 answer = provider.get(paying.asked_for(order, intent, at=at))
@@ -192,6 +216,9 @@ def _ask(order: Order, *, at: dt.datetime) -> bool:
 
 def _show(request: HttpRequest, token: str, stand: Stand, *, wrong: str = "") -> HttpResponse:
     context = _context(token, stand) | {"wrong": wrong}
+    context["owner"] = owner = _is_owner(request, stand.order)
+    if owner and stand.stage in ("open", "failed", "waiting"):
+        context["own"] = _own_ways(stand)
     with timezone.override(ZoneInfo(stand.order.operator.time_zone)):
         return render(request, "pay/pay.html", context, status=409 if wrong else 200)
 
@@ -206,19 +233,48 @@ def _context(token: str, stand: Stand) -> dict[str, Any]:
         "stage": stage,
         "amount": Money(order.amount, order.currency),
         "left": _left(stand.left),
-        "way": _way_names().get(intent.way, intent.way),
+        "way": "" if intent is None else way_names().get(intent.way, intent.way),
     }
-    if stage in ("waiting", "failed"):
+    if stage in ("open", "waiting", "failed"):
         context["ways"] = _others(stand)
-    if stage == "waiting":
+    if stage == "waiting" and intent is not None:
         context |= _how(intent) | {"asked": links.return_url(order)}
-    elif stage == "failed":
-        context["reason"] = _reasons().get(intent.reason, "")
+    elif stage == "failed" and intent is not None:
+        context["reason"] = refusals.reason_of_attempt(intent.reason)
+    if order.kind == Order.Kind.TOP_UP:
+        given = top_up_policies.bonus_of(order, at=order.paid_at or stand.at)
+        context["bonus"] = Money(given[0], order.currency) if given else None
     if stage == "paid" or order.kind == Order.Kind.INVOICE:
         context["invoice"] = _invoice(order)
-    if stage != "waiting":
+    if stage not in ("open", "waiting"):
         context["kept"] = _kept(order)
     return context
+
+
+@dataclass(frozen=True, slots=True)
+class OwnWays:
+    """What the subscriber alone may pay with: what the wallet has to spend, and whether that is
+    enough; saved cards; whether the phone bill may carry it."""
+
+    wallet: Money | None
+    enough: bool
+    cards: list[PaymentMethod]
+    phone_bill: bool
+
+
+def _own_ways(stand: Stand) -> OwnWays:
+    order = stand.order
+    free = None
+    if order.kind != Order.Kind.TOP_UP:
+        free = Money(wallets.free_of(order.subscriber_id, order.currency), order.currency)
+    agreed = consents.agreed([order.subscriber_id])[order.subscriber_id]
+    return OwnWays(
+        wallet=free,
+        enough=free is not None and free.amount >= order.amount,
+        cards=methods.of(order.operator, order.subscriber_id),
+        phone_bill=order.kind in phone_bills.KINDS
+        and agreed.to(Consent.Kind.PHONE_BILL, order.subscription_id),
+    )
 
 
 def _how(intent: PaymentIntent) -> dict[str, Any]:
@@ -227,7 +283,7 @@ def _how(intent: PaymentIntent) -> dict[str, Any]:
     action = intent.action
     how: dict[str, Any] = {"kind": action.get("kind", "")}
     url = str(action.get("url", ""))
-    if url and _may_lead_to(url):
+    if url and links.may_lead_to(url):
         how["url"] = url
     text = str(action.get("text", ""))
     if how["kind"] == "redirect" and intent.way != "card":
@@ -239,31 +295,17 @@ def _how(intent: PaymentIntent) -> dict[str, Any]:
     return how
 
 
-# Where pages of providers are, besides our own for the sandbox's.
-_HOSTS = ("stripe.com",)
-
-
-def _may_lead_to(url: str) -> bool:
-    if url.startswith(f"{settings.PUBLIC_URL}/sandbox/"):
-        return True
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-    except ValueError:
-        return False
-    return parts.scheme == "https" and any(
-        host == own or host.endswith(f".{own}") for own in _HOSTS
-    )
-
-
 def _others(stand: Stand) -> list[tuple[str, str]]:
     """The ways in which this order may be paid besides the one that waits."""
-    operator = stand.order.operator
-    waiting = stand.intent.way if stand.stage == "waiting" else ""
+    offered = known.offered(stand.order.operator, at=stand.at)
+    intent = stand.intent
+    # By a saved card another card may be tried.
+    waits = intent is not None and stand.stage == "waiting" and not intent.method
+    waiting = intent.way if intent is not None and waits else ""
     return [
         (way, name)
-        for way, name in _way_names().items()
-        if way in OPEN_TO_ALL and way != waiting and known.choose(operator, way, at=stand.at)
+        for way, name in way_names().items()
+        if way in OPEN_TO_ALL and way != waiting and way in offered
     ]
 
 
@@ -298,23 +340,12 @@ def _left(left: dt.timedelta) -> str:
     return _("%(days)d d %(time)s") % {"days": days, "time": clock_face}
 
 
-def _way_names() -> dict[str, str]:
+def way_names() -> dict[str, str]:
     return {
         "alipay": _("Alipay"),
         "wechat_pay": _("WeChat Pay"),
         "card": _("Card"),
         "bank": _("Bank transfer"),
-    }
-
-
-def _reasons() -> dict[str, str]:
-    """What people can make something of; other reasons are for machines."""
-    return {
-        "insufficient_funds": _("There was not enough money."),
-        "card_declined": _("The card was declined by its bank."),
-        "expired_card": _("The card has expired."),
-        "authentication_required": _("The bank of the card wants to ask its holder first."),
-        "authentication_failed": _("The bank's question was not confirmed."),
-        "payer_cancelled": _("You cancelled the payment."),
-        "expired": _("It was not paid in time."),
+        "wallet": _("Wallet"),
+        "phone_bill": _("Phone bill"),
     }

@@ -7,7 +7,7 @@ subscriber, the period that is paid before, orders, invoices, cases, wallets, th
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from zoneinfo import ZoneInfo
 
 from django.db import connection
@@ -18,8 +18,9 @@ from billing.models import CollectionCase, CollectionStep, Consent, Order
 from subscriptions import outbox, pgarrays
 from subscriptions.models import Operator
 from subscriptions.outbox import Happening
-from subscriptions.pgarrays import Int8s, OptionalInstants, OptionalInt8s, Texts
+from subscriptions.pgarrays import Instants, Int8s, OptionalInstants, OptionalInt8s, Texts
 from subscriptions.sharding import shard_of
+from subscriptions.storing import store
 
 Kind, State, Step = CollectionCase.Kind, CollectionCase.State, CollectionStep.Kind
 Key = tuple[int, str, int]  # (subscriber, kind, about)
@@ -142,8 +143,39 @@ def begin_invoices(
     )
 
 
+_BEGIN_SQL = """
+INSERT INTO billing_collectioncase
+    (subscriber_id, kind, about, operator_id, state, begun_at, first_at, due_at, noticed_at,
+     next_at, next_way, order_id, steps)
+SELECT k.subscriber_id, k.kind, k.about, k.operator_id, 'running', k.begun_at, k.first_at, k.due_at,
+       k.noticed_at, k.next_at, k.next_way, k.order_id, 0
+FROM unnest(%s::bigint[], %s::text[], %s::bigint[], %s::bigint[], %s::timestamptz[],
+            %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::timestamptz[], %s::text[],
+            %s::bigint[])
+     AS k (subscriber_id, kind, about, operator_id, begun_at, first_at, due_at, noticed_at, next_at,
+           next_way, order_id)
+ON CONFLICT DO NOTHING
+"""
+
+
 def _begin(cases: Sequence[CollectionCase]) -> None:
-    CollectionCase.objects.bulk_create(cases, ignore_conflicts=True)
+    with pgarrays.statements() as cursor:
+        cursor.execute(
+            _BEGIN_SQL,
+            [
+                Int8s(case.subscriber_id for case in cases),
+                Texts(case.kind for case in cases),
+                Int8s(case.about for case in cases),
+                Int8s(case.operator_id for case in cases),
+                Instants(case.begun_at for case in cases),
+                Instants(case.first_at for case in cases),
+                Instants(case.due_at for case in cases),
+                OptionalInstants(case.noticed_at for case in cases),
+                OptionalInstants(case.next_at for case in cases),
+                Texts(case.next_way for case in cases),
+                OptionalInt8s(case.order_id for case in cases),
+            ],
+        )
 
 
 # What is heard of --------------------------------------------------------------------------------
@@ -249,12 +281,12 @@ WHERE c.subscriber_id = k.subscriber_id AND c.kind = k.kind AND c.about = k.abou
 """
 
 
-def keep(cases: Sequence[CollectionCase], steps: Iterable[CollectionStep]) -> None:
+def keep(cases: Sequence[CollectionCase], steps: Sequence[CollectionStep]) -> None:
     """Write cases down as they are by now, with what was done, in the caller's transaction."""
     assert connection.in_atomic_block
     if not cases:
         return
-    CollectionStep.objects.bulk_create(steps)
+    store(steps)
     with pgarrays.statements() as cursor:
         cursor.execute(
             _SAVE_SQL,

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from django.db import connection
 
-from billing import consents, ledger, wallets
+from billing import consents, ledger, telling, wallets
 from billing.collecting import cases
 from billing.collecting.cases import State
 from billing.collecting.schedule import WALLET
@@ -188,4 +188,5 @@ def _settle(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> 
     assert posted == len(paid)
     keeping.paid_at_once(paid, WALLET, keys, at=at)
     outbox.tell(buying.renewals(paid, at=at))
+    telling.orders_paid(operator, paid, at=at)
     return paid

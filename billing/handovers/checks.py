@@ -14,7 +14,7 @@ SELECT h.operator_id, CASE
                'gone', e.gone, 'come', e.come) END AS wrong
 FROM (
     SELECT * FROM billing_handover
-    WHERE batch_id IS NOT NULL AND coalesce(decided_at, asked_at) >= %(journal_since)s
+    WHERE batch_id IS NOT NULL AND done_at >= %(journal_since)s
 ) h
 FULL JOIN (
     SELECT e.batch_id, sum(e.units) FILTER (WHERE e.kind = %(handover)s) AS gone,

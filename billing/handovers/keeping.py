@@ -1,10 +1,10 @@
 """Handovers from asking to done: the only writer of Handover and RecyclingPolicy.
 
-Above the operator's limit (`correction-policy`) one waits until another person approves; it is done
-then, as things are then, and never for more than was asked for.
+Above the operator's limit (`correction-policy`) one waits until another person approves
+(billing/approving.py); it is done then, as things are then, and never for more than was asked for.
 
-Locks in one order: the handover, who binds names at the operator, both subscribers by id, their
-subscriptions, orders, wallets by subscriber, then buckets.
+Locks in one order: its approval, the handover, who binds names at the operator, both subscribers
+by id, their subscriptions, orders, wallets by subscriber, then buckets.
 """
 
 from __future__ import annotations
@@ -15,23 +15,22 @@ from decimal import Decimal
 
 from django.db import transaction
 
-from billing import corrections, ledger, rating, wallets
+from billing import approvals, corrections, ledger, rating, wallets
+from billing.approvals import Changed
 from billing.handovers import planning
 from billing.handovers.planning import Plan
-from billing.models import Handover, RecyclingPolicy, WalletMovement
+from billing.models import Approval, Handover, RecyclingPolicy, WalletMovement
 from billing.orders import keeping as orders
 from subscriptions import buckets, lifecycle, registry
-from subscriptions.errors import Conflict, Invalid, NotFound
+from subscriptions.errors import Invalid, NotFound
+from subscriptions.families import keeping as families
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Subscription
+from subscriptions.users import access
 
 Kind, State, Balance = Handover.Kind, Handover.State, Handover.Balance
 COOLING_DAYS = 90
 # How far back a number may go to another: as far as usage may still come in, and some more.
 LONGEST = dt.timedelta(days=90)
-
-
-class Changed(Conflict):
-    cause = "changed"
 
 
 # Policy ------------------------------------------------------------------------------------------
@@ -159,6 +158,24 @@ def ask(handover: Handover, *, at: dt.datetime) -> Handover:
     handover.save(force_insert=True)
     if not _waits(handover, found, at=at):
         _do(handover, at=at)
+        return handover
+    approvals.ask(
+        operator,
+        approvals.Kind.HANDOVER,
+        about_id=handover.pk,
+        subscriber_id=handover.subscriber_id,
+        amount=handover.worth,
+        gross=handover.worth,
+        effect={
+            "handover": handover.kind,
+            "receiver": None if handover.receiver is None else handover.receiver.external_id,
+            "worth": str(handover.worth),
+            **handover.effect,
+        },
+        reason=handover.reason,
+        by=handover.asked_by,
+        at=at,
+    )
     return handover
 
 
@@ -194,39 +211,36 @@ def find(operator: Operator, handover_id: int) -> Handover:
     return found
 
 
-@transaction.atomic
-def decide(
-    operator: Operator, handover_id: int, *, approve: bool, by: str, reason: str, at: dt.datetime
-) -> Handover:
-    """Do a handover that waits, or reject it. Again changes nothing.
+def waiting_for(operator: Operator, handover_id: int) -> Approval:
+    """What was asked for a handover. Raises NotFound; Decided where nobody needed to be asked."""
+    handover = find(operator, handover_id)
+    found = approvals.about(approvals.Kind.HANDOVER, [handover_id]).get(handover_id)
+    if found is None:
+        raise approvals.Decided(f"it is {handover.state} already")
+    return found
 
-    Raises NotFound, FourEyes, Decided, Invalid; Changed where it would move more than was asked
-    for, and whatever stands against it by now: it stays pending.
-    """
-    find(operator, handover_id)
-    handover = (
-        Handover.objects.select_related("operator", "subscriber", "receiver")
-        .select_for_update(of=("self",), no_key=True)
-        .get(pk=handover_id)
-    )
-    wanted = State.DONE if approve else State.REJECTED
-    if handover.state == wanted:
-        return handover
-    if handover.state != State.PENDING:
-        raise corrections.Decided(f"it is {handover.state} already")
-    if not by or not reason:
-        raise Invalid("a decision has a person and a reason")
-    if by == handover.asked_by:
-        raise corrections.FourEyes(
-            "whoever asked for it cannot decide it: another person, another key"
-        )
-    handover.decided_by, handover.decided_at, handover.decision = by, at, reason
-    if approve:
-        registry.lock_bindings(operator)
-        _do(handover, at=at)
-    else:
-        handover.state = State.REJECTED
-        handover.save(update_fields=["state", "decided_by", "decided_at", "decision"])
+
+def do_approved(operator: Operator, approval: Approval, at: dt.datetime) -> dict[str, int]:
+    """Do a handover that is approved. Raises Changed where it would move more than was asked for,
+    and whatever stands against it by now."""
+    handover = _locked(approval)
+    registry.lock_bindings(operator)
+    _do(handover, at=at)
+    return {}
+
+
+def let_be(operator: Operator, approval: Approval, at: dt.datetime) -> None:
+    """A handover that is rejected does not happen."""
+    handover = _locked(approval)
+    handover.state = State.REJECTED
+    handover.save(update_fields=["state"])
+
+
+def _locked(approval: Approval) -> Handover:
+    assert approval.about_id is not None
+    rows = Handover.objects.select_related("operator", "subscriber", "receiver")
+    handover = rows.select_for_update(of=("self",), no_key=True).get(pk=approval.about_id)
+    assert handover.state == State.PENDING
     return handover
 
 
@@ -259,6 +273,8 @@ def _do(handover: Handover, *, at: dt.datetime) -> None:
     for number in found.open_orders:
         orders.cancel(operator, number, reason=why, at=at)
     handover.amount = _move_wallet(handover, found.wallet, at=at)
+    if merge:
+        families.end_all(giver, at=at)
     # In the order of charges, which may be of both: what follows takes them one subscriber first.
     list(
         Bucket.objects.filter(subscriber_id__in=both)
@@ -268,9 +284,11 @@ def _do(handover: Handover, *, at: dt.datetime) -> None:
     )
     if receiver is None:
         days = dt.timedelta(days=cooling_days(operator.pk))
-        registry.recycle(giver, bindings, since=handover.since, free_from=at + days)
+        registry.recycle(bindings, since=handover.since, free_from=at + days)
     else:
         registry.rebind(bindings, receiver, since=handover.since)
+    if not merge:
+        access.give_up_numbers(giver, [binding.subject for binding in bindings])
     if handover.balance == Balance.MOVE:
         assert receiver is not None
         handover.batch_id, handover.units = buckets.hand_over(
@@ -284,7 +302,7 @@ def _do(handover: Handover, *, at: dt.datetime) -> None:
         lifecycle.terminate(giver.pk, reason=why, at=at)
         registry.close_into(giver, receiver, at=at)
         handover.subjects = [binding.subject for binding in bindings]
-    handover.state, handover.effect = State.DONE, found.effect
+    handover.state, handover.done_at, handover.effect = State.DONE, at, found.effect
     handover.save()
 
 

@@ -1,5 +1,5 @@
-"""Exports: a table of ours into a CSV file, part by part in the background. The only writer of
-ExportJob and ExportPart.
+"""Exports: a table of ours into a CSV file or a workbook, part by part in the background. The only
+writer of ExportJob and ExportPart.
 
 Rows come in the order of their key, so that each part says where the next begins; what changes
 meanwhile is in it or not. Text that a spreadsheet would run has an apostrophe in front, which
@@ -9,6 +9,7 @@ imports take away.
 from __future__ import annotations
 
 import datetime as dt
+import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,14 +18,15 @@ from zoneinfo import ZoneInfo
 from django.db import transaction
 
 from billing.exports import cells
-from billing.interchange import columns
+from billing.interchange import columns, workbooks
 from billing.models import ExportJob, ExportPart, Voucher
 from billing.vouchers import keeping
 from subscriptions import registry
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Coupon, Operator, Subscriber, Subscription
 
-State = ExportJob.State
+State, Form = ExportJob.State, ExportJob.Form
+_PIECE = 1 << 19
 AT_ONCE = 5000
 _BOM = b"\xef\xbb\xbf"  # else spreadsheets take Chinese for something else
 
@@ -41,17 +43,32 @@ class Page(NamedTuple):
 
 
 def order(
-    operator: Operator, kind: str, *, language: str, of: str = "", by: str, at: dt.datetime
+    operator: Operator,
+    kind: str,
+    *,
+    language: str,
+    of: str = "",
+    form: str = Form.CSV,
+    by: str,
+    at: dt.datetime,
 ) -> ExportJob:
     """Have a table written; `of` is the code of a batch, for vouchers. Raises Invalid, NotFound."""
     if kind not in _PAGES:
         raise Invalid(f"kind is one of {', '.join(_PAGES)}")
+    if form not in Form.values:
+        raise Invalid(f"a file is in one of {', '.join(Form.values)}")
     if (kind == "vouchers") != bool(of):
         raise Invalid("vouchers are exported by batch, and nothing else is")
     if of:
         keeping.find_batch(operator, of)
     return ExportJob.objects.create(
-        operator=operator, kind=kind, language=language, of=of, made_by=by, created_at=at
+        operator=operator,
+        kind=kind,
+        language=language,
+        of=of,
+        form=form,
+        made_by=by,
+        created_at=at,
     )
 
 
@@ -105,9 +122,23 @@ def _write_next(job_id: int, *, at: dt.datetime) -> bool:
     if page.rows:
         job.rows, job.after = job.rows + len(page.rows), page.after
     if len(page.rows) < AT_ONCE:
+        if job.form == Form.XLSX:
+            _bind(job)
         job.state, job.finished_at = State.DONE, at
     job.save(update_fields=["rows", "after", "parts", "state", "finished_at"])
     return job.state == State.WORKING
+
+
+def _bind(job: ExportJob) -> None:
+    """A workbook in the place of the rows that were written for it."""
+    with tempfile.TemporaryFile() as file:
+        workbooks.write(workbooks.rows_of(content(job)), file)
+        ExportPart.objects.filter(job=job).delete()
+        file.seek(0)
+        job.parts = 0
+        while piece := file.read(_PIECE):
+            ExportPart.objects.create(job=job, nr=job.parts, content=piece)
+            job.parts += 1
 
 
 def content(job: ExportJob) -> Iterator[bytes]:

@@ -1,16 +1,18 @@
 """Tables of this room, one file per subject."""
 
 from billing.models.anomalies import AnomalyCase, AnomalyPolicy, AnomalyStep, AnomalySweep
+from billing.models.approvals import Approval
 from billing.models.auto_top_up import AutoTopUp, AutoTopUpRun
 from billing.models.charge_files import ChargeFile, ChargeLine
-from billing.models.closes import CloseChunk, FinalSweep
+from billing.models.closes import CloseChunk, ClosePause, FinalSweep
 from billing.models.collecting import (
     CollectionCase,
     CollectionPolicy,
     CollectionStep,
     Consent,
 )
-from billing.models.corrections import Approval, CorrectionPolicy
+from billing.models.complaints import Complaint, ComplaintMessage, ComplaintPolicy
+from billing.models.corrections import CorrectionPolicy
 from billing.models.costs import (
     CostCard,
     CostDay,
@@ -46,7 +48,9 @@ from billing.models.ledger import Account, Entry, Posting
 from billing.models.methods import PaymentMethod
 from billing.models.orders import Order, OrderStep, PaymentIntent
 from billing.models.payments import Payment
+from billing.models.personal_data import PersonalDataExport, PersonalDataPart
 from billing.models.phone_bills import PhoneBillAnswer, PhoneBillCharge
+from billing.models.prices import PriceDraft
 from billing.models.provider_books import PaymentDifference, ProviderFile, ProviderLine
 from billing.models.providers import (
     PaymentTask,
@@ -55,6 +59,7 @@ from billing.models.providers import (
     ProviderPayment,
     ProviderSecret,
 )
+from billing.models.receipts import PlanReceipt
 from billing.models.refunds import Dispute, DisputeStep, Refund, RefundStep
 from billing.models.transfers import BankTransfer
 from billing.models.vouchers import (
@@ -88,9 +93,13 @@ __all__ = [
     "ChargeFile",
     "ChargeLine",
     "CloseChunk",
+    "ClosePause",
     "CollectionCase",
     "CollectionPolicy",
     "CollectionStep",
+    "Complaint",
+    "ComplaintMessage",
+    "ComplaintPolicy",
     "Consent",
     "CorrectionPolicy",
     "CostCard",
@@ -130,9 +139,13 @@ __all__ = [
     "PaymentIntent",
     "PaymentMethod",
     "PaymentTask",
+    "PersonalDataExport",
+    "PersonalDataPart",
     "PhoneBillAnswer",
     "PhoneBillCharge",
+    "PlanReceipt",
     "Posting",
+    "PriceDraft",
     "ProviderAccount",
     "ProviderEvent",
     "ProviderFile",

@@ -60,6 +60,40 @@ class CloseChunk(models.Model):
         return f"{self.state} {self.first_subscriber} to {self.last_subscriber}"
 
 
+class ClosePause(models.Model):
+    """A stretch of time in which nothing of an operator's close is planned or begun; what was begun
+    is finished. One at a time. Written by billing/closing.py only.
+    """
+
+    operator = models.ForeignKey(Operator, models.PROTECT, related_name="+", db_index=False)
+    since = models.DateTimeField()  # the operator's time
+    reason = models.CharField(max_length=200)
+    paused_by = models.CharField(max_length=100)
+    until = models.DateTimeField(null=True, blank=True)
+    resumed_by = models.CharField(max_length=100, blank=True, default="")
+
+    objects: models.Manager[ClosePause]
+
+    class Meta:
+        indexes = [models.Index(fields=["operator", "-id"], name="close_pause_list")]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["operator"], name="close_paused_once", condition=Q(until__isnull=True)
+            ),
+            models.CheckConstraint(
+                name="close_pause_by_somebody", condition=~Q(paused_by="") & ~Q(reason="")
+            ),
+            models.CheckConstraint(
+                name="close_pause_ends_after_it_began",
+                condition=Q(until__isnull=True, resumed_by="")
+                | Q(until__gte=F("since")) & ~Q(resumed_by=""),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"since {self.since}: {self.reason}"
+
+
 class FinalSweep(models.Model):
     """How far an operator's last bills are made: what changed before `until` of a subscriber with
     no bill to come is on one. Written by billing/finals.py only."""

@@ -174,7 +174,7 @@ class CollectionCase(models.Model):
     class Meta:
         indexes = [
             models.Index(
-                fields=["operator", "next_at"],
+                fields=["operator", "next_at", "subscriber_id"],
                 name="collection_queue",
                 condition=Q(next_at__isnull=False),
             ),

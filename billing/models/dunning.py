@@ -110,6 +110,9 @@ class DunningCase(models.Model):
                 name="dunning_queue",
                 condition=Q(next_at__isnull=False),
             ),
+            models.Index(
+                fields=["operator", "changed_at", "subscriber_id", "currency"], name="dunning_list"
+            ),
         ]
         constraints = [
             models.CheckConstraint(
@@ -179,7 +182,8 @@ class DunningEvent(models.Model):
 
 
 class DunningStop(models.Model):
-    """A time in which nothing is done about debts and no late fee accrues: of one, or of all.
+    """A time in which nothing is done about debts and no late fee accrues: of an invoice that is
+    disputed, of all invoices of one subscriber, or of everybody's.
 
     Written by billing/dunning.py only.
     """
@@ -188,6 +192,7 @@ class DunningStop(models.Model):
     subscriber = models.ForeignKey(
         Subscriber, models.PROTECT, related_name="+", null=True, blank=True
     )  # null: all of the operator's
+    invoice_id = models.BigIntegerField(null=True, blank=True)  # null: all of the subscriber's
     starts_at = models.DateTimeField()
     ends_at = models.DateTimeField(null=True, blank=True)
     reason = models.CharField(max_length=200)
@@ -198,10 +203,14 @@ class DunningStop(models.Model):
     class Meta:
         constraints = [
             models.UniqueConstraint(
-                fields=["operator", "subscriber"],
+                fields=["operator", "subscriber", "invoice_id"],
                 name="dunning_stopped_once_at_a_time",
                 condition=Q(ends_at__isnull=True),
                 nulls_distinct=False,
+            ),
+            models.CheckConstraint(
+                name="dunning_stop_of_somebodys_invoice",
+                condition=Q(invoice_id__isnull=True) | Q(subscriber__isnull=False),
             ),
             models.CheckConstraint(
                 name="dunning_stop_forward",

@@ -33,8 +33,8 @@ class Handover(models.Model):
     """A number that goes to another subscriber or back to nobody, or a subscriber who becomes
     another; done at once, or where it is worth more than the limit when another person approves.
 
-    `effect` is what was to move when it was asked for. `batch_id`, `units` and `amount` are what
-    has moved: journal rows, and two movements of wallets.
+    Who decided, and why, its approval says. `effect` is what was to move when it was asked for.
+    `batch_id`, `units` and `amount` are what has moved: journal rows, and two movements of wallets.
     """
 
     class Kind(models.TextChoices):
@@ -70,9 +70,7 @@ class Handover(models.Model):
     reason = models.CharField(max_length=200)
     asked_by = models.CharField(max_length=100)  # the key's name
     asked_at = models.DateTimeField()
-    decided_by = models.CharField(max_length=100, blank=True, default="")
-    decided_at = models.DateTimeField(null=True, blank=True)
-    decision = models.CharField(max_length=200, blank=True, default="")
+    done_at = models.DateTimeField(null=True, blank=True)
     batch_id = models.BigIntegerField(null=True, blank=True)
     units = units_field(default=0)
     amount = amount_field(default=0)
@@ -89,17 +87,10 @@ class Handover(models.Model):
                 & ~Q(receiver=F("subscriber")),
             ),
             models.CheckConstraint(
-                name="handover_decided_by_another",
-                condition=Q(decided_by="", decided_at__isnull=True) & ~Q(state="rejected")
-                | Q(decided_at__isnull=False)
-                & ~Q(state="pending")
-                & ~Q(decided_by="")
-                & ~Q(decided_by=F("asked_by")),
-            ),
-            models.CheckConstraint(
                 name="handover_moved_when_done",
-                condition=Q(state="done", since__isnull=False)
-                | ~Q(state="done") & Q(batch_id__isnull=True, units=0, amount=0),
+                condition=Q(state="done", since__isnull=False, done_at__isnull=False)
+                | ~Q(state="done")
+                & Q(batch_id__isnull=True, units=0, amount=0, done_at__isnull=True),
             ),
         ]
 

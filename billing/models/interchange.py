@@ -96,17 +96,22 @@ class ImportChunk(models.Model):
 class ExportJob(models.Model):
     """A table of ours on its way into a file, a part after the other.
 
-    `after` is the key of the last row that is in a part. Written by
-    billing/interchange/exports.py only, as parts are.
+    `after` is the key of the last row that is in a part. A workbook is made of all at the end.
+    Written by billing/interchange/exports.py only, as parts are.
     """
 
     class State(models.TextChoices):
         WORKING = "working"
         DONE = "done"
 
+    class Form(models.TextChoices):
+        CSV = "csv"
+        XLSX = "xlsx"
+
     operator = models.ForeignKey(Operator, models.PROTECT, related_name="+", db_index=False)
     kind = models.CharField(max_length=16)
     language = models.CharField(max_length=2)
+    form = models.CharField(max_length=4, choices=Form.choices, default=Form.CSV)
     of = models.CharField(max_length=64, blank=True, default="")  # a batch of vouchers
     state = models.CharField(max_length=7, choices=State.choices, default=State.WORKING)
     rows = models.PositiveIntegerField(default=0)
@@ -122,6 +127,9 @@ class ExportJob(models.Model):
         indexes = [
             models.Index(fields=["operator", "id"], name="export_list"),
             models.Index(fields=["id"], name="export_waiting", condition=Q(state="working")),
+        ]
+        constraints = [
+            models.CheckConstraint(name="export_in_a_form", condition=Q(form__in=["csv", "xlsx"])),
         ]
 
     def __str__(self) -> str:

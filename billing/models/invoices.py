@@ -69,6 +69,7 @@ class Invoice(models.Model):
     objects: models.Manager[Invoice]
 
     class Meta:
+        indexes = [models.Index(fields=["operator", "id"], name="invoice_list")]
         constraints = [
             models.UniqueConstraint(
                 fields=["subscriber_id", "subscription_id", "period_start"],

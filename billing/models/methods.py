@@ -46,6 +46,12 @@ class PaymentMethod(models.Model):
     class Meta:
         indexes = [
             models.Index(fields=["subscriber_id", "id"], name="payment_method_list"),
+            # Cards by the month that stands on them.
+            models.Index(
+                fields=["operator", "exp_year", "exp_month"],
+                name="payment_method_expiry",
+                condition=Q(state="saved"),
+            ),
             # What the provider is still to be asked or told.
             models.Index(
                 fields=["operator", "id"],

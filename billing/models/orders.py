@@ -226,6 +226,8 @@ class PaymentIntent(models.Model):
     reason = models.CharField(max_length=200, blank=True, default="")
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
+    # By the wall's time: when a payer who came back had the provider asked.
+    asked_at = models.DateTimeField(null=True, blank=True)
     # The provider is still to hear that it may not be paid any more.
     recall_at = models.DateTimeField(null=True, blank=True)
 

@@ -125,7 +125,7 @@ class PaymentDifference(models.Model):
 
     `about` makes it one: the line's id, what is ours, or a file's fees of a day. It stays until
     staff have said what it is, or what was missing came after all. One that is written off above
-    the operator's limit waits for another person. Written by billing/provider_books/differing.py
+    the operator's limit waits for its approval. Written by billing/provider_books/differing.py
     only.
     """
 
@@ -165,7 +165,6 @@ class PaymentDifference(models.Model):
     note = models.CharField(max_length=500, blank=True, default="")
     state = models.CharField(max_length=8, choices=State.choices, default=State.OPEN)
     resolution = models.CharField(max_length=15, choices=Resolution.choices, blank=True, default="")
-    asked_by = models.CharField(max_length=100, blank=True, default="")
     resolved_by = models.CharField(max_length=100, blank=True, default="")
     resolved_at = models.DateTimeField(null=True, blank=True)
 
@@ -187,19 +186,15 @@ class PaymentDifference(models.Model):
             models.CheckConstraint(
                 name="payment_difference_resolved",
                 condition=Q(
-                    state="open",
+                    state__in=["open", "waiting"],
                     resolution="",
-                    asked_by="",
                     resolved_by="",
                     resolved_at__isnull=True,
                 )
-                | Q(state="waiting", resolution="", resolved_by="", resolved_at__isnull=True)
-                & ~Q(asked_by="")
                 | Q(state="resolved", resolved_at__isnull=False)
                 & ~Q(resolution="")
                 & ~Q(resolved_by="")
-                & ~Q(note="")
-                & (Q(asked_by="") | ~Q(asked_by=F("resolved_by"))),
+                & ~Q(note=""),
             ),
         ]
 

@@ -28,6 +28,8 @@ class ProviderAccount(models.Model):
     live = models.BooleanField(default=False)
     created_at = models.DateTimeField()
     ended_at = models.DateTimeField(null=True, blank=True)
+    # So long what it tells is kept as it came; then its digest and ids are.
+    notices_kept_days = models.PositiveSmallIntegerField(default=180)
 
     objects: models.Manager[ProviderAccount]
 
@@ -37,6 +39,9 @@ class ProviderAccount(models.Model):
                 fields=["operator", "provider"],
                 name="provider_account_one_at_a_time",
                 condition=Q(ended_at__isnull=True),
+            ),
+            models.CheckConstraint(
+                name="provider_account_notices_kept", condition=Q(notices_kept_days__gte=30)
             ),
             models.CheckConstraint(
                 name="provider_account_sandbox_is_no_money",
@@ -83,7 +88,8 @@ class ProviderEvent(models.Model):
     """The inbox: a verified notice of a provider, its bytes as they came, once by its id.
 
     `id` is the order of arrival. `next_try_at` is when it is worked next; none: never again by
-    itself. Written by billing/inbox.py only.
+    itself. Past its time the body is emptied, and `digest` (SHA-256) says which it was. Written by
+    billing/inbox.py only.
     """
 
     class State(models.TextChoices):
@@ -101,6 +107,9 @@ class ProviderEvent(models.Model):
     event_id = models.CharField(max_length=255)
     kind = models.CharField(max_length=100)  # in the provider's words
     body = models.BinaryField()
+    digest = models.CharField(  # of a body that is emptied
+        max_length=64, blank=True, default="", db_default=""
+    )
     received_at = models.DateTimeField()
     state = models.CharField(max_length=7, choices=State.choices, default=State.NEW)
     reason = models.CharField(max_length=200, blank=True, default="")
@@ -117,9 +126,18 @@ class ProviderEvent(models.Model):
                 name="provider_event_queue",
                 condition=Q(next_try_at__isnull=False),
             ),
+            models.Index(
+                fields=["account", "received_at"],
+                name="provider_event_whole",
+                condition=Q(next_try_at__isnull=True, digest=""),
+            ),
         ]
         constraints = [
             models.UniqueConstraint(fields=["account", "event_id"], name="provider_event_once"),
+            models.CheckConstraint(
+                name="provider_event_body_or_digest",
+                condition=Q(digest="") & ~Q(body=b"") | ~Q(digest="") & Q(body=b""),
+            ),
             models.CheckConstraint(
                 name="provider_event_ends",
                 condition=Q(state="new", next_try_at__isnull=False, ended_at__isnull=True)

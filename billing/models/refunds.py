@@ -140,17 +140,22 @@ class Dispute(models.Model):
     """A payment that its payer's bank takes back, until it is decided whose the money is.
 
     While it is open the provider holds `amount` (the ledger's account `disputed`), what the order
-    granted is frozen, and `held` of a top-up is taken out of the wallet. Written by
+    granted is frozen, and `held` of a top-up is taken out of the wallet. An `inquiry` asks before
+    anything is taken: it moves nothing, and is withdrawn or becomes a dispute. Written by
     billing/disputes.py only.
     """
 
     class State(models.TextChoices):
+        INQUIRY = "inquiry"
+        WITHDRAWN = "withdrawn"
         OPENED = "opened"
         UNDER_REVIEW = "under_review"
         WON = "won"
         LOST = "lost"
 
     OPEN = (State.OPENED, State.UNDER_REVIEW)
+    TAKEN = (*OPEN, State.LOST)  # the provider has the money
+    UNDECIDED = (State.INQUIRY, *OPEN)
     pk = models.CompositePrimaryKey("subscriber_id", "id")
     subscriber = models.ForeignKey(
         Subscriber, models.PROTECT, related_name="+", db_constraint=False, db_index=False
@@ -186,7 +191,7 @@ class Dispute(models.Model):
             models.Index(
                 fields=["operator", "id"],
                 name="dispute_open",
-                condition=Q(state__in=["opened", "under_review"]),
+                condition=Q(state__in=["inquiry", "opened", "under_review"]),
             ),
         ]
         constraints = [
@@ -199,8 +204,12 @@ class Dispute(models.Model):
             ),
             models.CheckConstraint(
                 name="dispute_closed",
-                condition=Q(state__in=["opened", "under_review"], closed_at__isnull=True)
-                | Q(state__in=["won", "lost"], closed_at__isnull=False),
+                condition=Q(state__in=["inquiry", "opened", "under_review"], closed_at__isnull=True)
+                | Q(state__in=["won", "lost", "withdrawn"], closed_at__isnull=False),
+            ),
+            models.CheckConstraint(
+                name="dispute_inquiry_holds_nothing",
+                condition=~Q(state__in=["inquiry", "withdrawn"]) | Q(held=0),
             ),
         ]
 

@@ -62,7 +62,7 @@ class WalletMovement(models.Model):
         PAYMENT = "payment"
         REFUND = "refund"
         PAYOUT = "payout"  # back to where it came from, or held for a dispute
-        BONUS = "bonus"  # given with a top-up
+        BONUS = "bonus"  # given with a top-up, or by hand
         LAPSE = "lapse"  # a bonus whose time is over, or whose top-up went back
 
     pk = models.CompositePrimaryKey("subscriber_id", "currency", "nr")
@@ -113,11 +113,12 @@ class WalletMovement(models.Model):
 
 
 class WalletBonus(models.Model):
-    """Money that an operator gave with a top-up: spent like any, never paid out.
+    """Money that an operator gave, with a top-up or by hand: spent like any, never paid out.
 
     Invariant: `remaining` = the sum of its entries, 0 to `granted`. `spent` says whether it goes
     before the subscriber's own money or after it, `expires_at` when what is left lapses: both are
-    what the policy said when the top-up was ordered. Written by billing/bonuses.py only.
+    what the policy said when the top-up was ordered, or who gave it. Written by
+    billing/bonuses.py only.
     """
 
     class Spent(models.TextChoices):
@@ -136,8 +137,9 @@ class WalletBonus(models.Model):
     spent = models.CharField(max_length=5, choices=Spent.choices)
     granted_at = models.DateTimeField()
     expires_at = models.DateTimeField(null=True, blank=True)
-    order_id = models.BigIntegerField()  # the top-up that it came with
-    policy_nr = models.PositiveIntegerField()  # the version that said so
+    # The top-up that it came with, and the version that said so; null: given by hand.
+    order_id = models.BigIntegerField(null=True, blank=True)
+    policy_nr = models.PositiveIntegerField(null=True, blank=True)
 
     objects: models.Manager[WalletBonus]
 
@@ -156,6 +158,11 @@ class WalletBonus(models.Model):
             models.CheckConstraint(
                 name="wallet_bonus_within_grant",
                 condition=Q(granted__gt=0, remaining__gte=0, remaining__lte=F("granted")),
+            ),
+            models.CheckConstraint(
+                name="wallet_bonus_with_a_top_up_or_by_hand",
+                condition=Q(order_id__isnull=True, policy_nr__isnull=True)
+                | Q(order_id__isnull=False, policy_nr__isnull=False),
             ),
             models.CheckConstraint(
                 name="wallet_bonus_lives",

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from django.db import transaction
 
-from billing import invoicing, ledger, payments, rating, top_up_policies, wallets
+from billing import invoicing, ledger, payments, rating, telling, top_up_policies, wallets
 from billing.ledger import Side
 from billing.models import Invoice, Order, WalletMovement
 from billing.orders import keeping
@@ -101,7 +101,7 @@ def order_plan(
 
     Raises UnknownPlan, lifecycle.PlanHeld, Invalid for one that costs nothing, keeping.KeyUsed.
     """
-    plan = catalog.newest_plan(operator.pk, plan_code)
+    plan = catalog.plan_on_sale(operator.pk, plan_code)
     start = lifecycle.first_start(operator, plan, at)
     price = fee_of(operator, plan.pk, start)
     if not price:
@@ -231,6 +231,7 @@ def settle(
     keeping.advance(
         order, Order.State.PAID, at=at, reason=reason or f"by {way}", paid_at=at, way=way, **facts
     )
+    telling.orders_paid(operator, [order], at=at)
 
 
 def _fill_wallet(
@@ -261,20 +262,16 @@ def _fill_wallet(
         )
     wallets.move(operator.pk, moves, at=at)
     _post(operator, order, (source, into.side()), at=at)
-    _tell_topped_up(order, given[0] if given else rating.ZERO, at=at)
+    telling.topped_up(
+        order.subscriber_id,
+        order.currency,
+        order.amount,
+        order.number,
+        at=at,
+        order=order.number,
+        bonus=f"{given[0] if given else rating.ZERO:.2f}",
+    )
     return {}
-
-
-def _tell_topped_up(order: Order, bonus: Decimal, *, at: dt.datetime) -> None:
-    payload = {
-        "order": order.number,
-        "amount": f"{order.amount:.2f}",
-        "bonus": f"{bonus:.2f}",
-        "balance": f"{wallets.balance_of(order.subscriber_id, order.currency):.2f}",
-        "currency": order.currency,
-    }
-    key = f"wallet.topped_up:{order.number}"
-    outbox.tell([Happening(order.subscriber_id, "wallet.topped_up", key, at, payload)])
 
 
 def _pay_invoice(
@@ -305,6 +302,12 @@ def _begin_plan(
     assert order.plan is not None
     sold = lifecycle.subscribe_to(operator, order.subscriber_id, order.plan, at=at, starts_at=at)
     if expected.collects_before(order.plan):
+        # Ordered for a month's last days and paid in the next, it would open more than is paid.
+        price = fee_of(operator, order.plan.pk, sold.starts_at)
+        if price > order.amount:
+            raise AmountDiffers(
+                f"by now the first period costs {price} {order.currency}; order again"
+            )
         key = (order.subscriber_id, sold.id, sold.starts_at)
         lifecycle.pay_period(key, order.plan.pk, at=at)
     _keep_for_invoice(operator, order, source, at=at)

@@ -17,6 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from django.db import connection, transaction
+from django.db.models import Q
 
 from billing import invoicing, rating
 from billing.models import Order, OrderStep, PaymentIntent, ProviderAccount
@@ -24,6 +25,8 @@ from subscriptions import lifecycle, pgarrays
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Booster, Operator, Plan, Subscriber
 from subscriptions.pgarrays import Int8s
+from subscriptions.safety import minors
+from subscriptions.storing import store
 
 State = Order.State
 Tried = PaymentIntent.State
@@ -31,6 +34,8 @@ Tried = PaymentIntent.State
 VALID = dt.timedelta(days=3)
 LONGEST = dt.timedelta(days=400)
 _SWEEP = 500
+# What somebody decides to buy; an invoice or the next period of a plan is owed, or was decided on.
+_BOUGHT = (Order.Kind.PLAN, Order.Kind.BOOSTER, Order.Kind.TOP_UP)
 
 
 class OrderExpired(Conflict):
@@ -77,7 +82,7 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     """Keep an order; the same key again answers the order that it named.
 
     Joins the caller's transaction. Raises Invalid for an amount or an expiry that makes no sense,
-    KeyUsed for the key of another order.
+    KeyUsed for the key of another order, OrderAboveCap for more than a minor may spend at once.
     """
     assert connection.in_atomic_block
     if draft.amount <= 0 or draft.amount != rating.to_fen(draft.amount):
@@ -88,13 +93,10 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     lifecycle.check_open(draft.subscriber_id)
     key = draft.key or uuid.uuid4().hex
     known = Order.objects.filter(operator=operator, key=key).first()
+    if known is None and draft.kind in _BOUGHT:
+        minors.check_order(draft.subscriber_id, draft.amount)
     if known is not None:
-        if (known.subscriber_id, known.kind, known.amount, known.currency) != (
-            draft.subscriber_id,
-            draft.kind,
-            draft.amount,
-            draft.currency,
-        ):
+        if _asked(known) != _asked(draft):
             raise KeyUsed("this key names another order")
         return known
     with connection.cursor() as cursor:
@@ -119,6 +121,19 @@ def create(operator: Operator, draft: Draft, *, at: dt.datetime) -> Order:
     )
     _note([order], at=at)
     return order
+
+
+def _asked(one: Draft | Order) -> tuple[Any, ...]:
+    """What makes a key's second order the same as its first, whatever version is sold by then."""
+    plan, booster = one.plan and one.plan.code, one.booster and one.booster.code
+    bought = (plan, booster, one.invoice_id if one.kind == Order.Kind.INVOICE else None)
+    return (one.subscriber_id, one.kind, one.amount, one.currency, *bought)
+
+
+def check_minor(order: Order) -> None:
+    """Raises OrderAboveCap for one that was made before its minor's cap, and is above it."""
+    if order.kind in _BOUGHT:
+        minors.check_order(order.subscriber_id, order.amount)
 
 
 def create_many(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime) -> list[Order]:
@@ -150,7 +165,7 @@ def create_many(operator: Operator, drafts: Sequence[Draft], *, at: dt.datetime)
         )
         for order_id, draft in zip(ids, drafts, strict=True)
     ]
-    Order.objects.bulk_create(orders)
+    store(orders)
     _note(orders, at=at)
     return orders
 
@@ -241,7 +256,7 @@ def advance(order: Order, state: str, *, at: dt.datetime, reason: str = "", **fa
 
 
 def _note(orders: Iterable[Order], *, at: dt.datetime, reason: str = "") -> None:
-    OrderStep.objects.bulk_create(
+    steps = [
         OrderStep(
             subscriber_id=order.subscriber_id,
             order_id=order.id,
@@ -251,7 +266,8 @@ def _note(orders: Iterable[Order], *, at: dt.datetime, reason: str = "") -> None
             reason=reason[:200],
         )
         for order in orders
-    )
+    ]
+    store(steps)
 
 
 @transaction.atomic
@@ -407,7 +423,7 @@ def paid_at_once(
     """Put locked orders that can be paid, and wait for nobody, into the state paid, each with the
     one attempt that did it; `keys` of these, by order."""
     assert connection.in_atomic_block
-    PaymentIntent.objects.bulk_create(
+    intents = [
         PaymentIntent(
             subscriber_id=order.subscriber_id,
             order_id=order.id,
@@ -423,7 +439,8 @@ def paid_at_once(
             ended_at=at,
         )
         for order in orders
-    )
+    ]
+    store(intents)
     with pgarrays.statements() as cursor:
         cursor.execute(
             _PAID_SQL,
@@ -458,6 +475,18 @@ def left_open(intent: PaymentIntent, reference: str, *, at: dt.datetime) -> None
     PaymentIntent.objects.filter(
         subscriber_id=intent.subscriber_id, order_id=intent.order_id, nr=intent.nr, reference=""
     ).update(reference=reference, recall_at=at)
+
+
+# How often a payer who comes back has the provider asked about one attempt, however often they do.
+ASK_EVERY = dt.timedelta(seconds=5)
+
+
+def may_ask(intent: PaymentIntent, *, wall: dt.datetime) -> bool:
+    """Whether the provider is to be asked about an attempt now, by the wall's time: of many who
+    want to know at once, one is told yes."""
+    rows = PaymentIntent.objects.filter(pk=intent.pk)
+    due = Q(asked_at=None) | Q(asked_at__lte=wall - ASK_EVERY)
+    return bool(rows.filter(due).update(asked_at=wall))
 
 
 def recalled(intent: PaymentIntent) -> None:

@@ -55,6 +55,7 @@ def pay(
         if order.state in Order.PAID and order.way == way:
             return order
         keeping.payable(order, at=at)
+        keeping.check_minor(order)
         if way == wallet.WAY and order.kind == Order.Kind.TOP_UP:
             raise Invalid("a wallet is not filled from itself")
         if method and not _may_charge(order, account, method):

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from django.db.models import Sum
+from django.db.models import QuerySet, Sum
 from django.http import HttpRequest, HttpResponse
 from django.views.decorators.http import require_GET
 from djmoney.money import Money
@@ -17,7 +17,7 @@ from metering import rollups
 from metering.portal import pace
 from subscriptions import balances, periods
 from subscriptions.models import Bucket, OutboxEvent, Subscription, SubscriptionPeriod, Suspension
-from subscriptions.portal import offers
+from subscriptions.portal import live, offers
 from subscriptions.portal.doors import Visit, own, show
 
 _ALERTS = ("bucket.threshold", "bucket.exhausted", "bucket.expiring", "overage.started")
@@ -52,10 +52,22 @@ class Held:
         return Money(plan.price.amount, plan.price.currency)
 
 
+def running(rows: QuerySet[Subscription], now: dt.datetime) -> Subscription | None:
+    """The one of a subscriber's subscriptions that runs."""
+    found = (
+        rows.filter(starts_at__lte=now)
+        .select_related("plan", "next_plan")
+        .order_by("-starts_at")
+        .first()
+    )
+    if found is None or (found.ends_at is not None and found.ends_at <= now):
+        return None
+    return found
+
+
 def held_by(visit: Visit) -> Held | None:
-    rows = Subscription.objects.filter(subscriber_id=visit.subscriber.pk, starts_at__lte=visit.now)
-    found = rows.select_related("plan", "next_plan").order_by("-starts_at").first()
-    if found is None or (found.ends_at is not None and found.ends_at <= visit.now):
+    found = running(Subscription.objects.filter(subscriber_id=visit.subscriber.pk), visit.now)
+    if found is None:
         return None
     period = SubscriptionPeriod.objects.filter(
         subscriber_id=visit.subscriber.pk,
@@ -122,9 +134,13 @@ def figures(visit: Visit) -> dict[str, Any]:
 @own
 def home(request: HttpRequest, visit: Visit) -> HttpResponse:
     """What is left and what comes next; the figures alone where the page asks for them anew."""
-    now = figures(visit)
     if request.headers.get("HX-Request"):
-        return show(request, "portal/figures.html", visit, **now)
+        version = live.version_of(request, visit)
+        same = live.unchanged(request, version)
+        if same is not None:
+            return same
+        return show(request, "portal/figures.html", visit, version=version, **figures(visit))
+    now = figures(visit)
     due = Invoice.objects.filter(
         subscriber_id=visit.subscriber.pk, state=Invoice.State.OPEN, gross__gt=0
     ).aggregate(gross=Sum("gross"), paid=Sum("paid"))

@@ -1,28 +1,33 @@
-"""Plans: the tariff that anybody may read, and choosing, changing and cancelling one's own."""
+"""Plans: the tariff that anybody may read, and what taking one costs and brings, said before it is
+taken."""
 
 from __future__ import annotations
 
+import datetime as dt
 import uuid
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from django.contrib import messages
-from django.http import Http404, HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
-from django.views.decorators.http import require_GET, require_http_methods, require_POST
+from django.views.decorators.http import require_GET, require_http_methods
 from djmoney.money import Money
 
-from billing import rating
+from billing import rating, receipts
+from billing.checkout import links
 from billing.orders import buying
-from billing.portal.home import Held, held_by
+from billing.portal import conditions
+from billing.portal.home import Held, held_by, running
 from billing.portal.orders import key_of, refused
 from subscriptions import clock, lifecycle, periods
 from subscriptions.errors import DomainError
-from subscriptions.models import Operator, Plan, Upgrade, User
+from subscriptions.models import Access, Operator, Plan, Subscription, Upgrade, User
 from subscriptions.portal import offers
 from subscriptions.portal.doors import Visit, own, public, show
-from subscriptions.users import access
+
+CHANNEL = "portal"
 
 
 @require_GET
@@ -31,21 +36,29 @@ def tariff(request: HttpRequest, operator: Operator) -> HttpResponse:
     """All plans side by side, with what they cost, bring, weigh and do at zero."""
     now = clock.now(operator)
     plans = offers.plans(operator)
-    held: Held | None = None
-    if isinstance(request.user, User):
-        subscriber = access.find(request.user, operator)
-        held = held_by(Visit(operator, subscriber, now)) if subscriber else None
+    held = held_at(request, operator, at=now)
     return render(
         request,
         "portal/plans.html",
         {
             "operator": operator,
-            "plans": plans,
+            "plans": [(plan, conditions.of(plan)) for plan in plans],
+            "boosters": offers.boosters(operator),
             "cards": offers.cards(operator, plans, at=now).values(),
             "held": held,
+            "compare": len(plans) > 1,
             "section": "plans",
         },
     )
+
+
+def held_at(request: HttpRequest, operator: Operator, *, at: dt.datetime) -> Plan | None:
+    """The plan of whoever looks, where they are signed in and hold one."""
+    if not isinstance(request.user, User):
+        return None
+    seen = Access.objects.filter(user=request.user, operator=operator).values("subscriber_id")
+    found = running(Subscription.objects.filter(subscriber_id__in=seen), at)
+    return None if found is None else found.plan
 
 
 @require_http_methods(["GET", "POST"])
@@ -60,15 +73,22 @@ def choose(request: HttpRequest, visit: Visit, code: str) -> HttpResponse:
         raise Http404
     visit.bring_up()
     held = held_by(visit)
+    means = _what_it_means(visit, plan, held)
     if request.method == "POST":
-        return _take(request, visit, plan, held)
+        said = request.POST.get("said")
+        if said is None or said == _in_short(means):
+            return _take(request, visit, plan, held)
+        # A day has passed, or a price has changed, since the page was opened.
+        messages.error(request, _("This is not what you saw before. Look at it again."))
     return show(
         request,
         "portal/plan.html",
         visit,
         plan=plan,
+        conditions=conditions.of(plan),
         held=held,
-        **_what_it_means(visit, plan, held),
+        **means,
+        said=_in_short(means),
         once=uuid.uuid4().hex,
         section="plans",
     )
@@ -76,10 +96,17 @@ def choose(request: HttpRequest, visit: Visit, code: str) -> HttpResponse:
 
 def _what_it_means(visit: Visit, plan: Plan, held: Held | None) -> dict[str, Any]:
     """The price and units of the step, as the domain will compute them when it is taken."""
+    start = lifecycle.first_start(visit.operator, plan, visit.now)
+    if held is not None and held.ends and start < held.ends:
+        return {"step": "ends"}
     if held is None or held.ends:
-        start = lifecycle.first_start(visit.operator, plan, visit.now)
         fee = buying.fee_of(visit.operator, plan.pk, start)
-        return {"step": "begin", "starts": start, "fee": Money(fee, plan.price.currency)}
+        return {
+            "step": "begin",
+            "starts": start,
+            "later": start > visit.now,
+            "fee": Money(fee, plan.price.currency),
+        }
     now = held.subscription.plan
     if plan.code == now.code:
         return {"step": "held"}
@@ -90,59 +117,39 @@ def _what_it_means(visit: Visit, plan: Plan, held: Held | None) -> dict[str, Any
         return {
             "step": "upgrade",
             "days": days,
-            # As the invoice's lines will say: rating.upgrade_lines spreads just this.
-            "fee": Money(
-                rating.prorate(plan.price.amount - now.price.amount, days, Upgrade.DAYS),
-                plan.price.currency,
-            ),
+            "fee": upgrade_fee(now, plan, days),
             "units": periods.prorate(plan.allowance - now.allowance, days, Upgrade.DAYS),
         }
     return {"step": "next", "starts": held.period.ends_at if held.period else None}
 
 
+def upgrade_fee(now: Plan, plan: Plan, days: int) -> Money:
+    """As the invoice's lines will say: rating.upgrade_lines spreads just this."""
+    more = plan.price.amount - now.price.amount
+    return Money(rating.prorate(more, days, Upgrade.DAYS), plan.price.currency)
+
+
+def _in_short(means: dict[str, Any]) -> str:
+    """What the page said, for the form to say it back."""
+    told = (means.get(name) for name in ("step", "fee", "units"))
+    return "|".join("" if one is None else str(one) for one in told)
+
+
 def _take(request: HttpRequest, visit: Visit, plan: Plan, held: Held | None) -> HttpResponse:
+    operator, step = visit.operator, request.POST.get("step")
     try:
         if held is None or held.ends:
             made = buying.order_plan(
-                visit.operator,
+                operator,
                 visit.subscriber.pk,
                 plan.code,
                 at=visit.now,
                 key=key_of(request, visit),
             )
-            return redirect("portal_order", made.number)
-        step = request.POST.get("step")
+            return HttpResponseRedirect(links.path_to_pay(made))
         key = (visit.subscriber.pk, held.subscription.id)
-        if step == "upgrade":
-            lifecycle.upgrade(*key, plan.code, at=visit.now)
-            messages.success(request, _("Your new plan holds from now on."))
-        else:
-            lifecycle.change(*key, at=visit.now, plan_code=plan.code)
-            messages.success(request, _("Your plan changes with the next period."))
+        take = receipts.upgrade if step == "upgrade" else receipts.change
+        receipt = take(operator, key, plan.code, channel=CHANNEL, at=visit.now)
     except DomainError as error:
         return refused(request, error, "portal_plan", plan.code)
-    return redirect("portal_home")
-
-
-@require_POST
-@own
-def cancel(request: HttpRequest, visit: Visit) -> HttpResponse:
-    """End the plan with the period that runs, or take that back; the page after is the receipt."""
-    held = held_by(visit)
-    if held is None:
-        raise Http404
-    stop = request.POST.get("cancel") != "0"
-    try:
-        lifecycle.change(
-            visit.subscriber.pk, held.subscription.id, at=visit.now, cancel_at_period_end=stop
-        )
-    except DomainError as error:
-        return refused(request, error, "portal_plans")
-    if stop:
-        messages.success(
-            request,
-            _("Your plan is cancelled: it ends with this period and nothing is charged after."),
-        )
-    else:
-        messages.success(request, _("Your plan goes on."))
-    return redirect("portal_home")
+    return redirect("portal_plan_receipt", receipt.number)

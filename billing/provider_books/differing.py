@@ -13,10 +13,9 @@ from typing import Any
 from django.db import transaction
 from django.db.backends.utils import CursorWrapper
 
-from billing import corrections, ledger, receiving
-from billing.corrections import FourEyes
+from billing import approvals, corrections, ledger, receiving
 from billing.ledger import Side
-from billing.models import PaymentDifference, ProviderAccount, ProviderLine
+from billing.models import Approval, PaymentDifference, ProviderAccount, ProviderLine
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator
 
@@ -36,9 +35,9 @@ class DifferenceResolved(Conflict):
 
 _COLUMNS = """
     (operator_id, account, day, kind, about, line_id, ours, currency, theirs, our_amount, amount,
-     found_at, owner, note, state, resolution, asked_by, resolved_by)
+     found_at, owner, note, state, resolution, resolved_by)
 """
-_EMPTY = "'', '', 'open', '', '', ''"
+_EMPTY = "'', '', 'open', '', ''"
 
 
 def _filled(statement: str) -> str:
@@ -92,7 +91,7 @@ ON CONFLICT (operator_id, account, about) DO NOTHING
 _CAME_SQL = """
 UPDATE billing_paymentdifference d
 SET state = 'resolved', resolution = 'came', resolved_by = 'import', resolved_at = %(at)s,
-    asked_by = '', note = left('in ' || f.name || ', line ' || l.nr, 500)
+    note = left('in ' || f.name || ', line ' || l.nr, 500)
 FROM billing_providerline l JOIN billing_providerfile f ON f.id = l.file_id
 WHERE d.operator_id = %(operator)s AND d.account = %(account)s AND d.kind = 'missing_there'
   AND d.state <> 'resolved' AND l.operator_id = %(operator)s AND l.account = %(account)s
@@ -104,6 +103,12 @@ def note(cursor: CursorWrapper, names: dict[str, Any]) -> None:
     """Keep what differs by now, each once, in the caller's transaction; `ours` is there."""
     for statement in (_OF_LINES_SQL, _FEES_SQL, _MISSING_THERE_SQL, _CAME_SQL):
         cursor.execute(statement, names)
+    came = PaymentDifference.objects.filter(
+        operator_id=names["operator"], account=names["account"], resolution=Resolution.CAME
+    )
+    approvals.supersede(
+        approvals.Kind.DIFFERENCE, came.values_list("pk", flat=True), at=names["at"]
+    )
 
 
 # What staff do ------------------------------------------------------------------------------------
@@ -158,39 +163,68 @@ def resolve(
     if resolution not in BY_STAFF:
         raise Invalid(f"resolution is one of {', '.join(BY_STAFF)}")
     waits = corrections.rules_of(operator.pk, at=at).waits(found.amount)
+    if resolution == Resolution.FEE and found.kind != Kind.FEES and waits:
+        raise Invalid("above the limit only the fees of a day are a fee: write this off, by two")
     if resolution == Resolution.WRITTEN_OFF and waits:
-        return _put(found, state=State.WAITING, asked_by=by, note=note)
+        approvals.ask(
+            operator,
+            approvals.Kind.DIFFERENCE,
+            about_id=found.pk,
+            currency=found.currency,
+            gross=found.amount,
+            amount=found.amount,
+            effect={
+                "account": found.account,
+                "day": found.day.isoformat(),
+                "difference": found.kind,
+                "theirs": str(found.theirs),
+                "ours": str(found.our_amount),
+                "written_off": str(found.amount),
+            },
+            reason=note,
+            by=by,
+            at=at,
+        )
+        return _put(found, state=State.WAITING, note=note)
     return _resolve(operator, found, resolution, note=note, by=by, at=at)
 
 
-@transaction.atomic
-def approve(
-    operator: Operator, difference_id: int, *, note: str, by: str, at: dt.datetime
-) -> PaymentDifference:
-    """Let one that waits be written off: another person than who asked. Again changes nothing.
-    Raises NotFound, FourEyes, DifferenceResolved."""
-    found = _locked(operator, difference_id)
-    if found.state == State.RESOLVED and found.asked_by:
-        return found
-    _waits(found, by)
-    why = f"{found.note} · {note}"
-    return _resolve(operator, found, Resolution.WRITTEN_OFF, note=why, by=by, at=at)
-
-
-@transaction.atomic
-def reject(operator: Operator, difference_id: int, *, note: str, by: str) -> PaymentDifference:
-    """Let one that waits not be written off: it is open again. Raises NotFound, FourEyes,
-    DifferenceResolved."""
-    found = _locked(operator, difference_id)
-    _waits(found, by)
-    return _put(found, state=State.OPEN, asked_by="", note=f"{found.note} · {note}"[:500])
-
-
-def _waits(found: PaymentDifference, by: str) -> None:
-    if found.state != State.WAITING:
+def waiting_for(operator: Operator, difference_id: int) -> Approval:
+    """What was asked for a difference. Raises NotFound; DifferenceResolved where nobody was, or it
+    is open again."""
+    found = find(operator, difference_id)
+    asked = approvals.about(approvals.Kind.DIFFERENCE, [difference_id]).get(difference_id)
+    if asked is None or asked.state not in (Approval.State.PENDING, Approval.State.APPROVED):
         raise DifferenceResolved(f"it is {found.state}: nobody waits for a second person")
-    if by == found.asked_by:
-        raise FourEyes("whoever asked for it cannot decide it: another person, another key")
+    return asked
+
+
+def write_off_approved(operator: Operator, approval: Approval, at: dt.datetime) -> dict[str, int]:
+    """Write off a difference for which another person has approved it."""
+    found = _waiting(operator, approval)
+    _resolve(
+        operator,
+        found,
+        Resolution.WRITTEN_OFF,
+        note=f"{found.note} · {approval.decision}",
+        by=approval.decided_by,
+        at=at,
+    )
+    return {}
+
+
+def reopen(operator: Operator, approval: Approval, at: dt.datetime) -> None:
+    """A difference that is not to be written off is open again."""
+    found = _waiting(operator, approval)
+    _put(found, state=State.OPEN, note=f"{found.note} · {approval.decision}"[:500])
+
+
+def _waiting(operator: Operator, approval: Approval) -> PaymentDifference:
+    assert approval.about_id is not None
+    found = _locked(operator, approval.about_id)
+    if found.state != State.WAITING:
+        raise DifferenceResolved(f"it is {found.state} already: {found.resolution}")
+    return found
 
 
 _AGAINST = {

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
+import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import astuple, dataclass
 from typing import IO, Any
 
 from django.db import connection, transaction
@@ -61,28 +62,66 @@ def load(
     if not _ACCOUNT.fullmatch(account) or account == "bank":
         raise Invalid("account is the provider's word in the ledger's accounts, as in cash:stripe")
     digest, size = _digest(file)
+    facts = {
+        "layout": layout,
+        "account": account,
+        "name": name[:200],
+        "digest": digest,
+        "bytes": size,
+        "imported_by": by,
+        "imported_at": at,
+    }
+
+    def lines() -> Iterator[reading.Line]:
+        file.seek(0)
+        return reading.lines_of(file, LAYOUTS[layout], operator)
+
+    return _take(operator, lines, facts)
+
+
+def take_day(
+    operator: Operator,
+    lines: Sequence[reading.Line],
+    *,
+    day: dt.date,
+    account: str,
+    name: str,
+    by: str,
+    at: dt.datetime,
+) -> Loaded:
+    """Keep what a provider has told of one of the operator's days, when asked, as a file of that
+    day; also that nothing moved. The same again changes nothing. Raises BadFile."""
+    said = [[account, name, day.isoformat()], *([*map(str, astuple(line)[1:])] for line in lines)]
+    content = json.dumps(said, ensure_ascii=False).encode()
+    facts = {
+        "layout": account,
+        "account": account,
+        "name": name[:200],
+        "digest": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "imported_by": by,
+        "imported_at": at,
+    }
+    return _take(operator, lambda: iter(lines), facts, day=day)
+
+
+def _take(
+    operator: Operator,
+    lines: Callable[[], Iterator[reading.Line]],
+    facts: dict[str, Any],
+    *,
+    day: dt.date | None = None,
+) -> Loaded:
     with transaction.atomic():
         advisory.take(Lock.PROVIDER_BOOKS, operator.pk)
-        known = ProviderFile.objects.filter(operator=operator, digest=digest).first()
+        known = ProviderFile.objects.filter(operator=operator, digest=facts["digest"]).first()
         if known is not None:
-            if (known.layout, known.account) != (layout, account):
+            if (known.layout, known.account) != (facts["layout"], facts["account"]):
                 raise FileKnown(f"this file was imported as {known.layout}, of {known.account}")
             return Loaded(known, False)
-        file.seek(0)
-        _take_in(reading.lines_of(file, LAYOUTS[layout], operator))
-        made = _keep(
-            operator,
-            {
-                "layout": layout,
-                "account": account,
-                "name": name[:200],
-                "digest": digest,
-                "bytes": size,
-                "imported_by": by,
-                "imported_at": at,
-            },
-        )
-        matching.run(operator, account, at=at)
+        _take_in(lines())
+        made = _keep(operator, facts, day)
+        matching.run(operator, facts["account"], at=facts["imported_at"])
         return Loaded(made, True)
 
 
@@ -151,8 +190,8 @@ ON CONFLICT (operator_id, account, line_id) DO NOTHING
 """
 
 
-def _keep(operator: Operator, facts: dict[str, Any]) -> ProviderFile:
-    """The lines that were taken in, as a file."""
+def _keep(operator: Operator, facts: dict[str, Any], day: dt.date | None) -> ProviderFile:
+    """The lines that were taken in, as a file; of a day that was asked for, which may be none."""
     names: dict[str, Any] = {
         "operator": operator.pk,
         "account": facts["account"],
@@ -168,7 +207,11 @@ def _keep(operator: Operator, facts: dict[str, Any]) -> ProviderFile:
             raise BadFile(f"line {other[0]}: {other[1]} has other content than in {other[2]}")
         cursor.execute(_SPAN_SQL, names)
         [(rows, first, last)] = cursor.fetchall()
-        if not rows:
+        if day is not None:
+            if rows and (first, last) != (day, day):
+                raise BadFile(f"asked for {day}, the provider tells of {first} to {last}")
+            first = last = day
+        if not rows and day is None:
             raise BadFile("there is no line in this file")
         if (last - first).days > _LONGEST:
             raise BadFile(f"from {first} to {last} is too long for one file: is a date wrong?")

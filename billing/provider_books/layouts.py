@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from billing.models import ProviderLine
+from billing.ways.stripe.balance import KINDS
 
 PAYMENT, REFUND = ProviderLine.Kind.PAYMENT, ProviderLine.Kind.REFUND
 FEE, PAYOUT = ProviderLine.Kind.FEE, ProviderLine.Kind.PAYOUT
-DISPUTE, OTHER = ProviderLine.Kind.DISPUTE, ProviderLine.Kind.OTHER
+DISPUTE = ProviderLine.Kind.DISPUTE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +39,7 @@ class Layout:
     key: tuple[str, ...] = ()
     refund_key: tuple[str, ...] = ()
     reference: tuple[str, ...] = ()
+    back_reference: tuple[str, ...] = ()  # of refunds and disputes, where it stands elsewhere
     payout: tuple[str, ...] = ()
     utc: bool = False  # else times are of the operator's zone
     # Lines that are no rows: they begin so.
@@ -58,22 +60,11 @@ STRIPE = Layout(
     net="net",
     currency="currency",
     about="reporting_category",
-    kinds={
-        "charge": PAYMENT,
-        "payment": PAYMENT,
-        "refund": REFUND,
-        "partial_capture_reversal": REFUND,
-        "refund_failure": REFUND,
-        "fee": FEE,
-        "network_cost": FEE,
-        "payout": PAYOUT,
-        "payout_reversal": PAYOUT,
-        "dispute": DISPUTE,
-        "dispute_reversal": DISPUTE,
-    },
+    kinds=KINDS,
     key=("payment_metadata[key]", "payment_metadata[order]"),
     refund_key=("refund_metadata[key]",),
     reference=("payment_intent_id", "source_id"),
+    back_reference=("source_id",),
     payout=("automatic_payout_id", "payout_id"),
     utc=True,
 )

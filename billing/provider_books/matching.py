@@ -1,8 +1,9 @@
 """Lines of a provider's account against what we posted to `cash:…`, in sets.
 
 What is ours is each entry of that account that came with a payment, a refund or a dispute. A line
-is it by our own key of the attempt, else by the provider's reference, the same way of the money and
-the nearest amount; each once. What is left over on either side is a difference.
+is it by our own key of the attempt or the refund, else by the provider's reference, else, of what
+went back, by the key of the payment; the same way of the money and the nearest amount; each once.
+What is left over on either side is a difference.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from subscriptions.models import Operator
 _OURS_SQL = """
 CREATE TEMPORARY TABLE ours ON COMMIT DROP AS
 SELECT p.key AS ours, (p.at AT TIME ZONE %(zone)s)::date AS day, sum(e.amount) AS amount,
-       max(n.key) AS key, max(coalesce(n.reference, p.description)) AS reference
+       max(coalesce(n.key, r.key)) AS key,
+       max(coalesce(n.reference, nullif(r.reference, ''), c.reference, p.description)) AS reference,
+       max(b.key) AS payment
 FROM billing_account a
 JOIN billing_entry e ON e.account_id = a.id
 JOIN billing_posting p ON p.id = e.posting_id AND p.kind <> 'difference'
@@ -31,6 +34,13 @@ LEFT JOIN (
     JOIN billing_order o ON o.subscriber_id = i.subscriber_id AND o.id = i.order_id
     WHERE i.operator_id = %(operator)s AND i.state = 'succeeded'
 ) n ON n.posting = p.key
+LEFT JOIN billing_refund r
+  ON p.kind = 'refund' AND r.operator_id = p.operator_id AND r.number = p.description
+LEFT JOIN billing_dispute c
+  ON p.kind = 'dispute' AND c.operator_id = p.operator_id AND c.number = p.description
+LEFT JOIN billing_paymentintent b
+  ON b.subscriber_id = coalesce(r.subscriber_id, c.subscriber_id)
+ AND b.order_id = coalesce(r.order_id, c.order_id) AND b.state = 'succeeded'
 WHERE a.operator_id = %(operator)s AND a.code = 'cash:' || %(account)s
   AND a.currency = %(currency)s
   AND NOT EXISTS (
@@ -55,9 +65,8 @@ WITH candidate AS (
            row_number() OVER (PARTITION BY l.line_id ORDER BY {order}, o.ours) AS of_line,
            row_number() OVER (PARTITION BY o.ours ORDER BY {order}, l.line_id) AS of_ours
     FROM billing_providerline l
-    JOIN ours o ON o.{name} = l.{name} AND sign(o.amount) = sign(l.gross)
+    JOIN ours o ON {same} AND sign(o.amount) = sign(l.gross)
     WHERE l.operator_id = %(operator)s AND l.account = %(account)s AND l.state = 'new'
-      AND l.kind IN ('payment', 'refund', 'dispute', 'other') AND l.{name} <> ''
       AND NOT EXISTS (
           SELECT FROM billing_providerline x
           WHERE x.operator_id = %(operator)s AND x.account = %(account)s
@@ -69,8 +78,15 @@ FROM candidate c
 WHERE l.operator_id = %(operator)s AND l.account = %(account)s AND l.line_id = c.line_id
   AND c.of_line = 1 AND c.of_ours = 1
 """.replace("{order}", "abs(o.amount - l.gross)")
-_BY_KEY_SQL = _PAIR_SQL.replace("{name}", "key")
-_BY_REFERENCE_SQL = _PAIR_SQL.replace("{name}", "reference")
+_ANY = "l.kind IN ('payment', 'refund', 'dispute', 'other')"
+_PAIRS_SQL = [
+    _PAIR_SQL.replace("{same}", same)
+    for same in (
+        f"o.key = l.key AND l.key <> '' AND {_ANY}",
+        f"o.reference = l.reference AND l.reference <> '' AND {_ANY}",
+        "o.payment = l.key AND l.key <> '' AND l.kind IN ('refund', 'dispute')",
+    )
+]
 _LEFT_SQL = """
 UPDATE billing_providerline SET state = 'differs'
 WHERE operator_id = %(operator)s AND account = %(account)s AND state = 'new'
@@ -94,7 +110,7 @@ def run(operator: Operator, account: str, *, at: dt.datetime) -> None:
         cursor.execute("DROP TABLE IF EXISTS ours")
         cursor.execute(_OURS_SQL, names)
         cursor.execute("ANALYZE ours")
-        for statement in (_BY_KEY_SQL, _BY_REFERENCE_SQL):
+        for statement in _PAIRS_SQL:
             while True:
                 cursor.execute(statement, names)
                 if not cursor.rowcount:

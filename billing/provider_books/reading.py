@@ -13,7 +13,7 @@ from typing import IO
 from zoneinfo import ZoneInfo
 
 from billing import rating
-from billing.provider_books.layouts import PAYMENT, REFUND, Layout, needed
+from billing.provider_books.layouts import DISPUTE, PAYMENT, REFUND, Layout, needed
 from subscriptions.errors import Invalid
 from subscriptions.models import Operator
 
@@ -140,6 +140,7 @@ def _line(nr: int, raw: dict[str, str], layout: Layout, operator: Operator, zone
         gross = -abs(money_out)  # the order's own amount stands in its line too
     if layout.net and _amount(nr, raw, layout.net) != gross - fee:
         raise BadFile(f"line {nr}: {layout.net} is not {layout.money_in} less {layout.fee}")
+    back = layout.back_reference if kind in (REFUND, DISPUTE) else ()
     keys = layout.refund_key if kind == REFUND and layout.refund_key else layout.key
     return Line(
         nr,
@@ -149,7 +150,7 @@ def _line(nr: int, raw: dict[str, str], layout: Layout, operator: Operator, zone
         gross,
         fee,
         _first(raw, keys)[:64],
-        _first(raw, layout.reference)[:255],
+        _first(raw, back or layout.reference)[:255],
         _first(raw, layout.payout)[:255],
         {name: cell for name, cell in raw.items() if name and cell},
     )

@@ -6,14 +6,14 @@ import datetime as dt
 
 from django.db import transaction
 
-from billing import ledger, wallets
+from billing import ledger, telling, wallets
 from billing.ledger import Side
 from billing.models import Order, Voucher, VoucherBatch, WalletMovement
 from billing.orders import keeping as orders
 from billing.orders import paying
 from billing.vouchers import codes, guessing, keeping
 from billing.ways import wallet
-from subscriptions import lifecycle, outbox
+from subscriptions import lifecycle
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.models import Operator
 
@@ -115,14 +115,7 @@ def _give(operator: Operator, voucher: Voucher, subscriber_id: int, *, at: dt.da
     posted = ledger.post(operator.pk, draft)
     assert posted
     if batch.gives == Gives.MONEY:
-        told = outbox.Happening(
-            subscriber_id,
-            "wallet.topped_up",
-            f"wallet.topped_up:{key}",
-            at,
-            {"amount": str(batch.amount), "currency": batch.currency, "voucher": serial},
-        )
-        outbox.tell([told])
+        telling.topped_up(subscriber_id, batch.currency, batch.amount, key, at=at, voucher=serial)
         return
     # Bought as any other, from the wallet that has just been filled: its invoice, tax and earning
     # are those of every booster.

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets as random
+from typing import cast
 
-from django.db import transaction
+from django.db import connection, models, transaction
 from django.db.models import Q
 
 from billing.models import ProviderAccount, ProviderSecret
@@ -21,6 +22,8 @@ Kind = ProviderSecret.Kind
 # How long a provider may go on with the secret before, where nobody says.
 OVERLAP = dt.timedelta(hours=24)
 LONGEST_OVERLAP = dt.timedelta(days=30)
+# Of notices: Stripe tells a thing again for up to 30 days; invoices are kept for five years.
+FEWEST_DAYS, MOST_DAYS = 30, 1830
 
 
 @transaction.atomic
@@ -107,11 +110,57 @@ def add_secret(
     )
 
 
+@transaction.atomic
+def keep_notices(account: ProviderAccount, days: int) -> ProviderAccount:
+    """Keep what the provider tells whole for so many days. Raises Invalid."""
+    if not FEWEST_DAYS <= days <= MOST_DAYS:
+        raise Invalid(f"notices are kept for {FEWEST_DAYS} to {MOST_DAYS} days")
+    ProviderAccount.objects.filter(pk=account.pk).update(notices_kept_days=days)
+    account.notices_kept_days = days
+    return account
+
+
+def _columns(model: type[models.Model], alias: str) -> str:
+    return ", ".join(f'{alias}."{field.column}"' for field in model._meta.concrete_fields)
+
+
+def _made(model: type[models.Model], row: tuple[object, ...]) -> models.Model:
+    return model.from_db("default", [field.attname for field in model._meta.concrete_fields], row)
+
+
+# Asked for each notice that comes: building the statement anew took longer than answering it.
+_ADDRESSED = f"""
+    SELECT {_columns(ProviderAccount, "a")}, {_columns(Operator, "o")}
+    FROM {ProviderAccount._meta.db_table} a
+    JOIN {Operator._meta.db_table} o ON o.id = a.operator_id
+    WHERE a.public_id = %s AND a.provider = %s
+"""  # noqa: S608
+_VALID = f"""
+    SELECT sealed FROM {ProviderSecret._meta.db_table}
+    WHERE account_id = %s AND kind = %s AND valid_from <= %s
+      AND (valid_until IS NULL OR valid_until > %s)
+    ORDER BY id DESC
+"""  # noqa: S608
+
+
+def addressed(provider: str, public_id: str) -> ProviderAccount | None:
+    """The account, with its operator, that a notice to this address is for."""
+    with connection.cursor() as cursor:
+        cursor.execute(_ADDRESSED, [public_id, provider])
+        row = cursor.fetchone()
+    if row is None:
+        return None
+    width = len(ProviderAccount._meta.concrete_fields)
+    account = cast(ProviderAccount, _made(ProviderAccount, row[:width]))
+    account.operator = cast(Operator, _made(Operator, row[width:]))
+    return account
+
+
 def secrets_of(account: ProviderAccount, kind: str, *, at: dt.datetime) -> list[str]:
-    """The secrets of a kind that are valid at `at`, the newest first."""
-    rows = ProviderSecret.objects.filter(account=account, kind=kind, valid_from__lte=at)
-    valid = rows.filter(Q(valid_until=None) | Q(valid_until__gt=at)).order_by("-id")
-    return [sealing.unseal(row.sealed) for row in valid]
+    """The secrets of a kind that are valid at `at`, the newest first. Raises Unreadable."""
+    with connection.cursor() as cursor:
+        cursor.execute(_VALID, [account.pk, kind, at, at])
+        return [sealing.unseal(sealed) for (sealed,) in cursor.fetchall()]
 
 
 @transaction.atomic

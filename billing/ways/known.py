@@ -54,6 +54,13 @@ def choose(operator: Operator, way: str, *, at: dt.datetime) -> Asked | None:
     return Asked(partner.provider(way), account) if way in partner.ways else None
 
 
+def offered(operator: Operator, *, at: dt.datetime) -> list[str]:
+    """All ways in which this operator can be paid today: those that it always has first."""
+    account = _account(operator, at=at)
+    online = () if account is None else partner_of(account, at=at).ways
+    return [*ALWAYS, *(way for way in ONLINE if way in online)]
+
+
 def again(way: str, account: ProviderAccount | None, *, at: dt.datetime) -> Provider:
     """Who was asked for an attempt, and is asked again."""
     return ALWAYS[way] if account is None else partner_of(account, at=at).provider(way)

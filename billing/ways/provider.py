@@ -11,7 +11,7 @@ which also reads what the company tells by itself.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
@@ -170,6 +170,30 @@ class Partner(Protocol):
 
     def read(self, body: bytes) -> Event:
         """What verified bytes tell, long after. Calls nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """What a company says an account's balance moved by: `gross` before `fee`, > 0 came in. `kind`
+    is payment, refund, fee, payout, dispute or other; `key` is our own name of it."""
+
+    id: str
+    at: dt.datetime
+    kind: str
+    gross: Decimal
+    fee: Decimal
+    currency: str
+    key: str
+    reference: str
+    payout: str = ""
+
+
+@runtime_checkable
+class TellsBalance(Protocol):
+    """A partner that also tells what moved, as others do in a file."""
+
+    def moved(self, since: dt.datetime, until: dt.datetime) -> Iterator[Moved]:
+        """What moved in [since, until), in order. Raises Unavailable."""
 
 
 @runtime_checkable

@@ -26,6 +26,7 @@ from metering.adapters.openai import ChatUsage, Details, counts_of_chat
 from metering.adapters.reading import Format
 from metering.parsing import Usage
 from subscriptions.outcomes import Outcome
+from subscriptions.subscriber_keys.keeping import SUBJECT_PREFIX
 
 SOURCE = "litellm"
 FAILURES = "litellm/failure"
@@ -95,13 +96,25 @@ def usage_of(event: Event, arrival: Arrival) -> Usage:
         _counts(event, metadata.usage_object),
         source=FAILURES if failed else SOURCE,
         id=first(event.id),
-        # As LiteLLM's own billing callbacks choose.
-        subject=first(
-            event.end_user, metadata.user_api_key_end_user_id, metadata.user_api_key_user_id
-        ),
+        subject=_subject(event, metadata),
         model=_model(event),
         at=event.endTime if event.endTime is not None else event.startTime,
         outcome=outcome,
+    )
+
+
+def _subject(event: Event, metadata: Metadata) -> str | None:
+    """A key of a subscriber's that is an alias there; else as LiteLLM's own billing callbacks
+    choose, and where they find nobody, the key itself."""
+    alias = metadata.user_api_key_alias
+    if alias is not None and alias.startswith(SUBJECT_PREFIX):
+        return alias
+    return first(
+        event.end_user,
+        metadata.user_api_key_end_user_id,
+        metadata.user_api_key_user_id,
+        alias,
+        metadata.user_api_key_hash,
     )
 
 

@@ -124,7 +124,7 @@ def _show_run(run: Rerating) -> dict[str, Any]:
     }
 
 
-def _show(run: Rerating) -> dict[str, Any]:
+def show(run: Rerating) -> dict[str, Any]:
     return {**_show_run(run), "subscribers": _show_shares(rerating.largest_of(run, SHOWN))}
 
 
@@ -195,11 +195,11 @@ class ReratingsDoor(OperatorDoor):
             why=Why(said["reason"], key.name),
             at=at,
         )
-        run = _work(run, at=at)
-        return Response(_show(run), status=202 if run.state == State.PREVIEWING else 201)
+        run = work_small(run, at=at)
+        return Response(show(run), status=202 if run.state == State.PREVIEWING else 201)
 
 
-def _work(run: Rerating, *, at: dt.datetime) -> Rerating:
+def work_small(run: Rerating, *, at: dt.datetime) -> Rerating:
     """Do a small one now; a large one is the worker's, which is rung for every few seconds."""
     return run if run.large else rerating.work(run.pk, at=at)
 
@@ -212,7 +212,7 @@ class ReratingDoor(OperatorDoor):
     )
     def get(self, request: Request, run_id: int) -> Response:
         """A re-rating as it was previewed, and what of it is applied."""
-        return Response(_show(rerating.find(operator_of(request), run_id)))
+        return Response(show(rerating.find(operator_of(request), run_id)))
 
 
 class ReratingSubscribersDoor(OperatorDoor):
@@ -228,27 +228,3 @@ class ReratingSubscribersDoor(OperatorDoor):
         return Response(
             pagination.page(request, rows, by="subscriber_id", of_type=int, show=_show_shares)
         )
-
-
-class ReratingApplyDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="apply_rerating",
-        parameters=[RUN],
-        request=None,
-        responses={
-            200: OpenApiResponse(ReratingBody, description="Applied; again is harmless."),
-            202: OpenApiResponse(
-                ReratingBody, description="The range is large: it is being applied."
-            ),
-            **refusals(404, 409),
-        },
-    )
-    def post(self, request: Request, run_id: int) -> Response:
-        """Apply what was previewed; 409 `snapshot_changed` where it is not as it was then."""
-        operator = operator_of(request)
-        run = rerating.begin(rerating.find(operator, run_id))
-        if run.state == State.APPLYING:
-            run = _work(run, at=clock.now(operator))
-        if run.state == State.REFUSED:
-            raise rerating.SnapshotChanged
-        return Response(_show(run), status=202 if run.state == State.APPLYING else 200)

@@ -134,6 +134,11 @@ _DENIALS = [
     "rate_limited",
     "unknown_subject",
     "unknown_model",
+    "key_revoked",
+    "key_capped",
+    "model_not_allowed",
+    "night_lock",
+    "minor_capped",
 ]
 _TIME = {"type": "string", "format": "date-time"}
 _DEGRADE_TO = {
@@ -145,13 +150,16 @@ _DEGRADE_TO = {
         "tokens_per_minute": {"type": ["integer", "null"]},
     },
 }
-_LIMIT = {
+_LIMIT: dict[str, Any] = {
     "type": "object",
-    "description": "the window or rate of the plan that refused",
+    "description": "the window or rate of the plan, or the limit of the subscriber, that refused",
     "required": ["per", "kind", "left", "resets_at"],
     "properties": {
         "per": {"type": "string", "enum": ["minute", "5h", "day", "week", "month"]},
-        "kind": {"type": "string", "enum": ["fixed", "sliding", "requests", "tokens"]},
+        "kind": {
+            "type": "string",
+            "enum": ["fixed", "sliding", "requests", "tokens", "cap", "lock"],
+        },
         "left": _UNITS,
         "resets_at": {**_TIME, "type": ["string", "null"]},
     },
@@ -264,6 +272,71 @@ RELEASE: dict[str, Any] = {
             description="As it stands now; one that was settled otherwise stays so.",
         ),
         **refusals(404),
+    },
+}
+
+# --- keys of subscribers ------------------------------------------------------------------------
+
+_PRESENTED = {
+    "type": "object",
+    "required": ["token"],
+    "properties": {
+        "token": {"type": "string", "minLength": 1, "maxLength": 512},
+        "model": {"type": "string", "maxLength": 256, "description": "may it be used by the key?"},
+        "client": {
+            "type": "string",
+            "maxLength": 128,
+            "description": "who presents it, as the gateway tells its clients apart (an address):"
+            " one that tries too many is refused, and nobody else",
+        },
+    },
+}
+INTROSPECT: dict[str, Any] = {
+    "operation_id": "introspect_key",
+    "summary": "Whose key it is that was presented, and what it may be used for (RFC 7662)",
+    "request": {
+        "application/json": _PRESENTED,
+        "application/x-www-form-urlencoded": _PRESENTED,
+    },
+    "responses": {
+        200: OpenApiResponse(
+            {
+                "type": "object",
+                "required": ["active"],
+                "properties": {
+                    "active": {"type": "boolean", "description": "false: nothing else is said"},
+                    "token_type": {"type": "string"},
+                    "sub": {"type": "string"},
+                    "subject": {"type": "string", "description": "to send its usage under"},
+                    "subscriber": {"type": "string"},
+                    "key": {
+                        "type": "object",
+                        "required": ["id", "name"],
+                        "properties": {"id": {"type": "integer"}, "name": {"type": "string"}},
+                    },
+                    "models": {
+                        "type": ["array", "null"],
+                        "items": {"type": "string"},
+                        "description": "patterns as in rate cards; null: all",
+                    },
+                    "model_allowed": {"type": "boolean", "description": "where a model was asked"},
+                    "cap": {
+                        "anyOf": [
+                            {
+                                **_LIMIT,
+                                "description": "what the key may use, and has left now",
+                                "properties": {"units": _UNITS, **_LIMIT["properties"]},
+                            },
+                            {"type": "null"},
+                        ]
+                    },
+                    "iat": {"type": "integer"},
+                    "exp": {"type": "integer", "description": "of one that was rotated"},
+                },
+            },
+            description="Not to be kept for longer than a revocation may wait.",
+        ),
+        **refusals(413, 422, 429),
     },
 }
 

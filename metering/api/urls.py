@@ -6,8 +6,8 @@ from metering.api import (
     adjustments,
     authorize,
     events,
+    keys,
     quarantine,
-    rate_cards,
     repeats,
     reports,
     reratings,
@@ -17,7 +17,6 @@ from metering.api import (
 )
 
 urlpatterns = [
-    path("rate-cards/<str:code>", rate_cards.RateCardDoor.as_view()),
     path("usage-records", usage_records.UsageRecords.as_view()),
     path("authorize", authorize.AuthorizeDoor.as_view()),
     path("authorize/<path:original>", authorize.AuthorizeAddressDoor.as_view()),
@@ -40,8 +39,18 @@ urlpatterns = [
     path("re-ratings", reratings.ReratingsDoor.as_view()),
     path("re-ratings/<int:run_id>", reratings.ReratingDoor.as_view()),
     path("re-ratings/<int:run_id>/subscribers", reratings.ReratingSubscribersDoor.as_view()),
-    path("re-ratings/<int:run_id>/apply", reratings.ReratingApplyDoor.as_view()),
     path("adjustments", adjustments.AdjustmentsDoor.as_view()),
+    path("keys/introspect", keys.IntrospectionDoor.as_view()),
+    path("subscribers/<str:external_id>/keys", keys.KeysDoor.as_view()),
+    path("subscribers/<str:external_id>/keys/<int:key_id>", keys.KeyDoor.as_view()),
+    path(
+        "subscribers/<str:external_id>/keys/<int:key_id>/rotate",
+        keys.KeyRotationDoor.as_view(),
+    ),
+    path(
+        "subscribers/<str:external_id>/keys/<int:key_id>/revoke",
+        keys.KeyRevocationDoor.as_view(),
+    ),
     path("quarantine", quarantine.QuarantineDoor.as_view()),
     path("quarantine/<int:quarantine_id>/retry", quarantine.QuarantineRetryDoor.as_view()),
     path("suspected-repeats", repeats.SuspectedRepeatsDoor.as_view()),

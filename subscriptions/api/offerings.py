@@ -301,29 +301,6 @@ class PlanPage(serializers.Serializer[Any]):
     next = serializers.URLField(allow_null=True)
 
 
-class PlanDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="publish_plan",
-        parameters=[CODE],
-        request=PlanBody,
-        responses={
-            200: OpenApiResponse(PlanBody, description="The newest version says just that."),
-            201: OpenApiResponse(PlanBody, description="A new version was made."),
-            **refusals(413, 415, 422),
-        },
-    )
-    def put(self, request: Request, code: str) -> Response:
-        """Publish a plan version. Subscriptions keep the version they were sold."""
-        operator = operator_of(request)
-        code = read_code(code)
-        body = PlanBody(data=request.data, context={"operator": operator})
-        body.is_valid(raise_exception=True)
-        plan, made = catalog.publish_plan(
-            operator, code, terms_from(body.validated_data), at=clock.now(operator)
-        )
-        return Response(show_plan(plan), status=201 if made else 200)
-
-
 class PlansDoor(OperatorDoor):
     @extend_schema(
         operation_id="list_plans",
@@ -332,10 +309,14 @@ class PlansDoor(OperatorDoor):
     )
     def get(self, request: Request) -> Response:
         """The plans on sale: the newest version of each, by code."""
-        plans = (
+        newest = (
             Plan.objects.filter(operator=operator_of(request))
             .order_by("code", "-version")
             .distinct("code")
+        )
+        plans = (
+            Plan.objects.filter(pk__in=newest.values("pk"), retirement__isnull=True)
+            .order_by("code")
             .prefetch_related("components", "windows", "tiers")
         )
         return Response(

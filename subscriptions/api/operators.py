@@ -9,10 +9,11 @@ from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
-from subscriptions import operators
+from subscriptions import clock, operators
 from subscriptions.api.doors import OperatorDoor, operator_of
-from subscriptions.api.fields import Code, Text
+from subscriptions.api.fields import Code, Flag, Instant, Text
 from subscriptions.api.schema import refusals
+from subscriptions.models import Operator
 
 _WEB = ("https://", "http://")
 
@@ -39,15 +40,21 @@ class OperatorBody(serializers.Serializer[Any]):
     top_up_url = WebAddress(
         max_length=500,
         allow_blank=True,
+        required=False,
         help_text="where subscribers can buy more; told to gateways that are refused",
     )
+    overage_by_consent = Flag(
+        required=False,
+        help_text="whether overage is paid only by who agreed to it, in periods from tomorrow on",
+    )
+    overage_by_consent_since = Instant(read_only=True, allow_null=True)
 
 
 class OperatorDoorItself(OperatorDoor):
     @extend_schema(operation_id="get_operator", responses={200: OperatorBody, **refusals()})
     def get(self, request: Request) -> Response:
         """The operator that the key belongs to."""
-        return Response(OperatorBody(operator_of(request)).data)
+        return _shown(operator_of(request))
 
     @extend_schema(
         operation_id="change_operator",
@@ -59,5 +66,19 @@ class OperatorDoorItself(OperatorDoor):
         operator = operator_of(request)
         body = OperatorBody(data=request.data)
         body.is_valid(raise_exception=True)
-        operators.change(operator, **body.validated_data)
-        return Response(OperatorBody(operator).data)
+        operators.change(operator, **body.validated_data, at=clock.now(operator))
+        return _shown(operator)
+
+
+def _shown(operator: Operator) -> Response:
+    since = operator.overage_by_consent_since
+    said = {
+        "code": operator.code,
+        "name": operator.name,
+        "time_zone": operator.time_zone,
+        "currency": operator.currency,
+        "top_up_url": operator.top_up_url,
+        "overage_by_consent": since is not None,
+        "overage_by_consent_since": since,
+    }
+    return Response(OperatorBody(said).data)

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 CONTENT_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 2
 
-_UNAVAILABLE = (
+UNAVAILABLE = (
     OperationalError,
     InterfaceError,
     psycopg.OperationalError,
@@ -90,7 +90,7 @@ def describe(error: Exception) -> Problem:
         return Problem(413, "too_large", "the body is too large; send several")
     if isinstance(error, _UNREADABLE):
         return Problem(400, "malformed", "the request could not be read")
-    if isinstance(error, _UNAVAILABLE):
+    if isinstance(error, UNAVAILABLE):
         log.warning("database unavailable: %s", error)
         return Problem(
             503,

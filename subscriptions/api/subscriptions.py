@@ -343,24 +343,6 @@ class BoosterSalesDoor(OperatorDoor):
         return Response(show_bucket(bucket), status=201)
 
 
-class GrantsDoor(OperatorDoor):
-    @extend_schema(
-        operation_id="grant_gift",
-        parameters=[EXTERNAL_ID, IDEMPOTENCY_KEY],
-        request=Gift,
-        responses={201: BucketBody, **refusals(404, 409, 413, 415, 422)},
-    )
-    @idempotent
-    def post(self, request: Request, external_id: str) -> Response:
-        """Give units: a bucket valid from now until `valid_until`, burnt before the allowance."""
-        operator = operator_of(request)
-        subscriber = registry.find(operator, external_id)
-        gift = Gift(data=request.data)
-        gift.is_valid(raise_exception=True)
-        bucket = lifecycle.give(subscriber.pk, **gift.validated_data, at=clock.now(operator))
-        return Response(show_bucket(bucket), status=201)
-
-
 class BalanceDoor(OperatorDoor):
     @extend_schema(
         operation_id="get_balance",
@@ -383,7 +365,7 @@ class BalanceDoor(OperatorDoor):
         if everything not in ("0", "1"):
             raise pagination.BadQuery("all is 0 or 1")
         subscriber = registry.find(operator, external_id)
-        lifecycle.ensure_open([subscriber.pk], at=at, until=at)
+        balances.bring_up(subscriber.pk, at=at)
         reservations.expire_due_of([subscriber.pk], at=at)
         balance = balances.balance_of(
             subscriber.pk, as_of=at, grace=operator.late_grace, everything=everything == "1"

@@ -4,13 +4,16 @@ from subscriptions.models.buckets import Bucket, BucketEntry, OutboxEvent
 from subscriptions.models.changes import Ending, Upgrade
 from subscriptions.models.coupons import Coupon, Redemption
 from subscriptions.models.expected import ExpectedPeriod
+from subscriptions.models.families import Family, FamilyGift, FamilyInvite, FamilyMember
 from subscriptions.models.freezes import Freeze
+from subscriptions.models.guards import Guard, SafetyStep, UsageAlert
 from subscriptions.models.jobs import Job
 from subscriptions.models.notices import Channel, Notice, NoticePolicy, NoticePreference
 from subscriptions.models.offerings import (
     Booster,
     Plan,
     PlanComponent,
+    PlanRetirement,
     PlanTier,
     PlanWindow,
     RateCard,
@@ -18,6 +21,13 @@ from subscriptions.models.offerings import (
 )
 from subscriptions.models.operators import ApiKey, Gateway, IdempotentRequest, Operator
 from subscriptions.models.reservations import Reservation, ReservationName
+from subscriptions.models.staff import AuditEntry, Role, Staff, StaffNetwork
+from subscriptions.models.subscriber_keys import (
+    KeyMisses,
+    KeySecret,
+    KeyStep,
+    SubscriberKey,
+)
 from subscriptions.models.subscribers import (
     Subject,
     Subscriber,
@@ -32,6 +42,7 @@ from subscriptions.models.webhooks import WebhookAttempt, WebhookDelivery, Webho
 __all__ = [
     "Access",
     "ApiKey",
+    "AuditEntry",
     "Booster",
     "Bucket",
     "BucketEntry",
@@ -39,10 +50,18 @@ __all__ = [
     "Coupon",
     "Ending",
     "ExpectedPeriod",
+    "Family",
+    "FamilyGift",
+    "FamilyInvite",
+    "FamilyMember",
     "Freeze",
     "Gateway",
+    "Guard",
     "IdempotentRequest",
     "Job",
+    "KeyMisses",
+    "KeySecret",
+    "KeyStep",
     "Notice",
     "NoticePolicy",
     "NoticePreference",
@@ -50,6 +69,7 @@ __all__ = [
     "OutboxEvent",
     "Plan",
     "PlanComponent",
+    "PlanRetirement",
     "PlanTier",
     "PlanWindow",
     "RateCard",
@@ -57,13 +77,19 @@ __all__ = [
     "Redemption",
     "Reservation",
     "ReservationName",
+    "Role",
+    "SafetyStep",
+    "Staff",
+    "StaffNetwork",
     "Subject",
     "Subscriber",
+    "SubscriberKey",
     "Subscription",
     "SubscriptionPeriod",
     "Suspension",
     "TaxRate",
     "Upgrade",
+    "UsageAlert",
     "User",
     "WebhookAttempt",
     "WebhookDelivery",

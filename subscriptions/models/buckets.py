@@ -12,9 +12,13 @@ from subscriptions.models.subscribers import Subscriber
 class Bucket(models.Model):
     """Units that pay for usage from `valid_from` until `valid_until` (TMF654 Bucket).
 
-    Always: `used` = the sum of the bucket's journal entries but grants; `granted` = its grants;
-    remaining = granted - used, 0 <= reserved <= remaining. `granted` is null where there is no
-    limit (`uncovered`, uncapped `overage`). Written only by subscriptions/buckets.py.
+    Always: `used` = the sum of the bucket's journal entries but grants; `granted` = its grants,
+    less what was returned; remaining = granted - used, 0 <= reserved <= remaining. `granted` is
+    null where there is no limit (`uncovered`, uncapped `overage`). Written only by
+    subscriptions/buckets.py.
+
+    A `pool` bucket is a member's: what usage drew through it was lent by one bucket of the main
+    line just then, so that `granted` = `used` (see subscriptions/pools.py).
     """
 
     class Kind(models.TextChoices):
@@ -22,6 +26,7 @@ class Bucket(models.Model):
         GIFT = "gift"
         ALLOWANCE = "allowance"
         BOOSTER = "booster"
+        POOL = "pool"
         OVERAGE = "overage"
         UNCOVERED = "uncovered"
 
@@ -93,6 +98,12 @@ class BucketEntry(models.Model):
         LAPSE = 6  # leaves, with a reversal into a bucket that has ended: nobody may use it
         REFUND = 7  # leaves: its price was given back
         HANDOVER = 8  # leaves: moved to a bucket of another subscriber
+        SHARED = 9  # leaves: lent to a member's pool bucket, which usage drew in the same batch
+        UNSHARED = 10  # enters: lent for usage that is void or less by now
+        # Leaves a pool bucket, with the reversal that it had, or an overage bucket whose limit is
+        # lower from now on: it was granted less.
+        RETURNED = 11
+        GIVEN = 12  # leaves: a gift to another of the family
 
     pk = models.CompositePrimaryKey("subscriber_id", "batch_id", "bucket_id", "kind", "charged_at")
     subscriber_id = models.BigIntegerField()

@@ -35,7 +35,7 @@ class ExpectedPeriod(models.Model):
     class Meta:
         indexes = [
             models.Index(
-                fields=["operator", "starts_at"],
+                fields=["operator", "starts_at", "subscriber_id"],
                 name="expected_period_queue",
                 condition=Q(asked_at__isnull=True),
             ),

@@ -291,6 +291,27 @@ class PlanWindow(models.Model):
         return self.per
 
 
+class PlanRetirement(models.Model):
+    """A version that was the newest of its plan when the plan was taken off sale; never changed."""
+
+    plan = models.OneToOneField(Plan, models.PROTECT, primary_key=True, related_name="retirement")
+    retired_at = models.DateTimeField()  # the operator's time
+    retired_by = models.CharField(max_length=100)
+    reason = models.CharField(max_length=200)
+
+    objects: models.Manager[PlanRetirement]
+
+    class Meta:
+        constraints = [
+            models.CheckConstraint(
+                name="plan_retired_by_somebody", condition=~Q(retired_by="") & ~Q(reason="")
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.plan_id} since {self.retired_at}"
+
+
 class Booster(models.Model):
     """One version of a top-up of units: bought once, burnt after the allowance."""
 

@@ -29,6 +29,8 @@ class Operator(models.Model):  # type: ignore[django-manager-missing]  # of mone
     default_rate_card = models.CharField(max_length=64, default="standard")
     # Where a subscriber can buy more: told to gateways that are refused.
     top_up_url = models.CharField(max_length=500, blank=True, default="")
+    # In periods that begin from then on nobody pays for overage who has not agreed to it.
+    overage_by_consent_since = models.DateTimeField(null=True, blank=True)
     created_at = models.DateTimeField()
 
     objects: models.Manager[Operator]

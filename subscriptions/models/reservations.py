@@ -45,9 +45,10 @@ class ReservationName(models.Model):
 class Reservation(models.Model):
     """Units held for usage to come, and what became of them. It is its own journal.
 
-    `holds` lists [bucket id, units] in burn order; `held` is their sum. While it is open these
-    units are part of the buckets' `reserved`; a settled one keeps what it held last. `promised`
-    are units of packs that will be bought when usage asks for them: no bucket holds those.
+    `holds` lists [bucket id, units] in burn order, and whose it is where the bucket is a main
+    line's; `held` is their sum. While it is open these units are part of the buckets' `reserved`; a
+    settled one keeps what it held last. `promised` are units of packs that will be bought when
+    usage asks for them: no bucket holds those.
 
     One with `slice_units` is a slice, drawn down by many reports and renewed; `final`: what it was
     granted last was all there was. Written only by subscriptions/reservations.py.

@@ -6,6 +6,7 @@ from django.contrib.postgres.constraints import ExclusionConstraint
 from django.contrib.postgres.fields import DateTimeRangeField, RangeOperators
 from django.db import models
 from django.db.models import F, Func, Q
+from django.db.models.functions import Upper
 
 from subscriptions.models.offerings import Plan
 from subscriptions.models.operators import Operator
@@ -60,6 +61,21 @@ class Subscriber(models.Model):
     objects: models.Manager[Subscriber]
 
     class Meta:
+        indexes = [
+            # What staff look for: a phone and an address whole, a name by how it begins. And whose
+            # number it is that signs in by phone.
+            models.Index(
+                fields=["operator", "msisdn"],
+                name="subscriber_by_phone",
+                condition=~Q(msisdn=""),
+            ),
+            models.Index(F("operator"), Upper("email"), name="subscriber_by_email"),
+            models.Index(
+                fields=["operator", "name"],
+                opclasses=["int8_ops", "varchar_pattern_ops"],
+                name="subscriber_by_name",
+            ),
+        ]
         constraints = [
             models.UniqueConstraint(fields=["operator", "external_id"], name="subscriber_id_once"),
             models.CheckConstraint(
@@ -90,6 +106,8 @@ class Subject(models.Model):
     valid_until = models.DateTimeField(null=True, blank=True)
     # A recycled name belongs to nobody else before (its cooling-off).
     free_from = models.DateTimeField(null=True, blank=True)
+    # What usage by a key of the subscriber's arrives under: no name that the CRM lists.
+    of_key = models.BooleanField(default=False, db_default=False)
 
     objects: models.Manager[Subject]
 
@@ -176,7 +194,7 @@ class Subscription(models.Model):
         indexes = [
             # The opening job's queue, across subscribers on purpose; what has ended leaves it.
             models.Index(
-                fields=["operator", "opened_until"],
+                fields=["operator", "opened_until", "subscriber_id", "id"],
                 name="subscription_opening_queue",
                 condition=Q(ends_at__isnull=True) | Q(ends_at__gt=F("opened_until")),
             ),

@@ -9,6 +9,7 @@ from django.contrib.auth.base_user import AbstractBaseUser, BaseUserManager
 from django.contrib.auth.models import PermissionsMixin
 from django.db import models
 from django.db.models import F, Q
+from django.utils.functional import cached_property
 
 from subscriptions.models.operators import Operator
 from subscriptions.models.subscribers import Subscriber
@@ -70,6 +71,11 @@ class User(AbstractBaseUser, PermissionsMixin):
 
     def __str__(self) -> str:
         return str(self.key)
+
+    @cached_property
+    def is_or_was_staff(self) -> bool:
+        """Whether they ever worked for an operator, as far as this page is concerned."""
+        return self.staff.exists()
 
 
 class Access(models.Model):

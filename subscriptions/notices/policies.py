@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from zoneinfo import ZoneInfo
 
+from subscriptions import periods
 from subscriptions.models import NoticePolicy, Operator
 
 
@@ -28,13 +29,4 @@ def expiries_done(operator: Operator, *, until: dt.datetime) -> None:
 
 def loud_again(policy: NoticePolicy, zone: ZoneInfo, at: dt.datetime) -> dt.datetime:
     """When a text message may go out: `at`, or the end of the quiet time that it falls into."""
-    local = at.astimezone(zone)
-    begins, ends, now = policy.quiet_from, policy.quiet_until, local.time()
-    if begins == ends:
-        return at
-    over_night = begins > ends
-    quiet = (now >= begins or now < ends) if over_night else begins <= now < ends
-    if not quiet:
-        return at
-    day = local.date() + dt.timedelta(days=over_night and now >= begins)
-    return dt.datetime.combine(day, ends, tzinfo=zone).astimezone(dt.UTC)
+    return periods.out_of(policy.quiet_from, policy.quiet_until, at, zone) or at

@@ -17,6 +17,7 @@ from django.db import connection, transaction
 from django.db.models import F
 
 from subscriptions import periods, pgarrays
+from subscriptions.errors import NotFound
 from subscriptions.models import Notice, Operator
 from subscriptions.notices import preferences
 from subscriptions.notices.kinds import KINDS
@@ -123,6 +124,21 @@ def due(channel: str, *, at: dt.datetime, after: Due | None, limit: int) -> list
         columns = [*row[:7], json.loads(row[7]), *row[8:], is_declined]
         found.append(Due(*columns))
     return found
+
+
+def find(subscriber_id: int, notice_id: int) -> Notice:
+    """Raises NotFound, also for another subscriber's."""
+    found = Notice.objects.filter(subscriber_id=subscriber_id, pk=min(notice_id, 2**62)).first()
+    if found is None:
+        raise NotFound("there is no such notice")
+    return found
+
+
+def again(subscriber_id: int, notice_id: int, *, at: dt.datetime) -> None:
+    """Send a notice once more, whatever became of it; one that waits goes on waiting."""
+    find(subscriber_id, notice_id)
+    ended = Notice.objects.filter(pk=notice_id).exclude(state=Notice.State.WAITING)
+    ended.update(state=Notice.State.WAITING, attempts=0, next_at=at, ended_at=None, reason="")
 
 
 def put_off(one: Due, *, until: dt.datetime) -> None:

@@ -11,14 +11,17 @@ from urllib.parse import urlencode
 from zoneinfo import ZoneInfo
 
 from django.conf import settings
+from django.core.exceptions import PermissionDenied
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.shortcuts import render
 from django.urls import reverse
 from django.utils import timezone
 
-from subscriptions import clock, lifecycle
+from subscriptions import balances, clock
 from subscriptions.models import Operator, Subscriber, User
-from subscriptions.users import access
+from subscriptions.portal import looking
+from subscriptions.users import access, staff
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Visit:
     operator: Operator
     subscriber: Subscriber
     now: dt.datetime
+    # Somebody on the staff looks at it, and may change nothing.
+    looking: bool = False
 
     @cached_property
     def zone(self) -> ZoneInfo:
@@ -35,10 +40,10 @@ class Visit:
 
     def bring_up(self) -> None:
         """Open what is due, so that what is read next is not behind."""
-        lifecycle.ensure_open([self.subscriber.pk], at=self.now, until=self.now)
+        balances.bring_up(self.subscriber.pk, at=self.now)
 
 
-Page = Callable[..., HttpResponse]
+Page = Callable[..., HttpResponseBase]
 
 
 def operator_at(request: HttpRequest) -> Operator:
@@ -60,7 +65,7 @@ def public(page: Page) -> Page:
     """A page that needs no session; it is given the operator."""
 
     @wraps(page)
-    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         operator = operator_at(request)
         request.operator = operator  # type: ignore[attr-defined]
         with timezone.override(ZoneInfo(operator.time_zone)):
@@ -73,18 +78,24 @@ def own(page: Page) -> Page:
     """A page about the account of whoever is signed in; it is given the visit."""
 
     @wraps(page)
-    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+    def door(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
         user = request.user
         if not isinstance(user, User):
             return _to_sign_in(request)
+        # Staff see what the subscriber does.
+        shown = looking.looked_at(request, user)
+        if shown is not None and request.method not in ("GET", "HEAD"):
+            raise PermissionDenied
         # All at once for who has been here before.
-        subscriber = access.known_at(user, _code_at(request))
+        subscriber = shown or access.known_at(user, _code_at(request))
         operator = subscriber.operator if subscriber else operator_at(request)
         now = clock.now(operator)
+        if subscriber is None and staff.serving(user):
+            return HttpResponseRedirect(reverse("admin:index"))  # who works here is no customer
         if subscriber is None:
             subscriber = access.begin(user, operator, at=now)
         request.operator = operator  # type: ignore[attr-defined]
-        visit = Visit(operator, subscriber, now)
+        visit = Visit(operator, subscriber, now, looking=shown is not None)
         with timezone.override(visit.zone):
             response = page(request, visit, *args, **kwargs)
         # What is somebody's own is kept by nobody in between, nor shown after they signed out.
@@ -101,10 +112,12 @@ def show(request: HttpRequest, template: str, visit: Visit, /, **context: Any) -
 
 
 def _to_sign_in(request: HttpRequest) -> HttpResponse:
-    if request.headers.get("HX-Request"):
-        # The script loads the page anew, which then leads to the sign-in.
-        return HttpResponse(status=401)
-    asked = {"next": request.get_full_path()}
-    if settings.SESSION_COOKIE_NAME in request.COOKIES:
+    # A part of a page asks while that page is open: it is the page that is led away, and back.
+    part = getattr(request, "htmx", None)
+    asked = {"next": (part and part.current_url_abs_path) or request.get_full_path()}
+    if part or settings.SESSION_COOKIE_NAME in request.COOKIES:
         asked["ended"] = "1"
-    return HttpResponseRedirect(f"{reverse('account_login')}?{urlencode(asked)}")
+    sign_in = f"{reverse('account_login')}?{urlencode(asked)}"
+    if part:
+        return HttpResponse(status=401, headers={"HX-Redirect": sign_in})
+    return HttpResponseRedirect(sign_in)

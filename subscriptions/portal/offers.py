@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from subscriptions import catalog
 from subscriptions.models import Booster, Operator, Plan, RateCard, RateCardWeight
 
 
@@ -20,12 +21,7 @@ def plans(operator: Operator) -> list[Plan]:
 
     What only keeps a paused line is not on offer.
     """
-    newest = list(
-        Plan.objects.filter(operator=operator)
-        .order_by("code", "-version")
-        .distinct("code")
-        .prefetch_related("components", "tiers", "windows")
-    )
+    newest = catalog.plans_on_sale(operator.pk)
     pauses = {plan.pause_plan for plan in newest if plan.pause_plan}
     offered = [plan for plan in newest if plan.code not in pauses and not plan.suspends]
     return sorted(offered, key=lambda plan: (plan.price.amount, plan.allowance))
@@ -40,13 +36,14 @@ def boosters(operator: Operator) -> list[Booster]:
 def cards(operator: Operator, plans: list[Plan], *, at: object) -> dict[str, Card]:
     """By code, the version of each plan's rate card that holds at `at`."""
     codes = {plan.rate_card for plan in plans}
-    newest = list(
+    newest = (
         RateCard.objects.filter(operator=operator, code__in=codes, effective_from__lte=at)
         .order_by("code", "-effective_from", "-version")
         .distinct("code")
-        .prefetch_related("weights")
     )
-    return {
-        card.code: Card(card.code, sorted(card.weights.all(), key=lambda weight: weight.model))
-        for card in newest
-    }
+    weights = RateCardWeight.objects.filter(rate_card__in=newest.values("pk"))
+    found: dict[str, Card] = {}
+    for weight in weights.select_related("rate_card").order_by("rate_card__code", "model"):
+        code = weight.rate_card.code
+        found.setdefault(code, Card(code, [])).weights.append(weight)
+    return found

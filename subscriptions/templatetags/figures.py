@@ -6,6 +6,7 @@ Times are shown in the zone that is active: a page activates its operator's.
 from __future__ import annotations
 
 import datetime as dt
+import functools
 from decimal import ROUND_DOWN, ROUND_HALF_UP, Decimal
 
 from django import template
@@ -68,7 +69,12 @@ def count(number: int | None) -> str:
 @register.filter
 def exact(thousandths: int | None) -> str:
     """`9_998_765_500` -> `9,998,765.5`."""
-    return "∞" if thousandths is None else _grouped(Decimal(thousandths) / THOUSANDTHS)
+    if thousandths is None:
+        return "∞"
+    # Without a decimal: a page shows some thousands of them.
+    tokens, rest = divmod(abs(thousandths), THOUSANDTHS)
+    text = f"{'-' if thousandths < 0 else ''}{tokens:,d}"
+    return f"{text}.{rest:03d}".rstrip("0") if rest else text
 
 
 @register.filter
@@ -104,18 +110,27 @@ def money(amount: Money | None) -> str:
 
 @register.filter
 def priced(number: Decimal | None, like: Money) -> str:
-    """A price of which fractions of a cent count, in the currency of `like`: `0.0012 元`."""
+    """A price of which fractions of a cent count, in the currency of `like`: `0.0012 元`,
+    `2.50 元`."""
     if number is None:
         return ""
+    whole_cents = number == number.quantize(_CENT)
+    text = f"{number.quantize(_CENT):,f}" if whole_cents else _grouped(number)
     code = like.currency.code
     name, sign = _CURRENCIES.get(code, (code, f"{code} "))
-    return f"{_grouped(number)} {name}" if _chinese() else f"{sign}{_grouped(number)}"
+    return f"{text} {name}" if _chinese() else f"{sign}{text}"
 
 
 @register.filter
 def percent(share: Decimal | float) -> str:
-    """`0.834` -> `83%`; whole ones, cut: 100% is all of it."""
-    return f"{int(Decimal(str(share)) * 100)}%"
+    """`0.834` -> `83%`, `11.27` -> `1,127%`; whole ones, cut: 100% is all of it."""
+    return f"{int(Decimal(str(share)) * 100):,d}%"
+
+
+@register.filter
+def per_mille(share: Decimal) -> str:
+    """`0.00300` -> `3‰`."""
+    return f"{_grouped(Decimal(share) * 1000)}‰"
 
 
 @register.filter
@@ -164,5 +179,11 @@ def _dated(value: dt.date | None, form: str) -> str:
     if value is None:
         return ""
     if isinstance(value, dt.datetime):
-        value = timezone.localtime(value)
+        value = timezone.localtime(value).replace(tzinfo=None)
+    return _written(value, form, get_language())
+
+
+# A page of usage shows hundreds of days, the next page mostly the same ones.
+@functools.lru_cache(maxsize=10_000)
+def _written(value: dt.date, form: str, language: str | None) -> str:
     return str(formats.date_format(value, form))

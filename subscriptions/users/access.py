@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterable
 
 from django.db import transaction
+from django.utils.translation import get_language
 
-from subscriptions import registry
+from subscriptions import phones, registry
 from subscriptions.models import Access, Operator, Subscriber, User
 
 
@@ -46,10 +48,11 @@ def begin(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
 def _by_phone(user: User, operator: Operator) -> Subscriber | None:
     if not user.phone_verified:
         return None
-    # CRMs write a number with and without the plus.
-    digits = user.phone.removeprefix("+")
-    forms = {user.phone, digits, digits.removeprefix("86")}
-    found = list(Subscriber.objects.filter(operator=operator, msisdn__in=forms)[:2])
+    found = list(
+        Subscriber.objects.filter(
+            operator=operator, msisdn__in=phones.forms(user.phone), merged_into__isnull=True
+        )[:2]
+    )
     if len(found) != 1 or Access.objects.filter(subscriber=found[0]).exists():
         return None
     return found[0]
@@ -61,6 +64,10 @@ def _new(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
         external_id=external_id,
         msisdn=user.phone if user.phone_verified else "",
         email=user.email,
+        # The one they signed up in.
+        language=Subscriber.Language.ENGLISH
+        if get_language() == "en"
+        else Subscriber.Language.CHINESE,
         # Gateways may call the subscriber so at once.
         subjects=(external_id,),
     )
@@ -68,3 +75,13 @@ def _new(user: User, operator: Operator, *, at: dt.datetime) -> Subscriber:
     if outcome.error:
         raise outcome.error
     return registry.find(operator, external_id)
+
+
+def give_up_numbers(subscriber: Subscriber, subjects: Iterable[str]) -> None:
+    """Let phone numbers among these names open this subscriber's account no more: whoever answers
+    them from now on is somebody else. Joins the caller's transaction."""
+    numbers = {form for subject in subjects for form in phones.forms(subject)}
+    registry.give_up_numbers(subscriber, numbers)
+    User.objects.filter(accesses__subscriber=subscriber, phone__in=numbers).update(
+        phone="", phone_verified=False
+    )

@@ -1,4 +1,4 @@
-"""What allauth asks of the platform: phone numbers, text messages, where to go."""
+"""What allauth asks of the platform: phone numbers, text messages, where to go, second factors."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import uuid
 from typing import Any
 
 from allauth.account.adapter import DefaultAccountAdapter
+from allauth.core import context
+from allauth.mfa.adapter import DefaultMFAAdapter
+from allauth.mfa.models import Authenticator
 from django.http import HttpRequest
 from django.utils.translation import gettext as _
 
@@ -66,3 +69,20 @@ class AccountAdapter(DefaultAccountAdapter):  # type: ignore[misc]
     def _text(self, phone: str, text: str) -> None:
         # Each is a message of its own: what is asked for again has another code.
         sms.backend().send(phone, text, uuid.uuid4().hex)
+
+
+class FactorsAdapter(DefaultMFAAdapter):  # type: ignore[misc]
+    def is_mfa_enabled(self, user: User, types: list[str] | None = None) -> bool:
+        """Whether the user has a second factor of these types.
+
+        A page asks for one type after the other: they are read once. What changes them does not
+        ask by GET.
+        """
+        request = context.request
+        if user.is_anonymous or request is None or request.method not in ("GET", "HEAD"):
+            return bool(super().is_mfa_enabled(user, types))
+        known = request.__dict__.setdefault("factors_of", {})
+        if user.pk not in known:
+            found = Authenticator.objects.filter(user_id=user.pk)
+            known[user.pk] = set(found.values_list("type", flat=True))
+        return bool(known[user.pk] if types is None else known[user.pk].intersection(types))

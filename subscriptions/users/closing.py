@@ -12,7 +12,11 @@ from django.db import transaction
 from django.db.models import Q
 
 from subscriptions.errors import Conflict
-from subscriptions.models import Access, Operator, Subscription, User
+from subscriptions.models import Access, Operator, SubscriberKey, Subscription, User
+from subscriptions.subscriber_keys import keeping
+
+# Who revoked a key with its account.
+_BY = "closing"
 
 
 class PlanRuns(Conflict):
@@ -31,7 +35,8 @@ def plan_runs(user: User, *, now: Callable[[Operator], dt.datetime]) -> bool:
 
 @transaction.atomic
 def close(user: User, *, at: dt.datetime, now: Callable[[Operator], dt.datetime]) -> None:
-    """Forget e-mail, phone, password, second factors; end all sessions. May be repeated.
+    """Forget e-mail, phone, password, second factors; end all sessions, and the keys for gateways
+    of accounts that nobody else may open. May be repeated.
 
     `now` is each operator's clock: a plan runs by that.
     Raises PlanRuns while a plan runs: it would go on to be billed to nobody who can cancel it.
@@ -40,6 +45,7 @@ def close(user: User, *, at: dt.datetime, now: Callable[[Operator], dt.datetime]
     if plan_runs(locked, now=now):
         raise PlanRuns("cancel the plan first; the account can be closed when it has ended")
     end_sessions(locked)
+    _revoke_keys(locked, now=now)
     EmailAddress.objects.filter(user=locked).delete()
     Authenticator.objects.filter(user=locked).delete()
     locked.email = locked.phone = ""
@@ -47,6 +53,18 @@ def close(user: User, *, at: dt.datetime, now: Callable[[Operator], dt.datetime]
     locked.closed_at = locked.closed_at or at
     locked.set_unusable_password()
     locked.save()
+
+
+def _revoke_keys(user: User, *, now: Callable[[Operator], dt.datetime]) -> None:
+    shared = Access.objects.filter(user__closed_at__isnull=True).exclude(user=user)
+    for access in Access.objects.filter(user=user).select_related("operator"):
+        if shared.filter(subscriber_id=access.subscriber_id).exists():
+            continue
+        left = SubscriberKey.objects.filter(
+            subscriber_id=access.subscriber_id, revoked_at__isnull=True
+        )
+        for key in left.order_by("pk"):
+            keeping.revoke(key, by=_BY, at=now(access.operator))
 
 
 def end_sessions(user: User) -> int:

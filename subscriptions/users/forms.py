@@ -1,11 +1,12 @@
-"""The two ways to sign up."""
+"""Signing in by password, the two ways to sign up, and a passkey."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from allauth.account.fields import PhoneField as AllauthPhoneField
-from allauth.account.forms import SignupForm
+from allauth.account.forms import LoginForm, SignupForm
+from allauth.mfa.webauthn.forms import AddWebAuthnForm
 from django import forms
 from django.core.validators import RegexValidator
 from django.utils.translation import gettext_lazy as _
@@ -35,6 +36,14 @@ class PhoneField(AllauthPhoneField):  # type: ignore[misc]
         return phone
 
 
+class PasswordForm(LoginForm):  # type: ignore[misc]
+    """allauth's, whose label for either name is that of the page."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["login"].label = _("Phone number or e-mail")
+
+
 class EmailSignupForm(SignupForm):  # type: ignore[misc]
     """E-mail and password; the address is proved by a code."""
 
@@ -47,3 +56,11 @@ class PhoneSignupForm(SignupForm):  # type: ignore[misc]
 
     def _get_signup_fields(self, options: dict[str, Any]) -> dict[str, Any]:
         return {"phone": {"required": True}}
+
+
+class PasskeyForm(AddWebAuthnForm):  # type: ignore[misc]
+    """allauth's, whose name of the passkey has a label in English only."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.fields["name"].label = _("Name")

@@ -9,6 +9,5 @@ urlpatterns = [
     path("signup/phone/", views.PhoneSignup.as_view(), name="account_signup_by_phone"),
     path("", views.overview, name="account_overview"),
     path("everywhere/", views.sign_out_everywhere, name="account_sign_out_everywhere"),
-    path("close/", views.close, name="account_close"),
     path("", include("allauth.urls")),
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from allauth.account.decorators import reauthentication_required
 from allauth.account.views import SignupView
 from django.contrib import messages
 from django.contrib.auth import logout
@@ -14,7 +13,6 @@ from django.shortcuts import redirect, render
 from django.utils.translation import gettext as _
 from django.views.decorators.http import require_POST
 
-from subscriptions import clock
 from subscriptions.models import User
 from subscriptions.users import closing
 from subscriptions.users.forms import PhoneSignupForm
@@ -41,18 +39,4 @@ def sign_out_everywhere(request: HttpRequest) -> HttpResponse:
     closing.end_sessions(request.user)
     logout(request)
     messages.success(request, _("You are signed out on all devices."))
-    return redirect("account_login")
-
-
-@login_required
-@reauthentication_required  # type: ignore[untyped-decorator]
-def close(request: HttpRequest) -> HttpResponse:
-    user = request.user
-    assert isinstance(user, User)
-    runs = closing.plan_runs(user, now=clock.now)
-    if request.method != "POST" or runs:
-        return render(request, "account/close.html", {"plan_runs": runs})
-    closing.close(user, at=clock.wall(), now=clock.now)
-    logout(request)
-    messages.success(request, _("Your account is closed and your sign-in data is deleted."))
     return redirect("account_login")

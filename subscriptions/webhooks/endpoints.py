@@ -18,6 +18,7 @@ KINDS = (
     "bucket.threshold",
     "bucket.exhausted",
     "bucket.expiring",
+    "usage.alert",
     "overage.started",
     "bill.abnormal",
     "invoice.issued",
@@ -28,10 +29,14 @@ KINDS = (
     "order.failed",
     "order.refunded",
     "refund.failed",
+    "dispute.inquiry",
     "dispute.opened",
     "dispute.closed",
+    "complaint.opened",
+    "complaint.answered",
     "wallet.topped_up",
     "wallet.low",
+    "wallet.auto_top_up_off",
     "method.expiring",
     "subscription.suspended",
     "subscription.restored",
@@ -39,6 +44,10 @@ KINDS = (
     "subscription.renewal_due",
     "subscription.renewed",
     "subscription.ended",
+    "family.invited",
+    "family.joined",
+    "family.removed",
+    "family.gift",
 )
 MOST = 20  # endpoints of an operator: each event is told to all of them
 OVERLAP = dt.timedelta(hours=24)

@@ -13,14 +13,19 @@
   };
 
   document.addEventListener("htmx:sendError", () => notice("offline"));
-  document.addEventListener("htmx:responseError", (event) => {
-    // A session that ended while the page was open: the server says where to sign in again.
-    if (event.detail.xhr.status === 401) location.reload();
-    else notice("failed");
-  });
+  document.addEventListener("htmx:responseError", () => notice("failed"));
   document.addEventListener("htmx:afterRequest", (event) => {
     const box = document.getElementById("notices");
     if (event.detail.successful && box) box.replaceChildren();
+  });
+
+  // Nobody looks: nothing is asked for. Seen again, it is brought up to date at once.
+  document.addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden) event.preventDefault();
+  });
+  document.addEventListener("visibilitychange", () => {
+    if (document.hidden || !window.htmx) return;
+    for (const part of document.querySelectorAll("[data-live]")) window.htmx.trigger(part, "seen");
   });
 
   // A form is sent once, however often its button is pressed.
@@ -30,6 +35,17 @@
     form.dataset.sent = "1";
     setTimeout(() => delete form.dataset.sent, 4000);
   });
+
+  // What can be copied by a tap can be selected and saved without it.
+  for (const button of document.querySelectorAll("[data-copies]")) {
+    if (!navigator.clipboard) continue;
+    button.hidden = false;
+    button.addEventListener("click", async () => {
+      const text = document.getElementById(button.dataset.copies).textContent.trim();
+      await navigator.clipboard.writeText(text);
+      button.textContent = button.dataset.copied;
+    });
+  }
 
   document.addEventListener("change", (event) => {
     if (event.target.matches("[data-sends]")) event.target.form.requestSubmit();

@@ -9,7 +9,9 @@ from typing import Any
 import stripe
 from stripe import checkout
 from stripe.params import (
+    BalanceTransactionListParams,
     CustomerCreateParams,
+    DisputeUpdateParams,
     PaymentIntentCancelParams,
     PaymentIntentCreateParams,
     PaymentIntentSearchParams,
@@ -24,6 +26,8 @@ PARAMS: dict[str, Any] = {
     "checkout/sessions": SessionCreateParams,
     "customers": CustomerCreateParams,
     "refunds": RefundCreateParams,
+    "disputes/update": DisputeUpdateParams,
+    "balance_transactions": BalanceTransactionListParams,
 }
 OBJECTS: dict[str, Any] = {
     "payment_intent": stripe.PaymentIntent,
@@ -32,6 +36,7 @@ OBJECTS: dict[str, Any] = {
     "payment_method": stripe.PaymentMethod,
     "customer": stripe.Customer,
     "refund": stripe.Refund,
+    "charge": stripe.Charge,
     "dispute": stripe.Dispute,
     "balance_transaction": stripe.BalanceTransaction,
     "event": stripe.Event,
@@ -75,6 +80,6 @@ def _annotations(kind: Any) -> dict[str, Any]:
 
 
 def _typed_dict(kind: Any, annotation: Any) -> Any:
-    names = re.findall(r"\b(\w+CreateParams\w+)\b", str(annotation))
+    names = re.findall(r"\b(\w+(?:Create|Update|List)Params\w+)\b", str(annotation))
     module = importlib.import_module(kind.__module__)
     return getattr(module, names[-1], None) if names else None

@@ -49,6 +49,8 @@ class FakeStripe:
         self.declines = False  # of saved cards
         self.asks_for_3ds = False
         self.refunds_wait = True
+        self.fee = 0  # of every payment, in hundredths
+        self.moved_at = 1781064000  # when the balance moves: noon of 10 June 2026 in Shanghai
         self.lies: dict[str, Any] = {}  # said of every payment that has succeeded
         self._keys: dict[str, tuple[Any, int, Thing]] = {}
 
@@ -154,7 +156,8 @@ class FakeStripe:
             ("POST", "customers", "customers", self._create_customer),
             ("POST", f"payment_methods/{one}/detach", "", self._detach),
             ("POST", "refunds", "refunds", self._create_refund),
-            ("GET", "balance_transactions", "", self._balance),
+            ("POST", f"disputes/{one}", "disputes/update", self._respond),
+            ("GET", "balance_transactions", "balance_transactions", self._balance),
         ]
 
     # What is asked ----------------------------------------------------------------------------
@@ -315,9 +318,33 @@ class FakeStripe:
         self._tell("refund.created", self.things[id])
         return self.things[id]
 
+    def _respond(self, id: str, params: dict[str, Any]) -> Thing:
+        """Evidence is taken once; before it is submitted it may be put down as often as wanted."""
+        dispute = self._get(id, params)
+        details = dispute["evidence_details"]
+        if dispute["status"] not in ("needs_response", "warning_needs_response"):
+            raise Refusal(400, code="dispute_already_closed", **_INVALID)
+        dispute["evidence"] |= params.get("evidence", {})
+        details["has_evidence"] = True
+        if params.get("submit") != "false":
+            details["submission_count"] += 1
+            dispute["status"] = dispute["status"].replace("needs_response", "under_review")
+            self._tell("charge.dispute.updated", dispute)
+        return dispute
+
     def _balance(self, params: dict[str, Any]) -> Thing:
-        rows = [t for t in self.things.values() if t["object"] == "balance_transaction"]
-        return {"object": "list", "data": rows, "has_more": False, "url": "/v1/x"}
+        """The latest first, in pages of two whatever is asked for."""
+        since, until = (int(params["created"][name]) for name in ("gte", "lt"))
+        rows = [t for t in self.of("balance_transaction") if since <= t["created"] < until]
+        rows.reverse()
+        after = params.get("starting_after")
+        begin = [t["id"] for t in rows].index(after) + 1 if after else 0
+        page = [dict(t) for t in rows[begin : begin + 2]]
+        for one in page:
+            if "data.source" in params.get("expand", []):
+                one["source"] = self._shown(self.things[one["source"]])
+        more = len(rows) > begin + 2
+        return {"object": "list", "data": page, "has_more": more, "url": "/v1/balance_transactions"}
 
     # What the payer, the bank and time do -----------------------------------------------------
 
@@ -342,7 +369,8 @@ class FakeStripe:
             assert thing["status"] not in ("succeeded", "canceled"), "nobody can pay this"
             thing |= {"status": "succeeded", "amount_received": thing["amount"]}
             thing |= {"next_action": None} | self.lies
-            self._balance_of("charge", thing["amount"], thing)
+            charge = self._charge_of(thing)
+            self._balance_of("charge", thing["amount"], charge, fee=self.fee)
             self._tell("payment_intent.succeeded", thing)
             return thing
 
@@ -402,18 +430,28 @@ class FakeStripe:
                 "payment_intent": id,
                 "reason": "fraudulent",
                 "status": status,
-                "evidence_details": {"due_by": 1790000000, "has_evidence": False},
+                "evidence": {},
+                "evidence_details": {
+                    "due_by": 1790000000,
+                    "has_evidence": False,
+                    "submission_count": 0,
+                },
                 "metadata": {},
                 "livemode": False,
             }
             self.things[dispute["id"]] = dispute
+            if not status.startswith("warning"):  # an inquiry takes nothing
+                self._balance_of("dispute", -dispute["amount"], dispute)
             self._tell("charge.dispute.created", dispute)
             return dispute
 
     def close_dispute(self, id: str, status: str) -> None:
         with self._lock:
-            self.things[id]["status"] = status
-            self._tell("charge.dispute.closed", self.things[id])
+            dispute = self.things[id]
+            dispute["status"] = status
+            if status == "won":
+                self._balance_of("dispute_reversal", dispute["amount"], dispute)
+            self._tell("charge.dispute.closed", dispute)
 
     def of(self, kind: str) -> list[Thing]:
         """The objects of a kind, in the order they were made."""
@@ -449,19 +487,35 @@ class FakeStripe:
         }
         return self.things[id]
 
-    def _balance_of(self, kind: str, amount: int, source: Thing) -> None:
+    def _charge_of(self, intent: Thing) -> Thing:
+        """What balance transactions are about; it has the metadata that the payment had."""
+        id = self._id("ch")
+        self.things[id] = {
+            "id": id,
+            "object": "charge",
+            "amount": intent["amount"],
+            "currency": intent["currency"],
+            "payment_intent": intent["id"],
+            "metadata": dict(intent["metadata"]),
+            "status": "succeeded",
+            "livemode": False,
+        }
+        return self.things[id]
+
+    def _balance_of(self, kind: str, amount: int, source: Thing, *, fee: int = 0) -> None:
         id = self._id("txn")
         self.things[id] = {
             "id": id,
             "object": "balance_transaction",
-            "type": kind,
+            "type": "adjustment" if kind.startswith("dispute") else kind,
+            "reporting_category": kind,
             "amount": amount,
-            "fee": 0,
-            "net": amount,
+            "fee": fee,
+            "net": amount - fee,
             "currency": source["currency"],
             "source": source["id"],
             "status": "available",
-            "created": self._nr,
+            "created": self.moved_at,
         }
 
     def _tell(self, kind: str, thing: Thing) -> None:

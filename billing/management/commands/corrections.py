@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -13,10 +14,11 @@ from billing.models import Approval, Invoice
 from subscriptions import clock
 from subscriptions.errors import DomainError
 from subscriptions.models import Operator, Subscriber
+from subscriptions.units import THOUSANDTHS, to_wire
 
 
 class Command(BaseCommand):
-    help = "Corrections above the limit: which wait, approve or reject one, other rules."
+    help = "What is above the limits: which wait, approve or reject one, other rules."
 
     def add_arguments(self, parser: ArgumentParser) -> None:
         parser.add_argument("--operator", metavar="CODE", help="where there are several")
@@ -24,8 +26,8 @@ class Command(BaseCommand):
         show = actions.add_parser("list", help="those that wait; --all: each there was")
         show.add_argument("--all", action="store_true")
         for action, says in (
-            ("approve", "a credit note is issued now, an adjustment is on the next bill"),
-            ("reject", "it is not made"),
+            ("approve", "it is done now; an adjustment is on the next bill"),
+            ("reject", "it is not done"),
         ):
             decide = actions.add_parser(action, help=says)
             decide.add_argument("approval", type=int, metavar="ID")
@@ -37,7 +39,8 @@ class Command(BaseCommand):
             "rules",
             nargs="+",
             metavar="NAME=VALUE",
-            help="approval_limit=500.00 or approval_limit=none, over_charge_factor=2",
+            help="approval_limit=500.00 or none, units_limit=1000000 or none,"
+            " prices_by_two=yes or no, over_charge_factor=2",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -47,7 +50,7 @@ class Command(BaseCommand):
                 case "approve":
                     self._say(approving.approve(operator, **_decision(operator, options)))
                 case "reject":
-                    self._say(corrections.reject(operator, **_decision(operator, options)))
+                    self._say(approving.reject(operator, **_decision(operator, options)))
                 case "set":
                     at = clock.now(operator)
                     rules = _rules(corrections.rules_of(operator.pk, at=at), options["rules"])
@@ -63,6 +66,9 @@ class Command(BaseCommand):
         limit = "none" if rules.approval_limit is None else f"{rules.approval_limit:.2f}"
         self.stdout.write(f"{operator.code}")
         self.stdout.write(f"  approval_limit {limit}")
+        units = "none" if rules.units_limit is None else to_wire(rules.units_limit)
+        self.stdout.write(f"  units_limit {units}")
+        self.stdout.write(f"  prices_by_two {'yes' if rules.prices_by_two else 'no'}")
         self.stdout.write(f"  over_charge_factor {rules.over_charge_factor.normalize():f}")
         rows = Approval.objects.filter(operator=operator).order_by("pk")
         if not everything:
@@ -71,13 +77,14 @@ class Command(BaseCommand):
             self._say(one)
 
     def _say(self, one: Approval) -> None:
-        who = Subscriber.objects.get(pk=one.subscriber_id).external_id
-        number = ""
-        if one.invoice_id is not None:
+        who, number = "", ""
+        if one.subscriber_id is not None:
+            who = f" for {Subscriber.objects.get(pk=one.subscriber_id).external_id}"
+        if one.subscriber_id is not None and one.invoice_id is not None:
             of = Invoice.objects.get(subscriber_id=one.subscriber_id, id=one.invoice_id)
             number = f" of {of.number}"
         self.stdout.write(
-            f"  {one.pk} {one.state}: {one.kind}{number} for {who}, {one.amount} {one.currency},"
+            f"  {one.pk} {one.state}: {one.kind}{number}{who}, {one.amount} {one.currency},"
             f" asked by {one.asked_by} at {one.asked_at.isoformat()}: {one.reason}"
         )
         if one.decided_by:
@@ -96,16 +103,20 @@ def _decision(operator: Operator, options: dict[str, Any]) -> dict[str, Any]:
 
 def _rules(rules: Rules, said: list[str]) -> Rules:
     """NAME=VALUE pairs in the place of what holds."""
-    limit, factor = rules.approval_limit, rules.over_charge_factor
     for pair in said:
         name, _, value = pair.partition("=")
         try:
             if name == "approval_limit":
-                limit = None if value == "none" else Decimal(value)
+                rules = replace(rules, approval_limit=None if value == "none" else Decimal(value))
             elif name == "over_charge_factor":
-                factor = Decimal(value)
+                rules = replace(rules, over_charge_factor=Decimal(value))
+            elif name == "units_limit":
+                units = None if value == "none" else int(Decimal(value) * THOUSANDTHS)
+                rules = replace(rules, units_limit=units)
+            elif name == "prices_by_two" and value in ("yes", "no"):
+                rules = replace(rules, prices_by_two=value == "yes")
             else:
                 raise CommandError(f"there is no rule {name}", returncode=2)
         except InvalidOperation as error:
             raise CommandError(f"{pair} is no number", returncode=2) from error
-    return Rules(limit, factor)
+    return rules

@@ -87,10 +87,9 @@ class Command(BaseCommand):
             late = f" (done {done})" if event.done_at != event.at else ""
             at = periods.local(event.at, zone)
             self.stdout.write(f"  {at} {event.kind}{late}: {event.reason}")
-        for stop in dunning.overview(subscriber.operator).stops:
-            if stop.subscriber_id in (None, subscriber.pk):
-                since = periods.local(stop.starts_at, zone)
-                self.stdout.write(f"  stopped since {since}: {stop.reason}")
+        for stop in dunning.stops_for(subscriber):
+            since = periods.local(stop.starts_at, zone)
+            self.stdout.write(f"  stopped since {since}: {stop.reason}")
 
 
 def _terms(said: list[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from billing.management.reports import operator_named
 from billing.models import PaymentDifference, ProviderFile
-from billing.provider_books import importing, reporting
+from billing.provider_books import fetching, importing, reporting
 from billing.provider_books.layouts import LAYOUTS
 from subscriptions import clock
 from subscriptions.errors import DomainError
@@ -27,6 +27,13 @@ class Command(BaseCommand):
         load.add_argument("--layout", required=True, choices=sorted(LAYOUTS))
         load.add_argument("--account", default="", help="as in cash:ACCOUNT; default: the layout")
         load.add_argument("--by", required=True, help="who imports it")
+        fetch = actions.add_parser("fetch", help="what providers tell of a day when they are asked")
+        fetch.add_argument(
+            "day",
+            type=dt.date.fromisoformat,
+            nargs="?",
+            help="as in 2026-06-01; without: all that are over and not here",
+        )
         actions.add_parser("list", help="the files that were imported")
         days = actions.add_parser("days", help="what was moved, day by day, and what of it differs")
         days.add_argument("first", type=dt.date.fromisoformat, metavar="FROM")
@@ -39,6 +46,8 @@ class Command(BaseCommand):
             match options["action"]:
                 case "import":
                     self._import(operator, options)
+                case "fetch":
+                    self._fetch(operator, options["day"])
                 case "list":
                     for file in ProviderFile.objects.filter(operator=operator).order_by("id"):
                         self._say(file)
@@ -67,6 +76,14 @@ class Command(BaseCommand):
         self._say(loaded.file)
         if not loaded.new:
             self.stdout.write("it was imported before: nothing has changed")
+
+    def _fetch(self, operator: Operator, day: dt.date | None) -> None:
+        at = clock.now(operator)
+        if day is None:
+            self.stdout.write(f"{fetching.run(operator, at=at)} days came")
+            return
+        for account in fetching.accounts_of(operator, at=at):
+            self._say(fetching.fetch(operator, account, day, at=at).file)
 
     def _say(self, file: ProviderFile) -> None:
         self.stdout.write(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from functools import partial
 from typing import Any
@@ -21,6 +21,7 @@ from billing.ways.provider import (
     Card,
     Event,
     Fate,
+    Moved,
     Notice,
     Saving,
     Unavailable,
@@ -51,6 +52,15 @@ _KINDS = {
     "refund": About.REFUND,
     "dispute": About.DISPUTE,
     "method": About.METHOD,
+}
+
+
+_DISPUTES = ("dispute", "dispute_won")
+_MOVED = {
+    "payment": "payment",
+    "refund": "refund",
+    "refund_failed": "refund",
+    **dict.fromkeys(_DISPUTES, "dispute"),
 }
 
 
@@ -97,6 +107,19 @@ class SandboxPartner:
 
     def forget(self, reference: str) -> None:
         company.forget_method(self._account.pk, reference)
+
+    def moved(self, since: dt.datetime, until: dt.datetime) -> Iterator[Moved]:
+        for one in company.balance_transactions(self._account.pk, since, until):
+            yield Moved(
+                id=one.pk,
+                at=one.at,
+                kind=_MOVED[one.kind],
+                gross=one.amount,
+                fee=one.fee,
+                currency=one.currency,
+                key="" if one.kind in _DISPUTES else one.key,
+                reference=one.source,
+            )
 
     def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
         try:

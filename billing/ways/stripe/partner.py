@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from billing.models import ProviderAccount, ProviderSecret
 from billing.ways.provider import (
     Answer,
     Card,
     Event,
+    Moved,
     Notice,
     Provider,
     Saving,
     Unavailable,
 )
-from billing.ways.stripe import notices
+from billing.ways.stripe import balance, notices
 from billing.ways.stripe import saving as saved
 from billing.ways.stripe.provider import StripeProvider
 
@@ -44,6 +45,9 @@ class StripePartner:
 
     def forget(self, reference: str) -> None:
         saved.forget(self.api_secret(), reference)
+
+    def moved(self, since: dt.datetime, until: dt.datetime) -> Iterator[Moved]:
+        return balance.moved(self.api_secret(), since, until)
 
     def verify(self, headers: Mapping[str, str], body: bytes, *, wall: dt.datetime) -> Notice:
         secrets = self._secrets(ProviderSecret.Kind.WEBHOOK)

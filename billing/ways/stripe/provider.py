@@ -100,6 +100,15 @@ class StripeProvider:
             return Answer(Fate.FAILED, reason="asked twice, differently")
         return notices.of_refund(_plain(refund))
 
+    def respond(self, attempt: Attempt, reference: str, evidence: dict[str, str]) -> Answer:
+        """Hand in evidence of a dispute, at once and for good: Stripe takes it once, as a rule."""
+        try:
+            with asking():
+                self._client.v1.disputes.update(reference, {"evidence": evidence, "submit": True})
+        except (Refused, KeyUsed) as refused:
+            return Answer(Fate.FAILED, reference, reason=str(refused))
+        return Answer(Fate.WAITING, reference)
+
     # Asking -----------------------------------------------------------------------------------
 
     @property

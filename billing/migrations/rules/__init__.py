@@ -1,0 +1,1 @@
+"""What Django's operations cannot say of the tables: rules, functions, sequences, partitioned tables."""

@@ -1,0 +1,1 @@
+"""The console's pages about usage: gateways, their windows, what could not be charged."""
