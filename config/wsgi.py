@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Iterable
+import tempfile
+from collections.abc import Iterable, Iterator
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +24,14 @@ _django = get_wsgi_application()
 
 # Models need the applications to be loaded.
 from metering.api import doors, reservations, usage_records  # noqa: E402
+from subscriptions.api.problems import Problem  # noqa: E402
 
 _HOT = "/api/v1/usage-records"
 # A body longer than this is left unread where nobody wants it, and its connection is lost.
 _MOST = 4 * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 _CHUNK = 65536
+_IN_MEMORY = 1024 * 1024
+_WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -47,6 +51,11 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     hot = _past_django(environ)
     if hot is not None:
         return doors.wsgi(environ, start, *hot)
+    if environ["REQUEST_METHOD"] not in _WITHOUT_BODY and not environ.get("CONTENT_LENGTH"):
+        size = _measure(environ)
+        if size > _MOST:
+            environ["wsgi.input"].close()
+            return _length_required(start)
     return _django(environ, start)
 
 
@@ -59,10 +68,36 @@ def _past_django(environ: WSGIEnvironment) -> tuple[doors.Respond, HTTPStatus] |
     return reservations.past_django(path)
 
 
+def _measure(environ: WSGIEnvironment) -> int:
+    """Say the length of a body that came in chunks; without one Django takes it for empty."""
+    body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (it goes with the request)
+    for chunk in _pieces(environ["wsgi.input"]):
+        body.write(chunk)
+    size = body.tell()
+    body.seek(0)
+    environ["wsgi.input"] = body
+    environ["CONTENT_LENGTH"] = str(size)
+    return size
+
+
+def _length_required(start_response: StartResponse) -> list[bytes]:
+    said = f"say the Content-Length of a body that is larger than {_MOST} bytes"
+    answer = Problem(HTTPStatus.LENGTH_REQUIRED, "too_large", said).response()
+    start_response("411 Length Required", list(answer.items()))
+    return [answer.content]
+
+
 def _read_rest(body: InputStream) -> None:
+    for _ in _pieces(body):
+        pass
+
+
+def _pieces(body: InputStream) -> Iterator[bytes]:
+    """What comes, until it is more than is taken."""
     left = _MOST
-    while left > 0 and (chunk := body.read(_CHUNK)):
+    while left >= 0 and (chunk := body.read(_CHUNK)):
         left -= len(chunk)
+        yield chunk
 
 
 garbage.look_seldom()

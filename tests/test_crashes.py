@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ import pytest
 
 from config import embedded
 from config.serve import Child, Platform
+from tests.adapter_fixtures import polar
 from tests.running import (
     children,
     eventually,
@@ -273,6 +274,33 @@ def test_an_answer_that_needs_no_body_waits_for_it_and_keeps_the_connection(
             answer.begin()
             assert (answer.status, answer.will_close) == (401, False)
             assert json.loads(answer.read())["cause"] == "unauthorized"
+
+
+def test_a_body_may_come_in_chunks_to_every_door(platform: Platform, carrier: Carrier) -> None:
+    """As senders do that do not know its length before; Django alone would take it for empty."""
+
+    def send(path: str, pieces: Iterable[bytes]) -> httpx.Response:
+        headers = {"Content-Type": "application/json"}
+        return carrier.gateway.post(f"{platform.url}{path}", content=pieces, headers=headers)
+
+    one = [record("chunks-1", subject="user-1"), record("chunks-2", subject="user-1")]
+    taken = send("/api/v1/usage-records", cut(one))
+    assert taken.json()["accepted"] == 2
+    event = polar("chunks-3") | {"external_customer_id": "user-1"}
+    answer = send("/v1/events/ingest", cut({"events": [event]}))
+    assert answer.status_code == 200, answer.text
+    assert answer.json()["inserted"] == 1, answer.text
+
+    for path in ("/api/v1/usage-records", "/v1/events/ingest"):
+        cut_short = send(path, [b"[{"])
+        assert (cut_short.status_code, cut_short.json()["cause"]) == (400, "malformed")
+    large = send("/v1/events/ingest", (b" " * 1_000_000 for _ in range(17)))
+    assert (large.status_code, large.json()["cause"]) == (413, "too_large")
+
+
+def cut(body: Any) -> Iterator[bytes]:
+    said = json.dumps(body).encode()
+    return (said[n : n + 50] for n in range(0, len(said), 50))
 
 
 def test_web_workers_killed_in_mid_replay(platform: Platform, carrier: Carrier) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.core.servers import basehttp
 from django.core.servers.basehttp import WSGIRequestHandler
 from django.test import Client
 from django.urls import URLPattern, URLResolver, get_resolver
@@ -170,9 +172,25 @@ whatever_is_sent = pytest.mark.timeout(PATIENCE + 100)
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch, live_server: Any) -> Any:
-    """Django's server for tests, which else holds each answer's body back 40 ms, as TCP does."""
+    """Django's server for tests. It holds each answer's body back 40 ms, as TCP does, and takes
+    what comes in chunks for the next request; the one we serve with does neither.
+    """
     monkeypatch.setattr(WSGIRequestHandler, "disable_nagle_algorithm", True)
+    monkeypatch.setattr(basehttp, "ServerHandler", ReadsChunks)
     return live_server
+
+
+class ReadsChunks(basehttp.ServerHandler):
+    def __init__(self, stdin: Any, stdout: Any, stderr: Any, environ: Any, **more: Any) -> None:
+        if environ.get("HTTP_TRANSFER_ENCODING") == "chunked":
+            body = b""
+            while size := int(stdin.readline(), 16):
+                body += stdin.read(size)
+                stdin.readline()
+            stdin.readline()
+            environ["CONTENT_LENGTH"] = str(len(body))
+            stdin = io.BytesIO(body)
+        super().__init__(stdin, stdout, stderr, environ, **more)
 
 
 def schemathesis(server: Any, key: str, *options: str, config: Path | None = None) -> None:
