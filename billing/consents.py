@@ -133,7 +133,7 @@ def agreed(subscriber_ids: Iterable[int]) -> dict[int, Agreed]:
     """What each of these subscribers agrees to; who is not there agrees to nothing."""
     found: dict[int, Agreed] = defaultdict(Agreed)
     rows = Consent.objects.filter(
-        subscriber_id__in=list(subscriber_ids), withdrawn_at__isnull=True
+        subscriber_id__among=list(subscriber_ids), withdrawn_at__isnull=True
     ).values_list("subscriber_id", "kind", "subscription_id", "monthly_cap")
     for subscriber_id, kind, subscription_id, cap in rows:
         one = found[subscriber_id]

@@ -204,7 +204,8 @@ def _reject(operator: Operator, order: Order, said: PhoneBillAnswer, *, at: dt.d
         )
     rest = order.amount - said.unnamed - said.owed
     key = (order.subscriber_id, order.currency)
-    said.from_wallet = min(rest, wallets.lock([key]).get(key, rating.ZERO))
+    wallets.lock([key])
+    said.from_wallet = min(rest, wallets.free_of(*key))
     if said.from_wallet:
         out = wallets.Move(
             order.subscriber_id,

@@ -9,7 +9,7 @@ one order: the subscriber, orders, invoices, then wallets.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -66,18 +66,26 @@ WHERE w.subscriber_id = m.subscriber_id AND w.currency = m.currency
 """
 
 
-def move(operator_id: int, moves: Sequence[Move], *, at: dt.datetime) -> None:
+def move(
+    operator_id: int,
+    moves: Sequence[Move],
+    *,
+    at: dt.datetime,
+    held: Mapping[Key, Wallet] | None = None,
+) -> None:
     """Make these movements, in the caller's transaction, each once.
 
     A few statements, however many wallets there are; movements of one wallet follow each other.
-    What lapsed by `at` is taken out first. Raises InsufficientFunds where a wallet has less than is
-    taken out, beside what is held; nothing has moved then.
+    What lapsed by `at` is taken out first. `held`: what `lock` answered, where nothing has moved
+    since. Raises InsufficientFunds where a wallet has less than is taken out, beside what is set
+    aside; nothing has moved then.
     """
     assert connection.in_atomic_block
     if not moves:
         return
     keys = {(one.subscriber_id, one.currency) for one in moves}
-    wallets = _locked(keys)
+    known = _locked(keys) if held is None else held
+    wallets = {key: known[key] for key in keys if key in known}
     if missing := sorted(keys - wallets.keys()):
         Wallet.objects.bulk_create(
             [
@@ -89,7 +97,7 @@ def move(operator_id: int, moves: Sequence[Move], *, at: dt.datetime) -> None:
         wallets = _locked(keys)
     made = set(
         WalletMovement.objects.filter(
-            subscriber_id__in={key[0] for key in keys}, key__in={one.key for one in moves}
+            subscriber_id__among={key[0] for key in keys}, key__among={one.key for one in moves}
         ).values_list("subscriber_id", "currency", "key")
     )
     _Moving(operator_id, wallets, made, at).make(moves)
@@ -113,7 +121,7 @@ class _Moving:
         self.gifts: list[tuple[WalletMovement, Gift]] = []
 
     def make(self, moves: Sequence[Move]) -> None:
-        before = {key: _free(wallet) for key, wallet in self.wallets.items()}
+        before = {key: spendable(wallet) for key, wallet in self.wallets.items()}
         for key in self.bonuses:
             self._lapse(key)
         for one in moves:
@@ -123,9 +131,9 @@ class _Moving:
         low_wallets.fell(
             self.operator_id,
             [
-                Fall(*key, before[key], _free(wallet), f"movement-{wallet.movements}")
+                Fall(*key, before[key], spendable(wallet), f"movement-{wallet.movements}")
                 for key, wallet in self.wallets.items()
-                if _free(wallet) < before[key]
+                if spendable(wallet) < before[key]
             ],
             at=self.at,
         )
@@ -134,7 +142,7 @@ class _Moving:
         """What is held of a bonus waits for the end of the hold."""
         for bonus in self.bonuses[key]:
             over = bonus.expires_at is not None and bonus.expires_at <= self.at
-            amount = min(bonus.remaining, _free(self.wallets[key]))
+            amount = min(bonus.remaining, spendable(self.wallets[key]))
             if over and amount > 0:
                 self._plan(
                     lapse(bonus, amount, f"lapse:{bonus.nr}:{self.wallets[key].movements + 1}")
@@ -144,9 +152,10 @@ class _Moving:
         key = (one.subscriber_id, one.currency)
         wallet = self.wallets[key]
         self.made.add((*key, one.key))
-        if _free(wallet) + one.amount < 0:
+        if spendable(wallet) + one.amount < 0:
+            left = spendable(wallet)
             raise InsufficientFunds(
-                f"the wallet has {_free(wallet)} {one.currency} to spend, {-one.amount} are needed"
+                f"the wallet has {left} {one.currency} to spend, {-one.amount} are needed"
             )
         parts = self._parts(one, wallet, key)
         bonus = one.amount if one.gift else sum((part.amount for part in parts), rating.ZERO)
@@ -237,7 +246,7 @@ def _posting(row: WalletMovement) -> ledger.Draft:
     )
 
 
-def _free(wallet: Wallet) -> Decimal:
+def spendable(wallet: Wallet) -> Decimal:
     """What can be spent."""
     free: Decimal = wallet.balance - wallet.held
     return free
@@ -260,7 +269,7 @@ def take_back_bonus(operator_id: int, key: Key, order_id: int, *, by: str, at: d
     assert connection.in_atomic_block
     [wallet] = _locked({key}).values()
     bonus = bonuses.of_top_up(key, order_id, at=at)
-    if bonus is not None and (amount := min(bonus.remaining, _free(wallet))):
+    if bonus is not None and (amount := min(bonus.remaining, spendable(wallet))):
         move(operator_id, [lapse(bonus, amount, _taken_back(by), by)], at=at)
 
 
@@ -295,11 +304,10 @@ def lapse_due(operator_id: int, *, at: dt.datetime) -> int:
 # Reading and setting aside -----------------------------------------------------------------------
 
 
-def lock(keys: Iterable[Key]) -> dict[Key, Decimal]:
-    """What of these wallets can be spent, under lock: of subscriber and currency, those that there
-    are."""
+def lock(keys: Iterable[Key]) -> dict[Key, Wallet]:
+    """These wallets under lock, of subscriber and currency: those that there are."""
     assert connection.in_atomic_block
-    return {key: _free(wallet) for key, wallet in _locked(set(keys)).items()}
+    return _locked(set(keys))
 
 
 def set_aside(operator_id: int, key: Key, amount: Decimal, *, cause: str, at: dt.datetime) -> None:
@@ -307,7 +315,7 @@ def set_aside(operator_id: int, key: Key, amount: Decimal, *, cause: str, at: dt
     InsufficientFunds."""
     assert connection.in_atomic_block
     wallet = _locked({key}).get(key)
-    free = rating.ZERO if wallet is None else _free(wallet)
+    free = rating.ZERO if wallet is None else spendable(wallet)
     if wallet is None or free < amount:
         raise InsufficientFunds(f"the wallet has {free} {key[1]} to spend, {amount} are needed")
     Wallet.objects.filter(subscriber_id=key[0], currency=key[1]).update(held=wallet.held + amount)
@@ -316,7 +324,7 @@ def set_aside(operator_id: int, key: Key, amount: Decimal, *, cause: str, at: dt
 
 def _locked(keys: Set[Key]) -> dict[Key, Wallet]:
     rows = (
-        Wallet.objects.filter(subscriber_id__in={key[0] for key in keys})
+        Wallet.objects.filter(subscriber_id__among={key[0] for key in keys})
         .order_by("subscriber_id", "currency")
         .select_for_update(no_key=True)
     )
@@ -336,13 +344,13 @@ def balance_of(subscriber_id: int, currency: str) -> Decimal:
 def free_of(subscriber_id: int, currency: str) -> Decimal:
     """What of it can be spent."""
     wallet = find(subscriber_id, currency)
-    return rating.ZERO if wallet is None else _free(wallet)
+    return rating.ZERO if wallet is None else spendable(wallet)
 
 
 def own_of(subscriber_id: int, currency: str) -> Decimal:
     """What of it can be paid out: the subscriber's own money that is not held."""
     wallet = find(subscriber_id, currency)
-    return rating.ZERO if wallet is None else min(wallet.balance - wallet.bonus, _free(wallet))
+    return rating.ZERO if wallet is None else min(wallet.balance - wallet.bonus, spendable(wallet))
 
 
 def find(subscriber_id: int, currency: str) -> Wallet | None:

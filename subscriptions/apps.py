@@ -7,6 +7,8 @@ class SubscriptionsConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from subscriptions import lookups
         from subscriptions.console.site import write_groups
 
+        lookups.register()
         post_migrate.connect(write_groups, dispatch_uid="groups of the console")

@@ -102,7 +102,7 @@ def claim(operator_id: int, *, but: Collection[Key], limit: int) -> list[Key]:
     assert connection.in_atomic_block
     with pgarrays.statements() as cursor:
         but_columns = pgarrays.columns(but, Int8s, Int8s, Instants)
-        cursor.execute(_CLAIM_SQL, [operator_id, *but_columns, limit])
+        cursor.execute(_CLAIM_SQL, [operator_id, *but_columns, limit], binary=True)
         found: list[Key] = [(row[0], row[1], row[2]) for row in cursor.fetchall()]
     # A transaction keeps to one shard.
     return [key for key in found if shard_of(key[0]) == shard_of(found[0][0])]
@@ -130,7 +130,7 @@ def lock_many(keys: Collection[Key]) -> dict[Key, Standing]:
     """Those of these periods that are expected, under lock."""
     assert connection.in_atomic_block
     with pgarrays.statements() as cursor:
-        cursor.execute(_LOCK_SQL, pgarrays.columns(keys, Int8s, Int8s, Instants))
+        cursor.execute(_LOCK_SQL, pgarrays.columns(keys, Int8s, Int8s, Instants), binary=True)
         return {(row[0], row[1], row[2]): Standing(*row[3:]) for row in cursor.fetchall()}
 
 

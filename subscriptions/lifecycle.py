@@ -251,7 +251,7 @@ def _converted(plan: Plan) -> Plan | None:
 def _lock_subscribers(subscriber_ids: Sequence[int]) -> None:
     """Keep others from selling to or changing these subscribers until the transaction ends."""
     list(
-        Subscriber.objects.filter(pk__in=subscriber_ids)
+        Subscriber.objects.filter(pk__among=subscriber_ids)
         .order_by("pk")
         .select_for_update(no_key=True)
         .values_list("pk")
@@ -824,11 +824,17 @@ def prospect(key: PeriodKey, *, at: dt.datetime) -> Prospect | None:
 
 
 def prospects(keys: Sequence[PeriodKey], *, at: dt.datetime) -> dict[PeriodKey, Prospect]:
-    """What each of these periods is by now, of those that come and cost something before."""
-    held, opened = _standing(keys)
-    plans = Plan.objects.in_bulk(
-        {pk for h in held.values() for pk in (h.plan_id, h.next_plan_id, h.last_plan_id) if pk}
-    )
+    """What each of these periods is by now, of those that come and cost something before. Locks
+    their subscriptions, in the caller's transaction."""
+    return _prospects(keys, _held(_subscriptions_of(keys)), _opened(keys))
+
+
+def _prospects(
+    keys: Sequence[PeriodKey],
+    held: Mapping[Key, _Held],
+    opened: Mapping[PeriodKey, SubscriptionPeriod],
+) -> dict[PeriodKey, Prospect]:
+    plans = _plans_of(held.values())
     found = {}
     for key in keys:
         one = held.get(key[:2])
@@ -847,22 +853,14 @@ def prospects(keys: Sequence[PeriodKey], *, at: dt.datetime) -> dict[PeriodKey, 
     return found
 
 
-def _standing(
-    keys: Sequence[PeriodKey],
-) -> tuple[dict[Key, _Held], dict[PeriodKey, SubscriptionPeriod]]:
-    """The subscriptions of these periods, locked, and those of the periods that are opened."""
-    columns = _subscriptions_of(keys)
-    with pgarrays.statements() as cursor:
-        cursor.execute(_LOCK_SQL, columns)
-        cursor.execute(_HELD_SQL, columns)
-        held = {(h.subscriber_id, h.id): h for h in (_Held(*row) for row in cursor.fetchall())}
+def _opened(keys: Sequence[PeriodKey]) -> dict[PeriodKey, SubscriptionPeriod]:
+    """Those of these periods that are opened."""
     rows = SubscriptionPeriod.objects.filter(
-        subscriber_id__in={key[0] for key in keys},
-        subscription_id__in={key[1] for key in keys},
+        subscriber_id__among={key[0] for key in keys},
+        subscription_id__among={key[1] for key in keys},
         starts_at__in={key[2] for key in keys},
     ).select_related("plan")
-    opened = {(row.subscriber_id, row.subscription_id, row.starts_at): row for row in rows}
-    return held, opened
+    return {(row.subscriber_id, row.subscription_id, row.starts_at): row for row in rows}
 
 
 @transaction.atomic
@@ -886,8 +884,10 @@ def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[Per
     if not keys:
         return {}
     _lock_subscribers(sorted({key[0] for key in keys}))
-    _bring_up(sorted({key[:2] for key in keys}), at=at, before=at + _MICROSECOND)
-    to_come = prospects(keys, at=at)
+    as_they_are = _bring_up(sorted({key[:2] for key in keys}), at=at, before=at + _MICROSECOND)
+    held = as_they_are or _held(_subscriptions_of(keys))
+    opened = _opened(keys)
+    to_come = _prospects(keys, held, opened)
     refused: dict[PeriodKey, str] = {}
     for key in keys:
         one = to_come.get(key)
@@ -904,7 +904,6 @@ def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[Per
         )
         expected.expect([expected.Expected(*key, owners[key[0]], wanted[key]) for key in new])
         known |= expected.lock_many(new)
-    held, opened = _standing(keys)
     for key in coming:
         row = known[key]
         if row.paid_at is not None or row.plan_id != wanted[key]:
@@ -1146,7 +1145,7 @@ def _not_ended() -> Q:
     return Q(ends_at__isnull=True) | Q(ends_at__gt=F("opened_until"))
 
 
-def _each_shard(keys: set[Key], work: Callable[[list[Key]], None]) -> int:
+def _each_shard(keys: set[Key], work: Callable[[list[Key]], object]) -> int:
     """Do the work for each shard's subscriptions in a transaction of its own."""
     by_shard = sorted(keys, key=lambda key: (shard_of(key[0]), key))
     for _, group in groupby(by_shard, key=lambda key: shard_of(key[0])):
@@ -1205,24 +1204,36 @@ ORDER BY s.subscriber_id, s.id
 """
 
 
-def _bring_up(keys: Sequence[Key], *, at: dt.datetime, before: dt.datetime) -> None:
-    """Open these subscriptions' periods that begin before `before`, turn those begun by `at`."""
+def _bring_up(
+    keys: Sequence[Key], *, at: dt.datetime, before: dt.datetime
+) -> dict[Key, _Held] | None:
+    """Open these subscriptions' periods that begin before `before`, turn those begun by `at`;
+    answers what they are, locked, where nothing of that was to be done."""
     assert connection.in_atomic_block
     if not keys:
-        return
+        return None
     columns = pgarrays.columns(keys, Int8s, Int8s)
+    held = _held(columns)
+    plans = _plans_of(held.values())
+    openings = [opening for h in held.values() for opening in _openings(h, plans, before=before)]
+    _store(openings, at=at)
+    turned = _turn(columns, at=at)
+    return None if openings or turned else held
+
+
+def _held(columns: Sequence[list[int]]) -> dict[Key, _Held]:
+    """These subscriptions as they are, locked."""
     with pgarrays.statements() as cursor:
         cursor.execute(_LOCK_SQL, columns)
-        cursor.execute(_HELD_SQL, columns)
-        held = [_Held(*row) for row in cursor.fetchall()]
-    plans = Plan.objects.in_bulk(
-        {h.plan_id for h in held}
-        | {h.next_plan_id for h in held if h.next_plan_id}
-        | {h.last_plan_id for h in held if h.last_plan_id}
+        cursor.execute(_HELD_SQL, columns, binary=True)
+        return {(row[0], row[1]): _Held(*row) for row in cursor.fetchall()}
+
+
+def _plans_of(held: Iterable[_Held]) -> dict[int, Plan]:
+    """The plans that they have, will have, and had last."""
+    return Plan.objects.in_bulk(
+        {pk for h in held for pk in (h.plan_id, h.next_plan_id, h.last_plan_id) if pk}
     )
-    openings = [opening for h in held for opening in _openings(h, plans, before=before)]
-    _store(openings, at=at)
-    _turn(columns, at=at)
 
 
 def _openings(held: _Held, plans: dict[int, Plan], *, before: dt.datetime) -> Iterator[_Opening]:
@@ -1391,13 +1402,14 @@ WHERE s.subscriber_id = t.subscriber_id AND s.id = t.id AND s.plan_id <> t.plan_
 """
 
 
-def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> None:
-    """Keep the first second of these (locked) subscriptions' periods that have begun by `at`."""
+def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> bool:
+    """Keep the first second of these (locked) subscriptions' periods that have begun by `at`;
+    answers whether any has."""
     with pgarrays.statements() as cursor:
         cursor.execute(_TO_TURN_SQL, [*columns, at])
         rows = cursor.fetchall()
     if not rows:
-        return
+        return False
     plans = Plan.objects.in_bulk({plan_id for row in rows for plan_id in row[5:]})
     buckets.roll_over(
         [
@@ -1420,3 +1432,4 @@ def _turn(columns: Sequence[list[int]], *, at: dt.datetime) -> None:
         cursor.execute(_TURNED_SQL, [at, *pgarrays.columns(periods_begun, Int8s, Int8s, Instants)])
         taken_over = ((*key, plan_id) for key, plan_id in running.items())
         cursor.execute(_TAKES_OVER_SQL, pgarrays.columns(taken_over, Int8s, Int8s, Int8s))
+    return True

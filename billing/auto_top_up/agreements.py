@@ -71,8 +71,8 @@ def agree(operator: Operator, subscriber_id: int, terms: Terms, *, at: dt.dateti
             agreed_at=at,
             **{name: getattr(terms, name) for name in Terms.__slots__},
         )
-        free = wallets.lock([(subscriber_id, operator.currency)])
-        if free.get((subscriber_id, operator.currency), rating.ZERO) < agreement.threshold:
+        wallets.lock([(subscriber_id, operator.currency)])
+        if wallets.free_of(subscriber_id, operator.currency) < agreement.threshold:
             runs.begin([(agreement, "begin")], at=at)
         return agreement
 

@@ -15,7 +15,7 @@ State = AutoTopUpRun.State
 
 def agreed(subscriber_ids: Iterable[int]) -> dict[int, AutoTopUp]:
     """What stands of these subscribers."""
-    rows = AutoTopUp.objects.filter(subscriber_id__in=list(subscriber_ids), ended_at=None)
+    rows = AutoTopUp.objects.filter(subscriber_id__among=list(subscriber_ids), ended_at=None)
     return {row.subscriber_id: row for row in rows}
 
 

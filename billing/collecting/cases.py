@@ -333,7 +333,7 @@ def claim(
         keys = cursor.fetchall()
     # What they say is read when they are locked.
     rows = CollectionCase.objects.filter(
-        subscriber_id__in={key[0] for key in keys}, about__in={key[2] for key in keys}
+        subscriber_id__among={key[0] for key in keys}, about__among={key[2] for key in keys}
     )
     wanted = set(keys)
     found = [case for case in rows if key_of(case) in wanted and case.state == State.RUNNING]

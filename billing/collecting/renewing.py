@@ -8,7 +8,7 @@ attempt that is under way) is left as it is, for who looks at each.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from django.db import connection
 
@@ -17,7 +17,7 @@ from billing.collecting import cases
 from billing.collecting.cases import State
 from billing.collecting.schedule import WALLET
 from billing.ledger import Side
-from billing.models import CollectionCase, Consent, Order, PaymentIntent, WalletMovement
+from billing.models import CollectionCase, Consent, Order, WalletMovement
 from billing.orders import buying, keeping
 from billing.orders.keeping import Draft
 from subscriptions import expected, lifecycle, outbox
@@ -40,7 +40,7 @@ def order_many(
     before = {
         keeping.period_key(order)
         for order in Order.objects.filter(
-            subscriber_id__in={key[0] for key in keys},
+            subscriber_id__among={key[0] for key in keys},
             period_start__in={key[2] for key in keys},
             kind__in=[Order.Kind.PERIOD, Order.Kind.PLAN],
         )
@@ -99,7 +99,9 @@ def from_wallets(
         and case.intent_nr is None
     }
     orders = _payable(mine, at=at)
-    paid = _settle(operator, orders, at=at) if orders else []
+    keys = keeping.attempt_keys(orders)
+    free = [order for order in orders if order.id in keys]
+    paid = _settle(operator, free, keys, at=at) if free else []
     over = [mine[order.id] for order in paid]
     steps = [
         step
@@ -115,34 +117,31 @@ def from_wallets(
 
 
 def _payable(mine: dict[int, CollectionCase], *, at: dt.datetime) -> list[Order]:
-    """The orders of these cases that can be paid, under lock, that nobody is paying now, and whose
-    subscribers agree."""
+    """The orders of these cases that can be paid, under lock, whose subscribers agree."""
     ids, subscriber_ids = set(mine), {case.subscriber_id for case in mine.values()}
-    found = Order.objects.filter(subscriber_id__in=subscriber_ids, id__in=ids)
-    periods = [keeping.period_of(order) for order in found]
-    lifecycle.lock_periods(sorted(period for period in periods if period is not None))
-    orders = list(found.order_by("subscriber_id", "id").select_for_update(no_key=True))
-    busy = set(
-        PaymentIntent.objects.filter(
-            subscriber_id__in=subscriber_ids,
-            order_id__in=ids,
-            state__in=[PaymentIntent.State.INTENDED, PaymentIntent.State.WAITING],
-        ).values_list("order_id", flat=True)
+    found = Order.objects.filter(subscriber_id__among=subscriber_ids, id__among=ids)
+    periods = found.values_list("subscriber_id", "subscription_id", "period_start")
+    lifecycle.lock_periods(
+        sorted((who, which, start) for who, which, start in periods if which and start)
     )
+    orders = list(found.order_by("subscriber_id", "id").select_for_update(no_key=True))
     agreed = consents.agreed(subscriber_ids)
     return [
         order
         for order in orders
         if order.state in Order.OPEN
         and order.expires_at > at
-        and order.id not in busy
         and agreed[order.subscriber_id].to(Consent.Kind.AUTO_RENEW, order.subscription_id)
     ]
 
 
-def _settle(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> list[Order]:
-    """Pay these locked orders, of those whose wallets have enough; answers which."""
-    left = wallets.lock((order.subscriber_id, order.currency) for order in orders)
+def _settle(
+    operator: Operator, orders: Sequence[Order], keys: Mapping[int, str], *, at: dt.datetime
+) -> list[Order]:
+    """Pay these locked orders, of those whose wallets have enough, each by the attempt of the key;
+    answers which."""
+    held = wallets.lock((order.subscriber_id, order.currency) for order in orders)
+    left = {key: wallets.spendable(wallet) for key, wallet in held.items()}
     able = []
     for order in orders:
         key = (order.subscriber_id, order.currency)
@@ -155,7 +154,6 @@ def _settle(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> 
         at=at,
     )
     paid = [order for key, order in by_period.items() if key not in refused]
-    keys = keeping.attempt_keys(paid)
     moves = [
         wallets.Move(
             order.subscriber_id,
@@ -167,7 +165,7 @@ def _settle(operator: Operator, orders: Sequence[Order], *, at: dt.datetime) -> 
         )
         for order in paid
     ]
-    wallets.move(operator.pk, moves, at=at)
+    wallets.move(operator.pk, moves, at=at, held=held)
     posted = ledger.post_many(
         operator.pk,
         [

@@ -330,8 +330,8 @@ def renewals(orders: Sequence[Order], *, at: dt.datetime) -> list[Happening]:
     """That subscriptions go on, of orders of periods that are just paid; a first period is none."""
     begun = set(
         Subscription.objects.filter(
-            subscriber_id__in={order.subscriber_id for order in orders},
-            id__in={order.subscription_id for order in orders},
+            subscriber_id__among={order.subscriber_id for order in orders},
+            id__among={order.subscription_id for order in orders if order.subscription_id},
         ).values_list("subscriber_id", "id", "starts_at")
     )
     return [

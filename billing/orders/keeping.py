@@ -400,14 +400,23 @@ def answered(
 
 
 def attempt_keys(orders: Sequence[Order]) -> dict[int, str]:
-    """The key of the next attempt to pay each of these locked orders, by its id."""
-    before = Counter(
-        PaymentIntent.objects.filter(
-            subscriber_id__in={order.subscriber_id for order in orders},
-            order_id__in={order.id for order in orders},
-        ).values_list("order_id", flat=True)
+    """The key of the next attempt to pay each of these locked orders that nobody is paying now, by
+    its id."""
+    before: Counter[int] = Counter()
+    busy = set()
+    rows = PaymentIntent.objects.filter(
+        subscriber_id__among={order.subscriber_id for order in orders},
+        order_id__among={order.id for order in orders},
     )
-    return {order.id: f"{order.number}-{before[order.id] + 1}" for order in orders}
+    for order_id, state in rows.values_list("order_id", "state"):
+        before[order_id] += 1
+        if state in (Tried.INTENDED, Tried.WAITING):
+            busy.add(order_id)
+    return {
+        order.id: f"{order.number}-{before[order.id] + 1}"
+        for order in orders
+        if order.id not in busy
+    }
 
 
 _PAID_SQL = """
