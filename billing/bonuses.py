@@ -46,7 +46,9 @@ def left_in(keys: Iterable[Key]) -> dict[Key, list[WalletBonus]]:
     """The bonuses of these wallets that have something left, those that lapse first before others,
     of the same time the older."""
     found: dict[Key, list[WalletBonus]] = {key: [] for key in keys}
-    rows = WalletBonus.objects.filter(subscriber_id__in={key[0] for key in found}, remaining__gt=0)
+    rows = WalletBonus.objects.filter(
+        subscriber_id__among={key[0] for key in found}, remaining__gt=0
+    )
     for row in sorted(rows, key=_lapses):
         if (row.subscriber_id, row.currency) in found:
             found[row.subscriber_id, row.currency].append(row)

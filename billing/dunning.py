@@ -518,7 +518,7 @@ def _locked(operator: Operator, keys: Sequence[Key]) -> list[DunningCase]:
     with connection.cursor() as cursor:
         cursor.execute(_BEGIN_SQL, [operator.pk, NEVER, subscriber_ids, currencies])
     return list(
-        DunningCase.objects.filter(subscriber_id__in=subscriber_ids)
+        DunningCase.objects.filter(subscriber_id__among=subscriber_ids)
         .order_by("subscriber_id", "currency")
         .select_for_update(no_key=True)
     )
@@ -560,7 +560,7 @@ def _unpaid(operator_id: int, subscriber_ids: Sequence[int]) -> dict[Key, list[D
     disputed = set(
         DunningStop.objects.filter(
             operator_id=operator_id,
-            subscriber_id__in=subscriber_ids,
+            subscriber_id__among=subscriber_ids,
             invoice_id__isnull=False,
             ends_at__isnull=True,
         ).values_list("invoice_id", flat=True)
@@ -594,7 +594,7 @@ def _stopped(operator_id: int, subscriber_ids: Sequence[int]) -> set[int]:
     return set(
         DunningStop.objects.filter(
             operator_id=operator_id,
-            subscriber_id__in=subscriber_ids,
+            subscriber_id__among=subscriber_ids,
             invoice_id__isnull=True,
             ends_at__isnull=True,
         ).values_list("subscriber_id", flat=True)

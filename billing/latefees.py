@@ -47,14 +47,14 @@ def late_invoices(
     had = sorted(
         set(
             DunningCase.objects.filter(
-                subscriber_id__in=subscriber_ids, changed_at__gt=dunning.NEVER
+                subscriber_id__among=subscriber_ids, changed_at__gt=dunning.NEVER
             ).values_list("subscriber_id", flat=True)
         )
     )
     if not had:
         return {}
     payments: dict[tuple[int, int], list[tuple[dt.datetime, Decimal]]] = defaultdict(list)
-    for payment in Payment.objects.filter(subscriber_id__in=had).order_by("at"):
+    for payment in Payment.objects.filter(subscriber_id__among=had).order_by("at"):
         key = (payment.subscriber_id, payment.invoice_id)
         payments[key].append((payment.at, payment.amount))
     stops = dunning.stops_of(operator_id, had)

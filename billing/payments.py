@@ -72,8 +72,8 @@ def record_in_advance(operator: Operator, paid: Sequence[InAdvance], *, at: dt.d
     assert posted == len(paid)
     earlier = Counter(
         Payment.objects.filter(
-            subscriber_id__in={one.subscriber_id for one in paid},
-            invoice_id__in={one.invoice_id for one in paid},
+            subscriber_id__among={one.subscriber_id for one in paid},
+            invoice_id__among={one.invoice_id for one in paid},
         ).values_list("subscriber_id", "invoice_id")
     )
     rows = []

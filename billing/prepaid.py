@@ -56,7 +56,7 @@ def apply(
         return
     orders = list(
         Order.objects.filter(
-            subscriber_id__in={key[0] for key in named}, id__in={key[1] for key in named}
+            subscriber_id__among={key[0] for key in named}, id__among={key[1] for key in named}
         ).order_by("subscriber_id", "id")
     )
     for order in orders:
@@ -65,7 +65,7 @@ def apply(
     invoices = {
         (invoice.subscriber_id, invoice.id): invoice
         for invoice in Invoice.objects.filter(
-            subscriber_id__in={key[0] for key in named}, id__in=set(named.values())
+            subscriber_id__among={key[0] for key in named}, id__among=set(named.values())
         )
     }
     due = {

@@ -1694,8 +1694,8 @@ def _lenders_of(units: Units) -> dict[tuple[int, int], tuple[int, int]]:
     """Which main line's bucket stands behind each of these that is a mirror of one."""
     keys = Bucket.objects.filter(
         kind=Kind.POOL,
-        subscriber_id__in={key[0] for key in units},
-        id__in={key[1] for key in units},
+        subscriber_id__among={key[0] for key in units},
+        id__among={key[1] for key in units},
     ).values_list("subscriber_id", "id", "grant_key")
     found = {}
     for subscriber_id, bucket_id, grant_key in keys:
@@ -1710,7 +1710,7 @@ def _taken_back(keys: Iterable[tuple[int, int]]) -> set[tuple[int, int]]:
     return set(
         BucketEntry.objects.filter(
             kind=Movement.WITHDRAWAL,
-            subscriber_id__in={key[0] for key in keys},
-            bucket_id__in={key[1] for key in keys},
+            subscriber_id__among={key[0] for key in keys},
+            bucket_id__among={key[1] for key in keys},
         ).values_list("subscriber_id", "bucket_id")
     )

@@ -87,7 +87,7 @@ def _least(one: int | None, other: int | None) -> int | None:
 def said_by(subscriber_ids: Collection[int]) -> Mapping[int, Said]:
     """What these subscribers said, who said nothing among them."""
     demanded = dict(
-        Subscriber.objects.filter(pk__in=subscriber_ids).values_list(
+        Subscriber.objects.filter(pk__among=subscriber_ids).values_list(
             "pk", "operator__overage_by_consent_since"
         )
     )

@@ -180,7 +180,7 @@ def trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
     """The codes of the trial plans each subscriber has had or has begun."""
     had: dict[int, set[str]] = defaultdict(set)
     rows = SubscriptionPeriod.objects.filter(
-        subscriber_id__in=subscriber_ids, plan__trial_days__isnull=False
+        subscriber_id__among=subscriber_ids, plan__trial_days__isnull=False
     ).values_list("subscriber_id", "plan__code")
     for subscriber_id, code in rows:
         had[subscriber_id].add(code)
@@ -190,7 +190,7 @@ def trials_had(subscriber_ids: Sequence[int]) -> dict[int, set[str]]:
 def _overlapping(subscriber_ids: Sequence[int], *, since: dt.datetime) -> QuerySet[Subscription]:
     """Subscriptions that an open-ended one from `since` on would overlap."""
     return (
-        Subscription.objects.filter(subscriber_id__in=subscriber_ids)
+        Subscription.objects.filter(subscriber_id__among=subscriber_ids)
         .filter(Q(ends_at__isnull=True) | Q(ends_at__gt=since))
         .exclude(ends_at=F("starts_at"))
     )
@@ -700,13 +700,13 @@ def changes_of(keys: Sequence[PeriodKey]) -> Changes:
     wanted = set(keys)
     subscriber_ids = sorted({key[0] for key in wanted})
     upgrades: dict[PeriodKey, list[Upgrade]] = defaultdict(list)
-    rows = Upgrade.objects.filter(subscriber_id__in=subscriber_ids).order_by("nr")
+    rows = Upgrade.objects.filter(subscriber_id__among=subscriber_ids).order_by("nr")
     for upgrade in rows:
         key = (upgrade.subscriber_id, upgrade.subscription_id, upgrade.period_start)
         if key in wanted:
             upgrades[key].append(upgrade)
     endings = {}
-    for ending in Ending.objects.filter(subscriber_id__in=subscriber_ids):
+    for ending in Ending.objects.filter(subscriber_id__among=subscriber_ids):
         key = (ending.subscriber_id, ending.subscription_id, ending.period_start)
         if key in wanted:
             endings[key] = ending
@@ -898,7 +898,7 @@ def pay_periods(wanted: Mapping[PeriodKey, int], *, at: dt.datetime) -> dict[Per
     new = [key for key in coming if key not in known]
     if new:
         owners = dict(
-            Subscriber.objects.filter(pk__in={key[0] for key in new}).values_list(
+            Subscriber.objects.filter(pk__among={key[0] for key in new}).values_list(
                 "pk", "operator_id"
             )
         )
@@ -1107,10 +1107,10 @@ def due_of(
     """The subscriptions of which `ensure_open` would open or turn a period, in one look; and what
     else is to be known, as pairs of the same kind."""
     to_open = Subscription.objects.filter(
-        _not_ended(), subscriber_id__in=subscriber_ids, opened_until__lte=until
+        _not_ended(), subscriber_id__among=subscriber_ids, opened_until__lte=until
     ).values_list("subscriber_id", "id")
     to_turn = SubscriptionPeriod.objects.filter(
-        subscriber_id__in=subscriber_ids, turned_at__isnull=True, starts_at__lte=at
+        subscriber_id__among=subscriber_ids, turned_at__isnull=True, starts_at__lte=at
     ).values_list("subscriber_id", "subscription_id")
     return set(to_open.union(to_turn, *([] if beside is None else [beside])))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
+from django.core.exceptions import EmptyResultSet
 from django.db.models import CharField, ForeignKey, IntegerField, Lookup, TextField
 
 if TYPE_CHECKING:
@@ -21,22 +22,28 @@ class Among(_Lookup):
     """
 
     lookup_name = "among"
+    cast = ""
 
     def get_prep_lookup(self) -> Collection[Any]:
         return self.rhs  # type: ignore[no-any-return]
 
     def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
+        if not self.rhs:
+            raise EmptyResultSet  # then Django asks nothing
         column, params = self.process_lhs(compiler, connection)
-        return f"{column} = ANY(%s)", (*params, list(self.rhs))
+        return f"{column} = ANY(%s{self.cast})", (*params, self.array())
+
+    def array(self) -> Any:
+        return list(self.rhs)
 
 
 class AmongNumbers(Among):
     """The same of whole numbers, which need no care in an array's text."""
 
-    def as_sql(self, compiler: Any, connection: Any) -> tuple[str, tuple[Any, ...]]:
-        column, params = self.process_lhs(compiler, connection)
-        numbers = ",".join(map(str, self.rhs))
-        return f"{column} = ANY(%s::bigint[])", (*params, f"{{{numbers}}}")
+    cast = "::bigint[]"
+
+    def array(self) -> str:
+        return f"{{{','.join(map(str, self.rhs))}}}"
 
 
 def register() -> None:

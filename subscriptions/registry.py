@@ -188,7 +188,7 @@ class _Bindings:
         bound = Subject.objects.filter(operator=operator, valid_until__isnull=True)
         rows = set(
             bound.filter(subject__in=named)
-            .union(bound.filter(subscriber_id__in=touched, of_key=False))
+            .union(bound.filter(subscriber_id__among=touched, of_key=False))
             .values_list("pk", "subject", "subscriber_id", "of_key")
         )
         external = {subscriber.pk: subscriber.external_id for subscriber in known.values()}
@@ -242,7 +242,7 @@ class _Bindings:
     def write(self, subscribers: dict[str, Subscriber], *, at: dt.datetime) -> None:
         """End and begin the bindings that `take` has changed."""
         if self.ended:
-            ended = Subject.objects.filter(pk__in=self.ended)
+            ended = Subject.objects.filter(pk__among=self.ended)
             ended.update(valid_until=at)
             buckets.forget(ended.values_list("subscriber_id", flat=True).distinct())
         Subject.objects.bulk_create(
@@ -332,7 +332,7 @@ def give_up_numbers(subscriber: Subscriber, numbers: Collection[str]) -> None:
 
 
 def _end(bindings: Sequence[Subject], at: dt.datetime, *, free_from: dt.datetime | None) -> None:
-    ended = Subject.objects.filter(pk__in=[binding.pk for binding in bindings])
+    ended = Subject.objects.filter(pk__among=[binding.pk for binding in bindings])
     for binding in bindings:
         if binding.valid_from is not None and binding.valid_from > at:
             raise SubjectNotHeld(f"{binding.subject} is the subscriber's only since then")
@@ -360,7 +360,7 @@ def subjects_of(subscriber_ids: Sequence[int]) -> dict[int, list[str]]:
     held: dict[int, list[str]] = defaultdict(list)
     rows = (
         Subject.objects.filter(
-            subscriber_id__in=subscriber_ids, valid_until__isnull=True, of_key=False
+            subscriber_id__among=subscriber_ids, valid_until__isnull=True, of_key=False
         )
         .order_by("pk")
         .values_list("subscriber_id", "subject")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import datetime as dt
 import io
@@ -590,8 +591,15 @@ def test_the_quarantine_is_searched_and_counted_by_indexes(
     monkeypatch.setattr(quarantine, "MOST_COUNTED", 3)
     assert quarantine.waiting(operator.pk) == {"unknown_subject": 3, "invalid_record": 1}
 
+    # As many as make the planner choose, and not go by the few that are there.
+    last = QuarantinedRecord.objects.latest("pk")
+    more = [copy.copy(last) for _ in range(3000)]
+    for nr, one in enumerate(more):
+        one.pk, one.record_id, one.subject = None, f"more-{nr}", f"who-{nr}"
+        one.digest = nr.to_bytes(32, "big")
+    QuarantinedRecord.objects.bulk_create(more)
     with connection.cursor() as cursor:
-        cursor.execute("SET LOCAL enable_seqscan = off")
+        cursor.execute("ANALYZE metering_quarantinedrecord")
     own = QuarantinedRecord.objects.filter(operator=operator).order_by("-pk")
     for index, rows in (
         ("quarantine_by_record", own.filter(record_id="lost-1")),

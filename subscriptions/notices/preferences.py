@@ -50,7 +50,7 @@ def declined(subscriber_ids: Sequence[int]) -> set[tuple[int, str, str]]:
 
 def _newest(subscriber_ids: Sequence[int]) -> list[NoticePreference]:
     return list(
-        NoticePreference.objects.filter(subscriber_id__in=subscriber_ids)
+        NoticePreference.objects.filter(subscriber_id__among=subscriber_ids)
         .order_by("subscriber_id", "kind", "channel", "-nr")
         .distinct("subscriber_id", "kind", "channel")
     )

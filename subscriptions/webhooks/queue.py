@@ -177,7 +177,7 @@ def ended(answers: Sequence[tuple[Due, Answer]]) -> None:
         return
     rows = {
         row.pk: row
-        for row in WebhookDelivery.objects.filter(pk__in=[one.id for one, _ in answers])
+        for row in WebhookDelivery.objects.filter(pk__among=[one.id for one, _ in answers])
         .order_by("pk")
         .select_for_update(no_key=True)
     }
@@ -290,7 +290,7 @@ def _again(which: Q, *, at: dt.datetime) -> int:
 
 def attempts_of(delivery_ids: Sequence[int]) -> Mapping[int, list[WebhookAttempt]]:
     found: dict[int, list[WebhookAttempt]] = defaultdict(list)
-    for row in WebhookAttempt.objects.filter(delivery_id__in=delivery_ids).order_by(
+    for row in WebhookAttempt.objects.filter(delivery_id__among=delivery_ids).order_by(
         "delivery_id", "nr"
     ):
         found[row.delivery_id].append(row)
@@ -308,6 +308,6 @@ def forget(operator: Operator, *, before: dt.datetime, limit: int = CHUNK) -> in
     ids = list(
         of_operator.filter(Q(ended_at__lt=before) | gone).values_list("pk", flat=True)[:limit]
     )
-    WebhookAttempt.objects.filter(delivery_id__in=ids).delete()
-    WebhookDelivery.objects.filter(pk__in=ids).delete()
+    WebhookAttempt.objects.filter(delivery_id__among=ids).delete()
+    WebhookDelivery.objects.filter(pk__among=ids).delete()
     return len(ids)

@@ -2,9 +2,10 @@
 
 # Rows come and are locked in the order of the arrays: the function's settings hold the planner to a
 # nested loop, and its plans never change. A bucket that no longer covers its draw, or of another
-# generation than expected (-1: locked already), is not touched, and the count tells. Journal and
-# threshold crossings come from the very rows updated. Answers the subscribers whose bucket could
-# hardly pay the same again. SQLSTATE TB002: some bucket was emptied or overtaken meanwhile.
+# generation than expected (-1: locked already), is not touched, and the count tells: what the
+# journal says is what was drawn, or nothing. It is written first, for nobody waits for its rows, and
+# others wait for the buckets from their update to the commit. Answers the subscribers whose bucket
+# could hardly pay the same again. SQLSTATE TB002: some bucket was emptied or overtaken meanwhile.
 DRAW = """
 CREATE FUNCTION subscriptions_draw(
     subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
@@ -19,6 +20,10 @@ DECLARE
     low bigint[];
     crossed boolean;
 BEGIN
+    INSERT INTO subscriptions_bucketentry
+        (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
+    SELECT d.subscriber_id, batch, d.bucket_id, 2, d.units, moment
+    FROM unnest(subscribers, buckets, units) AS d (subscriber_id, bucket_id, units);
     WITH d AS (
         SELECT * FROM unnest(subscribers, buckets, units, generations)
             AS d (subscriber_id, bucket_id, units, generation)
@@ -28,10 +33,6 @@ BEGIN
           AND (b.granted IS NULL OR b.granted >= b.used + b.reserved + d.units)
           AND (d.generation = -1 OR b.generation = d.generation)
         RETURNING b.subscriber_id, b.id, b.kind, b.granted, b.used, b.reserved, d.units
-    ), j AS (
-        INSERT INTO subscriptions_bucketentry
-            (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
-        SELECT u.subscriber_id, batch, u.id, 2, u.units, moment FROM u
     )
     SELECT count(*),
            array_agg(u.subscriber_id) FILTER (WHERE u.granted = u.used AND u.kind <> 'overage'),
