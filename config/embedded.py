@@ -393,6 +393,7 @@ class Postgres(Server):
         self, binaries: Path, identity: Identity, settings: Mapping[str, str]
     ) -> str:
         free = shutil.disk_usage(self.data).free
+        wal = max(min(free // 8, 8 * GIB), GIB // 4) // 1024**2
         values = {
             "listen_addresses": "",
             "port": "5432",
@@ -405,7 +406,9 @@ class Postgres(Server):
             "random_page_cost": "1.1",
             "fsync": "on",
             "synchronous_commit": "on",
-            "max_wal_size": f"{max(min(free // 8, 8 * GIB), GIB // 4) // 1024**2}MB",
+            "max_wal_size": f"{wal}MB",
+            # Kept to be written again: a new segment is zeroed in the middle of a commit.
+            "min_wal_size": f"{wal // 4}MB",
             "checkpoint_timeout": "15min",
             "autovacuum_naptime": "15s",
             "track_io_timing": "off",

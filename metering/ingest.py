@@ -369,7 +369,8 @@ class _Attempt:
     def _demand(self, lines: list[Line]) -> None:
         """Who is to pay for the lines. Raises _Unsure, _NotReady."""
         self.demands = _demands(lines)
-        if any(not demand.units and demand.pick is not None for demand in self.demands):
+        free = [demand for demand in self.demands if not demand.units]
+        if any(demand.pick is not None for demand in free):
             raise _Unsure
         self._require_ready(lines)
 
@@ -388,6 +389,7 @@ class _Attempt:
         received = self.received_at or self.at
         oldest, newest = received - WINDOW_BACK, received + WINDOW_AHEAD
         weights = _Weights(going_by.cards, [usages[nr].occurred_at for nr in self.request.members])
+        all_in_time = oldest <= weights.first and weights.last <= newest
         lines: list[Line] = []
         suspects: list[_Suspect] = []
         for nr in self.request.members:
@@ -401,7 +403,7 @@ class _Attempt:
                     self._refuse(nr, "unknown_subject", detail)
                     continue
             subscriber_id = standing.subscriber_id
-            if not oldest <= occurred_at <= newest:
+            if not all_in_time and not oldest <= occurred_at <= newest:
                 detail = (
                     f"occurred_at must lie from {oldest} to {newest}:"
                     " 35 days back to 5 minutes ahead of the operator's clock"
@@ -409,19 +411,20 @@ class _Attempt:
                 suspects.append(_Suspect(subscriber_id, nr, "out_of_window", detail))
                 continue
             card = standing.card or default_card
-            weight = weights.of(card, usage.model, occurred_at)
+            weight = weights[card, usage.model] or weights.of(card, usage.model, occurred_at)
             if weight is None:
                 detail = f"rate card {card!r} has no weight for {usage.model!r} at {occurred_at}"
                 suspects.append(_Suspect(subscriber_id, nr, "unknown_model", detail))
                 continue
+            weight_id, per_uncached, per_cached, per_written, per_output, per_reasoning = weight
             cached, written = usage.cached_input_tokens, usage.cache_write_tokens
             reasoning = usage.reasoning_tokens
             units = (
-                (usage.input_tokens - cached - written) * weight.uncached_input
-                + cached * weight.cached_input
-                + written * weight.cache_write
-                + (usage.output_tokens - reasoning) * weight.output
-                + reasoning * weight.reasoning
+                (usage.input_tokens - cached - written) * per_uncached
+                + cached * per_cached
+                + written * per_written
+                + (usage.output_tokens - reasoning) * per_output
+                + reasoning * per_reasoning
             )
             if usage.outcome is not None and outcomes.is_free(
                 usage.outcome, standing.period.policy
@@ -437,7 +440,7 @@ class _Attempt:
                     nr,
                     usage,
                     standing,
-                    weight.id,
+                    weight_id,
                 )
             )
         lines.sort(key=_KEY)
@@ -578,7 +581,8 @@ def _demands(lines: list[Line]) -> list[Demand]:
         while end < total and lines[end][0] == subscriber_id:
             end += 1
         if end == start + 1:
-            demands.append(_demand(standing, line[4], [line]))
+            _, _, _, _, period, _, suspended, pick, behind, _ = standing
+            demands.append(Demand(subscriber_id, period, suspended, pick, line[4], [line], behind))
         else:
             own = lines[start:end]
             if all(line[7] is standing for line in own):
@@ -624,27 +628,23 @@ def _by_period(own: list[Line]) -> list[Demand]:
     return demands
 
 
-class _Weights:
-    """Finds weights for a batch; quick where one version of a card holds for all of it."""
+class _Weights(dict[tuple[str, str], Weight | None]):
+    """By card and model the weight that holds for all of a batch; None where it has several, or
+    none: then `of` says which it is of one record."""
 
     def __init__(self, cards: Cards, times: Sequence[dt.datetime]) -> None:
         self._cards = cards
-        self._first = min(times, default=EARLIEST)
-        self._last = max(times, default=EARLIEST)
-        self._found: dict[str, dict[str, Weight | None]] = {}
-        self._changing: set[str] = set()
+        self.first = min(times, default=EARLIEST)
+        self.last = max(times, default=EARLIEST)
+
+    def __missing__(self, key: tuple[str, str]) -> Weight | None:
+        card, model = key
+        version = self._cards.version_at(card, self.first)
+        holds = version is self._cards.version_at(card, self.last)
+        weight = self[key] = version.weight_of(model) if holds and version is not None else None
+        return weight
 
     def of(self, card: str, model: str, occurred_at: dt.datetime) -> Weight | None:
-        """The weight that card has for the model at that time."""
-        found = self._found.get(card)
-        if found is None:
-            found = self._found[card] = {}
-            if self._cards.version_at(card, self._first) is not self._cards.version_at(
-                card, self._last
-            ):
-                self._changing.add(card)
-        if model in found and card not in self._changing:
-            return found[model]
+        """The weight that a card has for a model at a time."""
         version = self._cards.version_at(card, occurred_at)
-        weight = found[model] = version.weight_of(model) if version is not None else None
-        return weight
+        return version.weight_of(model) if version is not None else None

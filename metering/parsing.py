@@ -278,7 +278,7 @@ def _parse_array(text: bytes) -> Parsed:
     if len(usages) > MAX_RECORDS:
         raise too_many()
     # A NUL can only come escaped or bare; where the whole body has none, no record has.
-    nul = b"\\u0000" in text or b"\0" in text
+    nul = b"\0" in text or (b"\\" in text and b"\\u0000" in text)
     for usage in usages:
         if check(usage, nul=nul) is not None:
             # Rare: then what was sent is wanted too, and the array is taken apart for it.

@@ -102,7 +102,7 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
     pack, unset, length = _FIXED.pack, msgspec.UNSET, len
     tails: dict[tuple[str, str, str | None], bytes] = {}
     parts = [_HEADER]
-    add = parts.append
+    add = parts.extend
     for line in lines:
         subscriber_id, source, record_id, occurred_at, units, _, usage, standing, weight_id = line
         name = record_id.encode()
@@ -110,7 +110,13 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
         cached = usage.cached_input_tokens
         written = usage.cache_write_tokens
         reasoning = usage.reasoning_tokens
-        add(
+        shared = (usage.model, source, usage.outcome)
+        tail = tails.get(shared)
+        if tail is None:
+            texts = (usage.model.encode(), source.encode(), (usage.outcome or "").encode())
+            tail = b"".join(length(text).to_bytes(4, "big") + text for text in texts)
+            tails[shared] = tail
+        add((
             pack(
                 17,
                 8, subscriber_id,
@@ -126,21 +132,12 @@ def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
                 4, usage.output_tokens - reasoning,
                 4, reasoning,
                 length(name),
-            )
-        )  # fmt: skip
-        add(name)
-        shared = (usage.model, source, usage.outcome)
-        if shared in tails:
-            add(tails[shared])
-        else:
-            texts = (usage.model.encode(), source.encode(), (usage.outcome or "").encode())
-            tails[shared] = b"".join(length(text).to_bytes(4, "big") + text for text in texts)
-            add(tails[shared])
-        if usage.attributes is unset:
-            add(_NULL)
-        else:
-            add(_jsonb(usage))
-    add(_TRAILER)
+            ),
+            name,
+            tail,
+            _NULL if usage.attributes is unset else _jsonb(usage),
+        ))  # fmt: skip
+    parts.append(_TRAILER)
     return b"".join(parts)
 
 

@@ -882,8 +882,7 @@ def draw(
     demands = [demand for demand in demands if demand.units]
     if not demands:
         return lambda: Drawn([], frozenset())
-    demands.sort(key=_demand_order)
-    _check_picks(demands, at=at, grace=grace)
+    _arrange(demands, at=at, grace=grace)
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
     picks = _picks(demands)
     if picks is not None:
@@ -924,8 +923,7 @@ def cover(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> Cov
     test what is known of it. Locks nothing. Raises Raced."""
     if not all(demand.units for demand in demands):
         return None
-    demands.sort(key=_demand_order)
-    _check_picks(demands, at=at, grace=grace)
+    _arrange(demands, at=at, grace=grace)
     picks, found = _picks(demands), []
     if picks is None:
         found = _pick(pgarrays.cursor(), demands, at=at, grace=grace)
@@ -964,25 +962,24 @@ def _demand_order(demand: Demand) -> tuple[int, dt.datetime, int]:
     return demand.subscriber_id, demand.period.since, demand.period.subscription_id or 0
 
 
-def _check_picks(
-    demands: Sequence[Demand],
-    *,
-    at: dt.datetime,
-    grace: dt.timedelta,
-) -> None:
-    """Raise Raced for picks that cannot be drawn: past their grace, or of doubled subscribers.
+def _arrange(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> None:
+    """Put demands into the order of their locks. Raise Raced for picks that cannot be drawn: past
+    their grace, or of doubled subscribers.
 
     To drop them would not do. What was remembered with a pick is known to hold still by nothing
     but its draw.
     """
-    oldest = at - grace
-    picks = [demand for demand in demands if demand.pick is not None]
-    if any(demand.pick is not None and demand.pick[3] <= oldest for demand in picks):
+    ends = [demand.pick[3] for demand in demands if demand.pick is not None]
+    if ends and min(ends) <= at - grace:
         raise Raced
-    if len({demand.subscriber_id for demand in demands}) < len(demands):
-        times = Counter([demand.subscriber_id for demand in demands])
-        if any(times[demand.subscriber_id] > 1 for demand in picks):
+    owners = [demand.subscriber_id for demand in demands]
+    times: Counter[int] = Counter()
+    if len(set(owners)) < len(owners):
+        times.update(owners)
+        if any(times[d.subscriber_id] > 1 for d in demands if d.pick is not None):
             raise Raced
+    if times or owners != sorted(owners):
+        demands.sort(key=_demand_order)
 
 
 def _pick(

@@ -108,9 +108,14 @@ def unpack_int8s(data: bytes) -> list[int]:
 
 def pack_texts(values: Sequence[str]) -> bytes:
     """A text[] without nulls."""
-    parts = [array_header(25, len(values))]
-    for text in values:
-        data = text.encode()
+    header = array_header(25, len(values))
+    texts = [text.encode() for text in values]
+    lengths = set(map(len, texts))
+    if len(lengths) == 1:  # as one sender's ids often are
+        length = lengths.pop().to_bytes(4, "big")
+        return header + length + length.join(texts)
+    parts = [header]
+    for data in texts:
         parts.append(len(data).to_bytes(4, "big"))
         parts.append(data)
     return b"".join(parts)
