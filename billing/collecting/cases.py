@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Collection, Sequence
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from django.db import connection
@@ -229,6 +230,21 @@ def failed(
 # Going on ----------------------------------------------------------------------------------------
 
 
+class Done(NamedTuple):
+    """A CollectionStep to be."""
+
+    subscriber_id: int
+    case_kind: str
+    about: int
+    nr: int
+    kind: str
+    at: dt.datetime
+    way: str
+    order_id: int | None
+    intent_nr: int | None
+    reason: str
+
+
 def step(
     case: CollectionCase,
     kind: str,
@@ -237,20 +253,20 @@ def step(
     way: str = "",
     intent_nr: int | None = None,
     reason: str = "",
-) -> CollectionStep:
+) -> Done:
     """What was done about a case, to be kept with it."""
     case.steps += 1
-    return CollectionStep(
-        subscriber_id=case.subscriber_id,
-        case_kind=case.kind,
-        about=case.about,
-        nr=case.steps,
-        kind=kind,
-        at=at,
-        way=way,
-        order_id=case.order_id,
-        intent_nr=intent_nr,
-        reason=reason[:200],
+    return Done(
+        case.subscriber_id,
+        case.kind,
+        case.about,
+        case.steps,
+        kind,
+        at,
+        way,
+        case.order_id,
+        intent_nr,
+        reason[:200],
     )
 
 
@@ -263,7 +279,7 @@ _ENDS: dict[str, str] = {
 
 def end(
     case: CollectionCase, state: str, *, at: dt.datetime, way: str = "", reason: str = ""
-) -> CollectionStep:
+) -> Done:
     """Let a case be over."""
     case.state, case.next_at, case.next_way, case.intent_nr = state, None, "", None
     return step(case, _ENDS[state], at=at, way=way, reason=reason)
@@ -281,12 +297,12 @@ WHERE c.subscriber_id = k.subscriber_id AND c.kind = k.kind AND c.about = k.abou
 """
 
 
-def keep(cases: Sequence[CollectionCase], steps: Sequence[CollectionStep]) -> None:
+def keep(cases: Sequence[CollectionCase], steps: Sequence[Done]) -> None:
     """Write cases down as they are by now, with what was done, in the caller's transaction."""
     assert connection.in_atomic_block
     if not cases:
         return
-    store(steps)
+    store(steps, CollectionStep)
     with pgarrays.statements() as cursor:
         cursor.execute(
             _SAVE_SQL,

@@ -23,7 +23,6 @@ from billing.collecting.schedule import PHONE_BILL, SAVED_METHOD, Terms
 from billing.models import (
     ChargeLine,
     CollectionCase,
-    CollectionStep,
     Consent,
     Invoice,
     Order,
@@ -129,7 +128,7 @@ class _Look:
     terms: Terms
     zone: ZoneInfo
     at: dt.datetime
-    steps: list[CollectionStep]
+    steps: list[cases.Done]
     reasons: dict[str, str]
 
     def over(self, state: str, *, way: str = "", reason: str = "") -> None:

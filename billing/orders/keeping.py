@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from django.db import connection, transaction
 from django.db.models import Q
@@ -257,17 +257,21 @@ def advance(order: Order, state: str, *, at: dt.datetime, reason: str = "", **fa
 
 def _note(orders: Iterable[Order], *, at: dt.datetime, reason: str = "") -> None:
     steps = [
-        OrderStep(
-            subscriber_id=order.subscriber_id,
-            order_id=order.id,
-            nr=order.steps,
-            state=order.state,
-            at=at,
-            reason=reason[:200],
-        )
+        _Step(order.subscriber_id, order.id, order.steps, order.state, at, reason[:200])
         for order in orders
     ]
-    store(steps)
+    store(steps, OrderStep)
+
+
+class _Step(NamedTuple):
+    """An OrderStep to be."""
+
+    subscriber_id: int
+    order_id: int
+    nr: int
+    state: str
+    at: dt.datetime
+    reason: str
 
 
 @transaction.atomic

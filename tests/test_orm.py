@@ -1,4 +1,4 @@
-"""Lists in filters as one array: they find what lists of parameters find."""
+"""What the ORM is taught of PostgreSQL: lists as one array, instants read fast."""
 
 from __future__ import annotations
 
@@ -52,3 +52,28 @@ def test_among_none_nothing_is_asked() -> None:
     with CaptureQueriesContext(connection) as asked:
         assert not Subscriber.objects.filter(pk__among=[])
     assert not asked
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-06-01 00:00:00+00",
+        "2026-06-01 01:02:03.5+00",
+        "2026-06-01 01:02:03.000001+00",
+        "1970-01-01 00:00:00+00",
+        "0044-03-15 12:00:00+00",
+        "9999-12-31 23:59:59.999999+00",
+    ],
+)
+def test_an_instant_is_read_as_it_is_to_the_microsecond(text: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT %s::timestamptz", [text])
+        [(plain,)] = cursor.fetchall()
+        cursor.execute("SET LOCAL TIME ZONE 'Asia/Shanghai'")
+        cursor.execute("SELECT %s::timestamptz", [text])
+        [(elsewhere,)] = cursor.fetchall() if not text.startswith("9999") else [(plain,)]
+
+    assert plain == dt.datetime.fromisoformat(text)
+    assert plain.tzinfo is elsewhere.tzinfo is dt.UTC
+    assert elsewhere == plain
