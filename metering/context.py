@@ -154,14 +154,12 @@ class Context:
         self._told: list[tuple[Any, ...]] = []
         remembered = {} if fresh else _remembered.get(caller.operator_id, {})
         recall = remembered.get
-        self.standings: list[Standing | None] = []
+        self.standings: list[Standing | None] = [recall(usage.subject) for usage in usages]
         unknown: list[Usage] = []
-        for usage in usages:
-            standing = recall(usage.subject)
-            if standing is None or not standing.since <= usage.occurred_at < standing.until:
-                standing = None
+        for nr, (usage, standing) in enumerate(zip(usages, self.standings, strict=True)):
+            if standing is None or not standing[2] <= usage.occurred_at < standing[3]:
+                self.standings[nr] = None
                 unknown.append(usage)
-            self.standings.append(standing)
         if unknown:
             self._read(unknown, at)
 

@@ -34,7 +34,7 @@ from metering.weighing import Cards, Weight
 from subscriptions import buckets, lifecycle, partitions, pgarrays, pools, reservations_few, warm
 from subscriptions.buckets import Demand
 from subscriptions.pgarrays import pack_int8
-from subscriptions.sharding import shard_of
+from subscriptions.sharding import shard_of, shards_of
 
 WINDOW_BACK = dt.timedelta(days=35)
 WINDOW_AHEAD = dt.timedelta(minutes=5)
@@ -155,10 +155,9 @@ class _Request(NamedTuple):
 
 def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
     """The places of each shard's usage, in shard order; what names nobody goes with shard 0."""
-    standings = known.standings
-    if None not in standings:
-        owners = {standing[1] for standing in standings if standing}
-        if len(set(map(shard_of, owners))) == 1:
+    if known.is_remembered:
+        owners = {standing[1] for standing in known.standings if standing}
+        if len(shards_of(owners)) == 1:
             return [range(len(usages))]
     groups: dict[int, list[int]] = defaultdict(list)
     for nr, usage in enumerate(usages):
@@ -317,7 +316,7 @@ class _Attempt:
                     grace=self.terms.grace,
                     locks_first=self.locks_first,
                 )
-                records.look_around(cursor, lines, gateway_id=gateway_id)
+                records.look_around(cursor, lines, days=self.span.days, gateway_id=gateway_id)
                 self._close(lines)
                 if ends and self.known.is_remembered:
                     # With the draw: others who wait for its buckets do not wait for us to read.
@@ -362,8 +361,11 @@ class _Attempt:
         return self._answer(lines)
 
     def _answer(self, lines: list[Line]) -> Ingested:
-        indexes = self.request.indexes
-        self.done.charged = [(indexes[line[5]], line[4]) for line in lines]
+        charged, indexes = map(_PLACE_AND_UNITS, lines), self.request.indexes
+        if indexes == range(len(self.request.usages)):  # each is at its own place
+            self.done.charged = list(charged)
+        else:
+            self.done.charged = [(indexes[place], units) for place, units in charged]
         return self.done
 
     def _demand(self, lines: list[Line]) -> None:
@@ -372,7 +374,8 @@ class _Attempt:
         free = [demand for demand in self.demands if not demand.units]
         if any(demand.pick is not None for demand in free):
             raise _Unsure
-        self._require_ready(lines)
+        self.span = records.span_of(lines)
+        self._require_ready()
 
     def _read_terms(self) -> Terms:
         found = terms.lock(self.cursor, self.caller)
@@ -502,10 +505,10 @@ class _Attempt:
         refusal = Rejected(index, usage.id, cause, detail, b"", usage.source, usage.subject)
         self.refused.append((refusal, native_json(usage)))
 
-    def _require_ready(self, lines: list[Line]) -> None:
+    def _require_ready(self) -> None:
         """Raise _NotReady where a partition is missing or a period is not opened or turned."""
         at = self.at
-        days, today = records.days_of(lines), [partitions.day_of(at)]
+        days, today = self.span.days, [partitions.day_of(at)]
         near = partitions.with_neighbours(days, records.NEIGHBOUR_DAYS)
         if partitions.missing(RECORDS, near) or partitions.missing(partitions.ENTRIES, today):
 
@@ -521,7 +524,7 @@ class _Attempt:
             if demand.behind or (demand.pick is not None and demand.period.ends_at <= at)
         ]
         if behind:
-            until = max(at, max(line[3] for line in lines))
+            until = max(at, self.span.last)
             raise _NotReady(lambda: lifecycle.ensure_open(behind, at=at, until=until))
 
     def remember(self) -> None:
@@ -541,7 +544,6 @@ class _Attempt:
             )
 
     def _close(self, lines: list[Line]) -> None:
-        times = [line[3] for line in lines]
         self.cursor.execute(
             _BATCH_SQL,
             [
@@ -550,15 +552,16 @@ class _Attempt:
                 Int8(self.caller.gateway_id),
                 self.at,
                 Int8(len(lines)),
-                Int8(sum(line[4] for line in lines)),
-                min(times),
-                max(times),
+                Int8(sum([line[4] for line in lines])),
+                self.span.first,
+                self.span.last,
             ],
             prepare=True,
         )
 
 
 _KEY = operator.itemgetter(0, 1, 2)
+_PLACE_AND_UNITS = operator.itemgetter(5, 4)
 
 
 class _Suspect(NamedTuple):

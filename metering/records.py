@@ -12,7 +12,7 @@ import functools
 import struct
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import psycopg
@@ -267,7 +267,7 @@ def _run_few(
     calls: list[tuple[Statement, Sequence[bytes | None]]] = [
         (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])
     ]
-    for look, near, source in _looks(lines):
+    for look, near, source in _looks(lines, span_of(lines).days):
         owners, ids = [line[0] for line in near], [line[2] for line in near]
         asked = (pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode())
         calls.append((look, asked))
@@ -342,21 +342,25 @@ WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = $3 AND r.source = $4
 """
 
 
-def look_around(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int) -> None:
+def look_around(
+    cursor: Cursor, lines: Sequence[Line], *, days: set[dt.date], gateway_id: int
+) -> None:
     """Fail if an id of these lines is stored on one of the days around its own.
 
     To be called with the subscribers' locks held: of two charges that carry one id with other
     times, the later then sees the earlier's record. Inside a pipeline it only sends.
     """
     raw = psycopg.RawCursor(cursor.connection)
-    for statement, near, source in _looks(lines):
+    for statement, near, source in _looks(lines, days):
         owners, ids = Int8s([line[0] for line in near]), Texts([line[2] for line in near])
         raw.execute(statement.sql, [owners, ids, Int8(gateway_id), source], prepare=True)
 
 
-def _looks(lines: Sequence[Line]) -> Iterator[tuple[Statement, Sequence[Line], str]]:
+def _looks(
+    lines: Sequence[Line], days: set[dt.date]
+) -> Iterator[tuple[Statement, Sequence[Line], str]]:
     """What has to be asked of which lines, and their source."""
-    for (day, source), near in _by_day_and_source(lines).items():
+    for (day, source), near in _by_day_and_source(lines, days).items():
         tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
         if tables:
             yield _around(tuple(tables)), near, source
@@ -369,21 +373,34 @@ def _around(tables: tuple[str, ...]) -> Statement:
     return Statement(f"metering_around_{days}", _AROUND_SQL.format(looks=looks))
 
 
-def _by_day_and_source(lines: Sequence[Line]) -> dict[tuple[dt.date, str], Sequence[Line]]:
+def _by_day_and_source(
+    lines: Sequence[Line], days: set[dt.date]
+) -> dict[tuple[dt.date, str], Sequence[Line]]:
     """Nearly always one group: a batch is of one sender and one day."""
-    days, sources = days_of(lines), {line[1] for line in lines}
+    sources = {line[1] for line in lines}
     if len(days) == len(sources) == 1:
-        return {(days.pop(), sources.pop()): lines}
+        [day], [source] = days, sources
+        return {(day, source): lines}
     groups: dict[tuple[dt.date, str], list[Line]] = defaultdict(list)
     for line in lines:
         groups[partitions.day_of(line[3]), line[1]].append(line)
     return dict(groups)
 
 
-def days_of(lines: Sequence[Line]) -> set[dt.date]:
-    """The UTC days whose partitions hold these lines."""
+class Span(NamedTuple):
+    """When usage occurred: the first and the last of it, and the UTC days whose partitions hold
+    it."""
+
+    first: dt.datetime
+    last: dt.datetime
+    days: set[dt.date]
+
+
+def span_of(lines: Sequence[Line]) -> Span:
+    """When these lines occurred; there is one at least."""
     times = [line[3] for line in lines]
-    first, last = partitions.day_of(min(times)), partitions.day_of(max(times))
-    if first == last:
-        return {first}
-    return {partitions.day_of(time) for time in times}
+    first, last = min(times), max(times)
+    day = partitions.day_of(first)
+    if day == partitions.day_of(last):
+        return Span(first, last, {day})
+    return Span(first, last, {partitions.day_of(time) for time in times})

@@ -7,7 +7,9 @@ import contextlib
 import datetime as dt
 import select
 import struct
+import sys
 import weakref
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -85,10 +87,18 @@ def pack_interval(span: dt.timedelta) -> bytes:
 
 def pack_int8s(values: Sequence[int], oid: int = 20) -> bytes:
     """A bigint[] without nulls, or an array of another type of eight bytes."""
-    count = len(values)
-    flat = [8] * (2 * count)
-    flat[1::2] = values
-    return array_header(oid, count) + struct.pack(f">{'iq' * count}", *flat)
+    numbers = array("q", values)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    words = array("i", numbers.tobytes())
+    # Each with its length before it: three words. A `struct` would be made anew for each count.
+    packed = array("i", _EIGHT) * len(values)
+    packed[1::3] = words[0::2]
+    packed[2::3] = words[1::2]
+    return array_header(oid, len(values)) + packed.tobytes()
+
+
+_EIGHT = struct.pack(">iii", 8, 0, 0)
 
 
 def pack_optional_int8s(values: Sequence[int | None], oid: int = 20) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def shard_of(subscriber_id: int) -> int:
     """Where a subscriber's hot rows live. One machine today, hence always 0.
@@ -10,3 +12,8 @@ def shard_of(subscriber_id: int) -> int:
     transaction per group: unsorted groups deadlock.
     """
     return 0
+
+
+def shards_of(subscriber_ids: Iterable[int]) -> set[int]:
+    """Where the hot rows of several lie."""
+    return {0}
