@@ -29,7 +29,7 @@ from config import embedded
 from config.serve import Child, Platform
 
 BASE = Path(__file__).resolve().parent.parent
-_MIGRATIONS = list(BASE.glob("*/migrations/*.py"))
+_MIGRATIONS = list(BASE.glob("*/migrations/**/*.py"))
 _SETTINGS = (
     "shared_buffers",
     "synchronous_commit",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
@@ -147,6 +147,7 @@ class Context:
         `at` is the wall's time; a test operator has its own.
         """
         self._caller = caller
+        self._usages = usages
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
@@ -170,6 +171,14 @@ class Context:
             return standing.subscriber_id
         bindings = self._bindings.get(usage.subject)
         return bindings[0].subscriber_id if bindings else None
+
+    def subjects_of(self, subscriber_ids: Collection[int]) -> set[str]:
+        """The subjects of these subscribers of which something was remembered."""
+        return {
+            usage.subject
+            for usage, standing in zip(self._usages, self.standings, strict=True)
+            if standing is not None and standing.subscriber_id in subscriber_ids
+        }
 
     def resolve(self, usage: Usage, zone: ZoneInfo, at: dt.datetime) -> Standing | None:
         """What usage means that is not remembered; None where nobody was called that then."""
@@ -239,6 +248,11 @@ class Context:
             if holding is None:
                 holding = self._holdings[subscriber_id] = Holding()
             _add(holding, *row[5:])
+
+    @property
+    def read_of(self) -> Collection[int]:
+        """The subscribers of whom something was not remembered."""
+        return self._holdings.keys()
 
     @property
     def is_remembered(self) -> bool:

@@ -195,10 +195,15 @@ def _charge(
             fresh = True
         except _NotSteady:
             pass
-        except buckets.Raced:
-            # Once: what was remembered is out of date. Twice: others are faster.
-            locks_first, raced, fresh = raced, True, True
-            context.forget(caller.operator_id, {usage.subject for usage in request.usages})
+        except buckets.Raced as race:
+            # Once: what was remembered is out of date, of some or of all. Twice: others are faster.
+            if race.whose and not raced:
+                out_of_date = known.subjects_of(race.whose)
+            else:
+                locks_first, fresh = raced, True
+                out_of_date = {usage.subject for usage in request.usages}
+            raced = True
+            context.forget(caller.operator_id, out_of_date)
         except PartitionGone:
             pass
         except _NotReady as not_ready:
@@ -323,7 +328,7 @@ class _Attempt:
                     cursor.execute(b"COMMIT", prepare=False)
                 self.drawn = read_drawn()
             if not self.known.still_holds():
-                raise buckets.Raced
+                raise buckets.Raced(self.known.read_of)
         return self._answer(lines)
 
     def charge_few(self) -> Ingested:
@@ -344,7 +349,7 @@ class _Attempt:
         if covered is None:
             raise _NotSteady
         if covered.found and not self.known.still_holds():
-            raise buckets.Raced
+            raise buckets.Raced(self.known.read_of)
         batch_id = self.done.batch_id = _numbers.next()
         given = [*self.terms.packed(caller, self.at), pack_int8(batch_id)]
         draws = covered[:4]
@@ -622,7 +627,7 @@ def _by_period(own: list[Line]) -> list[Demand]:
     if any(line[7].pick is not None for line in own) and (
         len(groups) > 1 or any(line[7].pick != own[0][7].pick for line in own)
     ):
-        raise buckets.Raced
+        raise buckets.Raced([own[0][0]])
     demands = []
     for part in groups.values():
         demand = _demand(part[0][7], sum([line[4] for line in part]), part)

@@ -697,7 +697,14 @@ def span_of(demands: Iterable[Demand]) -> tuple[dt.datetime, dt.datetime]:
 
 
 class Raced(Exception):
-    """Another charge was faster: roll back and draw again, with these bucket locks first."""
+    """Another charge was faster: roll back and draw again, with these bucket locks first.
+
+    `whose`: the subscribers of whom something else was known than holds, where that can be said.
+    """
+
+    def __init__(self, whose: Iterable[int] = ()) -> None:
+        super().__init__()
+        self.whose = frozenset(whose)
 
 
 @dataclass(frozen=True, slots=True)
@@ -955,7 +962,8 @@ def failures() -> Iterator[None]:
     except DatabaseError as error:
         if error.sqlstate != _RACED:
             raise
-        raise Raced from error
+        whose = error.diag.message_detail
+        raise Raced(map(int, whose.split(",")) if whose else ()) from error
 
 
 def _demand_order(demand: Demand) -> tuple[int, dt.datetime, int]:
@@ -971,13 +979,14 @@ def _arrange(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> 
     """
     ends = [demand.pick[3] for demand in demands if demand.pick is not None]
     if ends and min(ends) <= at - grace:
-        raise Raced
+        raise Raced(d.subscriber_id for d in demands if d.pick and d.pick.until <= at - grace)
     owners = [demand.subscriber_id for demand in demands]
     times: Counter[int] = Counter()
     if len(set(owners)) < len(owners):
         times.update(owners)
-        if any(times[d.subscriber_id] > 1 for d in demands if d.pick is not None):
-            raise Raced
+        doubled = [d.subscriber_id for d in demands if d.pick and times[d.subscriber_id] > 1]
+        if doubled:
+            raise Raced(doubled)
     if times or owners != sorted(owners):
         demands.sort(key=_demand_order)
 
@@ -1083,9 +1092,9 @@ def _burn(
         if demand.pick is not None:
             picked = next((s for s in sources if s.id == demand.pick.bucket_id), None)
             if picked is None or picked.generation != demand.pick.generation:
-                raise Raced
+                raise Raced([demand.subscriber_id])
             if picked.left is not None and picked.left < demand.units:
-                raise Raced
+                raise Raced([demand.subscriber_id])
             drawn[demand.subscriber_id, picked.id] += demand.units
             continue
         # Two demands of one subscriber see each other's draws.
@@ -1099,7 +1108,7 @@ def _burn(
                 drawn[demand.subscriber_id, source.id] += units
     lent = sum(lending.lent.values()) if lending is not None else 0
     if sum(drawn.values()) + lent != sum(d.units for d in demands):
-        raise Raced  # emptied after the look that decided which overflow buckets to open
+        raise Raced(whole)  # emptied after the look that decided which overflow buckets to open
     if lending is not None and lent:
         _lend(cursor, lending, batch_id=batch_id, at=at)
     if bought:

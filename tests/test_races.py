@@ -19,7 +19,7 @@ from django.core.management import call_command
 from django.db import connection, connections, transaction
 from rest_framework.test import APIClient
 
-from metering import few_asks, ingest, records
+from metering import context, few_asks, ingest, records
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from subscriptions import clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
@@ -224,6 +224,46 @@ def test_a_batch_that_commits_with_its_draw_leaves_nothing_where_an_id_is_found_
     assert counted(found) == (many, 1, 0)
     assert used(subscriber)["allowance"] == 3 * many * 120
     assert UsageRecord.objects.filter(subscriber_id=subscriber.pk).count() == 3 * many
+
+
+def test_who_was_emptied_by_another_process_is_read_anew_and_nobody_else(
+    operator: Operator, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a batch with one that ran dry among a thousand costs as one of whom none is known."""
+    plan = make_plan(operator, allowance=100_000 * T)
+    people = [make_subscriber(operator, f"s-{n}", subjects=(f"user-{n}",)) for n in range(3)]
+    for one in people:
+        subscribe(one, plan)
+
+    def batch(mark: str) -> list[dict[str, Any]]:
+        every = range(records.FEW)
+        return [record(f"{mark}-{n}-{nr}", subject=f"user-{n}") for n in range(3) for nr in every]
+
+    gateway.charge(*batch("first"))
+    known = dict(context._remembered[operator.pk])
+    assert known.keys() == {"user-0", "user-1", "user-2"}
+    # The other process has drawn of it, and this one goes on by what it knows.
+    gateway.charge(record("all", subject="user-1", input_tokens=90_000, output_tokens=0))
+    context._remembered[operator.pk] = known
+    asked: set[str] = set()
+    tell = context._tell
+
+    def noted(cursor: Any, by: list[Any]) -> Any:
+        asked.update(by[0])
+        return tell(cursor, by)
+
+    monkeypatch.setattr(context, "_tell", noted)
+
+    answer = gateway.charge(*batch("second"))
+
+    assert counted(answer) == (3 * records.FEW, 0, 0)
+    assert asked == {"user-1"}
+    both = 2 * records.FEW * 120
+    assert [used(one) for one in people] == [
+        {"allowance": both},
+        {"allowance": 100_000, "uncovered": 90_000 + both - 100_000},
+        {"allowance": both},
+    ]
 
 
 def test_of_two_contents_under_one_id_at_once_one_is_charged_and_one_kept(

@@ -5,7 +5,8 @@
 # generation than expected (-1: locked already), is not touched, and the count tells: what the
 # journal says is what was drawn, or nothing. It is written first, for nobody waits for its rows, and
 # others wait for the buckets from their update to the commit. Answers the subscribers whose bucket
-# could hardly pay the same again. SQLSTATE TB002: some bucket was emptied or overtaken meanwhile.
+# could hardly pay the same again. SQLSTATE TB002: some bucket was emptied or overtaken meanwhile;
+# its detail are the subscribers, or some more inside a savepoint.
 DRAW = """
 CREATE FUNCTION subscriptions_draw(
     subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
@@ -19,6 +20,7 @@ DECLARE
     emptied bigint[];
     low bigint[];
     crossed boolean;
+    others text;
 BEGIN
     INSERT INTO subscriptions_bucketentry
         (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
@@ -36,7 +38,8 @@ BEGIN
     )
     SELECT count(*),
            array_agg(u.subscriber_id) FILTER (WHERE u.granted = u.used AND u.kind <> 'overage'),
-           array_agg(u.subscriber_id) FILTER (WHERE u.granted - u.used - u.reserved < 4 * u.units),
+           array_agg(u.subscriber_id) FILTER (
+               WHERE u.granted - u.used - u.reserved < greatest(4 * u.units, u.granted / 16)),
            bool_or(u.granted > 0 AND u.used >= u.granted - u.granted / 2
                    AND (u.used - u.units < u.granted - u.granted / 2
                         OR (u.used >= u.granted - u.granted / 5
@@ -44,7 +47,14 @@ BEGIN
                         OR u.used = u.granted))
     INTO drawn, emptied, low, crossed FROM u;
     IF drawn <> cardinality(subscribers) THEN
-        RAISE EXCEPTION 'a bucket was emptied or overtaken' USING ERRCODE = 'TB002';
+        -- Whose: all those whose bucket this transaction has not written.
+        SELECT string_agg(d.subscriber_id::text, ',') INTO others
+        FROM unnest(subscribers, buckets) AS d (subscriber_id, bucket_id)
+        LEFT JOIN subscriptions_bucket b
+          ON b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
+        WHERE b.xmin IS DISTINCT FROM pg_current_xact_id()::xid;
+        RAISE EXCEPTION 'a bucket was emptied or overtaken'
+            USING ERRCODE = 'TB002', DETAIL = coalesce(others, '');
     END IF;
     -- Rare, so in statements of their own: even one that finds nothing to do has to be begun.
     IF crossed THEN
