@@ -15,6 +15,7 @@ import functools
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 import msgspec
@@ -891,27 +892,65 @@ def draw(
         return lambda: Drawn([], frozenset())
     _arrange(demands, at=at, grace=grace)
     found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
-    picks = _picks(demands)
-    if picks is not None:
-        columns = [
-            [demand.subscriber_id for demand in demands],
-            [pick[0] for pick in picks],
-            [demand.units for demand in demands],
-            [pick[1] for pick in picks],
-        ]
-    else:
-        burnt = _burn(cursor, demands, batch_id=batch_id, at=at, grace=grace)
-        columns = [*pgarrays.columns(burnt, list, list, list), [-1] * len(burnt)]
-    sent = Cursor(cursor.connection)
-    arrays = [Int8s(column) for column in columns]
-    sent.execute(_DRAW_SQL, [*arrays, Int8(batch_id), at], binary=True, prepare=True)
+    sent = []
+    for columns in _turns(cursor, demands, batch_id=batch_id, at=at, grace=grace):
+        turn = Cursor(cursor.connection)
+        arrays = [Int8s(column) for column in columns]
+        turn.execute(_DRAW_SQL, [*arrays, Int8(batch_id), at], binary=True, prepare=True)
+        sent.append(turn)
 
     def read() -> Drawn:
-        row = sent.fetchone()
-        assert row is not None
-        return Drawn(found, frozenset(row[0] or ()))
+        rows = [turn.fetchone() for turn in sent]
+        return Drawn(found, frozenset(low for row in rows if row for low in row[0] or ()))
 
     return read
+
+
+def _turns(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> Iterator[list[list[int]]]:
+    """What to draw, one after the other, in the order of locks: subscribers, buckets, units and
+    generations.
+
+    Of a few demands whose bucket has to be looked for under lock, each has its turn between those
+    whose bucket is known: these need no lock before their draw.
+    """
+    known = _known(demands)
+    if known is not None:
+        yield known
+        return
+    family = _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
+    turns = [list(turn) for _, turn in groupby(demands, key=lambda demand: demand.pick is None)]
+    if family is not None or len(turns) > _MOST_TURNS:
+        turns = [list(demands)]
+    for turn in turns:
+        columns = _known(turn)
+        if columns is None:
+            burnt = _burn(cursor, turn, family, batch_id=batch_id, at=at, grace=grace)
+            columns = [*pgarrays.columns(burnt, list, list, list), [-1] * len(burnt)]
+        yield columns
+
+
+# Each turn under lock is a wait for the server.
+_MOST_TURNS = 17
+
+
+def _known(demands: Sequence[Demand]) -> list[list[int]] | None:
+    """The columns of a draw where the bucket of each demand is known."""
+    picks = _picks(demands)
+    if picks is None:
+        return None
+    return [
+        [demand.subscriber_id for demand in demands],
+        [pick[0] for pick in picks],
+        [demand.units for demand in demands],
+        [pick[1] for pick in picks],
+    ]
 
 
 class Covered(NamedTuple):
@@ -1049,13 +1088,13 @@ def _kinds(demand: Demand) -> int:
 def _burn(
     cursor: Cursor,
     demands: Sequence[Demand],
+    family: Pools | None,
     *,
     batch_id: int,
     at: dt.datetime,
     grace: dt.timedelta,
 ) -> list[tuple[int, int, int]]:
     """The window way: lock, then consume in burn order. Answers (subscriber, bucket, units)."""
-    family = _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
     # What is picked is locked in the same pass: a second one would break the order of locks. So
     # are the buckets of members' main lines.
     whole = {d.subscriber_id for d in demands if d.pick is None} | _owners(family)
