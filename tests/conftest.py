@@ -100,6 +100,12 @@ def django_db_setup(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
     with days.committed():
         yield
     warm.close()
+    with django_db_blocker.unblock(), connection.cursor() as cursor:
+        # A thread of the server for browsers keeps its connection until the browser's next request.
+        cursor.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
 
 
 @pytest.fixture(scope="module", autouse=True)
