@@ -52,7 +52,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     if hot is not None:
         return doors.wsgi(environ, start, *hot)
     if environ["REQUEST_METHOD"] not in _WITHOUT_BODY and not environ.get("CONTENT_LENGTH"):
-        size = _measure(environ)
+        size = _gather(environ)
         if size > _MOST:
             environ["wsgi.input"].close()
             return _length_required(start)
@@ -68,8 +68,8 @@ def _past_django(environ: WSGIEnvironment) -> tuple[doors.Respond, HTTPStatus] |
     return reservations.past_django(path)
 
 
-def _measure(environ: WSGIEnvironment) -> int:
-    """Say the length of a body that came in chunks; without one Django takes it for empty."""
+def _gather(environ: WSGIEnvironment) -> int:
+    """Read a body sent in chunks and say its length, without which Django takes it for empty."""
     body = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115 (it goes with the request)
     for chunk in _pieces(environ["wsgi.input"]):
         body.write(chunk)

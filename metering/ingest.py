@@ -589,8 +589,7 @@ def _demands(lines: list[Line]) -> list[Demand]:
         while end < total and lines[end][0] == subscriber_id:
             end += 1
         if end == start + 1:
-            _, _, _, _, period, _, suspended, pick, behind, _ = standing
-            demands.append(Demand(subscriber_id, period, suspended, pick, line[4], [line], behind))
+            demands.append(_demand(standing, line[4], [line]))
         else:
             own = lines[start:end]
             if all(line[7] is standing for line in own):

@@ -1,4 +1,5 @@
-"""A draw writes its journal before it locks buckets."""
+"""A draw writes its journal before it locks buckets, says whose bucket was not as expected, and
+calls a bucket low in its last sixteenth."""
 
 from django.db import migrations
 
