@@ -20,7 +20,7 @@ from metering import records, traces
 from metering.context import Standing
 from metering.parsing import Usage
 from metering.weighing import Weight
-from subscriptions.buckets import Period
+from subscriptions.demands import Period
 
 BATCH = 1000
 PLACEHOLDER = b"@@@@@@@@"
@@ -202,6 +202,7 @@ def _line(population: Population, owner: int, place: int, usage: Usage) -> recor
         usage,
         standing,
         weight.id,
+        *usage.classes(),
     )
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 BASE = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
+_ENDING_SECONDS = 0.05
 CORES = len(os.sched_getaffinity(0))
 
 
@@ -124,10 +125,12 @@ class Meter:
 
     def read(self, **more: float) -> Shares:
         """The shares so far; `more` are groups that measured their own seconds."""
-        seconds = time.monotonic() - self._began
+        seconds, busy = time.monotonic() - self._began, _busy() - self._busy
+        # A process that is just ending is for a moment neither there nor among those waited for.
+        time.sleep(_ENDING_SECONDS)
         now = _used(self._roots)
         used = {name: now[name] - self._used[name] for name in self._roots} | more
-        used["others"] = max(0.0, _busy() - self._busy - sum(used.values()))
+        used["others"] = max(0.0, busy - sum(used.values()))
         return Shares(seconds, used)
 
 

@@ -27,7 +27,7 @@ from billing.latefees import late_invoices
 from billing.ledger import Side
 from billing.models import FapiaoRequest, Invoice, InvoiceLine, InvoiceNumber
 from billing.rating import Line, RatingError, Tariff
-from subscriptions import buckets, coupons, expected, lifecycle, pgarrays, policies, taxes
+from subscriptions import coupons, demands, expected, lifecycle, pgarrays, policies, taxes
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.lifecycle import PeriodKey
 from subscriptions.models import Booster, Coupon, Ending, Operator, Plan, Subscriber, Upgrade
@@ -259,7 +259,7 @@ def unbilled(due: Sequence[Due]) -> tuple[dict[int, list[Overflow]], dict[int, l
                         period_start=period_start,
                         since=valid_from,
                         ends_at=ends_at,
-                        plan_id=buckets.plan_of_overflow(grant_key) or plan_id,
+                        plan_id=demands.plan_of_overflow(grant_key) or plan_id,
                         bucket_id=bucket_id,
                         blocks=grant_key.startswith("blocks"),
                         units=used,

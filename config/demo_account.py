@@ -57,8 +57,10 @@ def make(operator: Operator, api: Api, poster: Poster) -> Login:
     phone = f"+86139{secrets.randbelow(10**8):08}"
     person = {"name": "体验用户", "kind": "person", "subjects": [name, f"{name}-phone"]}
     api.call("PUT", here, person | {"msisdn": phone, "email": login.email})
-    begins = periods.month_start(periods.month_start(now, zone) - dt.timedelta(days=20), zone)
-    begins = periods.month_start(begins - dt.timedelta(days=1), zone)
+    # Of two months the bills are there, also where the last one's waits for late usage.
+    begins = periods.month_start(now - operator.late_grace, zone)
+    for _ in range(2):
+        begins = periods.month_start(begins - dt.timedelta(days=1), zone)
     api.call("POST", f"{here}/subscriptions", {"plan": PLAN, "starts_at": begins.isoformat()})
     gift = {"units": "800000", "valid_until": (now + dt.timedelta(days=40)).isoformat()}
     api.call("POST", f"{here}/grants", gift | {"reason": "新用户礼包"})

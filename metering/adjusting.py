@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 from zoneinfo import ZoneInfo
 
-from django.db import OperationalError, connection, transaction
+from django.db import connection
 from django.db.models import Max
-from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
 from metering import adjusted, outcomes, receipts, rollups
@@ -28,11 +27,10 @@ from metering.models import AdjustedRecord, Adjustment, UsageRecord
 from metering.receipts import Draw
 from metering.weighing import cards_of
 from subscriptions import buckets, clock, lifecycle, partitions, pgarrays
-from subscriptions.buckets import Demand
+from subscriptions.demands import Demand
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import BucketEntry, Gateway, Operator, RateCard, RateCardWeight
 
-_ATTEMPTS = 20
 _ROWS_AT_ONCE = 5_000
 Result = TypeVar("Result")
 
@@ -149,7 +147,7 @@ def _of_one(
         [known] = adjusted.in_force(subscriber_id, [record]).values()
         return make(desk, known)
 
-    return attempt(once)
+    return buckets.attempt(once)
 
 
 def _find(operator: Operator, subscriber_id: int, name: Name) -> RecordKey:
@@ -176,20 +174,6 @@ def _find(operator: Operator, subscriber_id: int, name: Name) -> RecordKey:
         )
         raise Ambiguous(f"several records have this id, so say which: {some}")
     return found[0]
-
-
-def attempt(work: Callable[[], Result]) -> Result:
-    """Do work in a transaction until nothing that others commit is in its way."""
-    for _ in range(_ATTEMPTS):
-        try:
-            with transaction.atomic(), buckets.failures():
-                return work()
-        except (buckets.Raced, pg.DeadlockDetected):
-            continue
-        except OperationalError as error:
-            if not isinstance(error.__cause__, pg.DeadlockDetected):
-                raise
-    raise OperationalError("the adjustment was overtaken too often; send it again")
 
 
 # Their settings last until the transaction ends, so they come right before the locks they are for.
@@ -355,7 +339,8 @@ class Desk:
         buckets.reverse(self.cursor, back, demands, **moving)
         if not demands:
             return {}
-        buckets.draw(self.cursor, demands, **moving, locks_first=True)()
+        arranged = buckets.arrange(demands, at=self.at, grace=self.operator.late_grace)
+        buckets.draw(self.cursor, arranged, **moving)
         drawn = dict(
             BucketEntry.objects.filter(
                 subscriber_id=self.subscriber_id,

@@ -25,7 +25,7 @@ from metering.terms import KeyRevoked
 from metering.weighing import Cards, Weight, cards_of
 from subscriptions import accounts, buckets, lifecycle, periods, pgarrays, pools, reservations
 from subscriptions.accounts import Account, Terms
-from subscriptions.buckets import Period, Source
+from subscriptions.demands import Period, Source
 from subscriptions.errors import Conflict, DomainError, Invalid
 from subscriptions.reservations import Ask, Moved, NameTaken, Room, Rooms, StillHolds, Verdict
 from subscriptions.units import MAX_UNITS, THOUSANDTHS, from_decimal, to_wire

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import datetime as dt
+import functools
 import threading
-from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+import msgspec
 from psycopg.types.numeric import Int8
 
 from metering.parsing import EARLIEST, LATEST, Usage
 from subscriptions import ceilings, periods, pgarrays
-from subscriptions.buckets import Period, Pick
 from subscriptions.ceilings import Said
+from subscriptions.demands import Mark, Period, Pick
 from subscriptions.pgarrays import Texts
 
 # How long before a batch's first usage its subjects' affairs are read too: senders are not in step,
@@ -81,12 +82,14 @@ class Holding:
         )
 
 
-class Standing(NamedTuple):
+class Standing(msgspec.Struct, frozen=True, gc=False):
     """What usage of one subject in `[since, until)` means: whose it is, and under which terms.
 
     `card` is None without a plan: the operator's default card weighs it. `pick` is the bucket that
     pays, where it is known; `behind` says that a period has to be opened or turned before;
-    `guarded` that whoever asks has more to look at (subscriptions/guards.py).
+    `guarded` that whoever asks has more to look at (subscriptions/guards.py). When the operator's
+    clock has passed `looked_until`, what `behind` says has to be looked up again. `mark` is the
+    subscriber's as all of this was known to hold; of one without a pick it tells whether it does.
     """
 
     binding_id: int
@@ -99,17 +102,37 @@ class Standing(NamedTuple):
     pick: Pick | None = None
     behind: bool = False
     guarded: bool = False
+    looked_until: dt.datetime = LATEST
+    mark: Mark | None = None
 
 
-# By operator and subject. Trusted only as far as the pick's generation, which the draw checks.
+# By operator and subject. Trusted only as far as the pick's generation, which the draw checks; one
+# without a pick as far as its mark is the same as its bucket is looked for, or all is read the same
+# after that.
 _remembered: dict[int, dict[str, Standing]] = {}
 _guard = threading.Lock()
 
 
-def remember(operator_id: int, subject: str, standing: Standing, pick: Pick) -> None:
-    """Keep what a charge found out about a subject whose demand one bucket covered."""
-    known = standing._replace(
-        since=max(standing.since, pick.since), until=min(standing.until, pick.until), pick=pick
+def remember(
+    operator_id: int,
+    subject: str,
+    standing: Standing,
+    pick: Pick | None,
+    mark: Mark | None = None,
+) -> None:
+    """Keep what a charge found out about a subject whose demand one bucket covered: with the
+    `pick`, or without one that may not cover the next, and with the `mark` that it was found by."""
+    since, until = standing.since, standing.until
+    if pick is not None:
+        since, until = max(since, pick.since), min(until, pick.until)
+        pick = Pick(pick.bucket_id, pick.generation, _shared(pick.since), _shared(pick.until))
+    known = msgspec.structs.replace(
+        standing,
+        since=_shared(since),
+        until=_shared(until),
+        pick=pick,
+        looked_until=_shared(standing.looked_until),
+        mark=mark,
     )
     with _guard:
         subjects = _remembered.setdefault(operator_id, {})
@@ -117,6 +140,12 @@ def remember(operator_id: int, subject: str, standing: Standing, pick: Pick) -> 
         subjects[subject] = known
         if len(subjects) > REMEMBERED:
             del subjects[next(iter(subjects))]
+
+
+@functools.lru_cache(maxsize=16_384)
+def _shared(instant: dt.datetime) -> dt.datetime:
+    """One object for an instant, whoever is remembered with it: what many have is at hand."""
+    return instant
 
 
 def forget(operator_id: int, subjects: Iterable[str]) -> None:
@@ -148,19 +177,25 @@ class Context:
         """
         self._caller = caller
         self._usages = usages
+        self._at = at
         self._bindings: dict[str, list[Binding]] = {}
         self._holdings: dict[int, Holding] = {}
         self._found: dict[str, Standing] = {}
-        self._asked: list[Any] = []
-        self._told: list[tuple[Any, ...]] = []
+        self._newest: dict[str, Standing] = {}
         remembered = {} if fresh else _remembered.get(caller.operator_id, {})
         recall = remembered.get
         self.standings: list[Standing | None] = [recall(usage.subject) for usage in usages]
         unknown: list[Usage] = []
+        # What no draw of a known bucket will put to the test.
+        self._unproven: list[tuple[Usage, Standing | None]] = []
         for nr, (usage, standing) in enumerate(zip(usages, self.standings, strict=True)):
-            if standing is None or not standing[2] <= usage.occurred_at < standing[3]:
+            if standing is None or not standing.since <= usage.occurred_at < standing.until:
                 self.standings[nr] = None
                 unknown.append(usage)
+                self._unproven.append((usage, None))
+            elif standing.pick is None:
+                self._unproven.append((usage, standing))
+        self.is_remembered = not unknown
         if unknown:
             self._read(unknown, at)
 
@@ -228,6 +263,7 @@ class Context:
             suspended,
             behind=holding.is_behind(at, max(at, occurred_at)),
             guarded=holding.guarded,
+            looked_until=period.ends_at if at < period.ends_at else LATEST,
         )
 
     def _read(self, usages: Sequence[Usage], at: dt.datetime) -> None:
@@ -236,9 +272,10 @@ class Context:
         self._read_since = first
         last = max(usage.occurred_at for usage in usages)
         subjects = Texts(sorted({usage.subject for usage in usages}))
-        self._asked = [subjects, first, last, at, first, Int8(self._caller.operator_id)]
-        self._told = _tell(pgarrays.cursor(), self._asked)
-        for row in self._told:
+        asked = [subjects, first, last, at, first, Int8(self._caller.operator_id)]
+        cursor = pgarrays.cursor()
+        cursor.execute(_CONTEXT_SQL, asked, binary=True, prepare=True)
+        for row in cursor.fetchall():
             subject, binding_id, subscriber_id, valid_from, valid_until = row[:5]
             binding = Binding(binding_id, subscriber_id, valid_from, valid_until)
             bindings = self._bindings.setdefault(subject, [])
@@ -249,26 +286,56 @@ class Context:
                 holding = self._holdings[subscriber_id] = Holding()
             _add(holding, *row[5:])
 
-    @property
-    def read_of(self) -> Collection[int]:
-        """The subscribers of whom something was not remembered."""
-        return self._holdings.keys()
+    def doubt(self, subscriber_ids: Collection[int]) -> None:
+        """What is remembered of these subscribers is no more than if it had been read."""
+        self._unproven += [
+            (usage, standing)
+            for usage, standing in zip(self._usages, self.standings, strict=True)
+            if standing is not None and standing.subscriber_id in subscriber_ids
+        ]
 
-    @property
-    def is_remembered(self) -> bool:
-        """Whether nothing had to be read: the draw puts all that is remembered to the test."""
-        return not self._asked
+    def not_as_said(self, zone: ZoneInfo, at: dt.datetime, marks: Mapping[int, Mark]) -> set[int]:
+        """The subscribers of whom something was read, or remembered without a pick, that would be
+        read otherwise now. Of whom the mark is as it was, nothing has to be read.
 
-    def still_holds(self) -> bool:
-        """Whether what was read without a lock would be read the same now.
-
-        To be asked with the buckets drawn locked. Whoever makes it untrue later has to wait for
-        them, to raise their generation. Whoever did so between the reading and the lock has
-        raised it already: unasked, old facts would be remembered under the new generation.
+        To be asked behind the look for their buckets, or with these locked. Whoever makes it untrue
+        later raises their generation, which the draw puts to the test; whoever did so between
+        the reading and the look has raised it already: unasked, old facts would be remembered
+        under the new generation.
         """
-        return self.is_remembered or Counter(_tell(pgarrays.cursor(), self._asked)) == Counter(
-            self._told
-        )
+        unproven = [
+            (usage, standing)
+            for usage, standing in self._unproven
+            if standing is None
+            or standing.mark is None
+            or standing.mark != marks.get(standing.subscriber_id)
+        ]
+        if not unproven:
+            return set()
+        now = Context(self._caller, [usage for usage, _ in unproven], at=self._at, fresh=True)
+        changed: set[int] = set()
+        for usage, standing in unproven:
+            said = standing or self.resolve(usage, zone, at)
+            holds = now.resolve(usage, zone, at)
+            if _facts(said) != _facts(holds):
+                changed |= {one.subscriber_id for one in (said, holds) if one is not None}
+            elif holds is not None:
+                self._newest[usage.subject] = holds
+        return changed
+
+    def newest(self, subject: str, standing: Standing) -> Standing:
+        """What to remember of a subject: `standing`, or what was read behind it."""
+        return self._newest.get(subject, standing)
+
+
+def _facts(standing: Standing | None) -> tuple[Any, ...] | None:
+    """What a standing says, but for how long and who pays."""
+    if standing is None:
+        return None
+    return (
+        *(standing.binding_id, standing.subscriber_id, standing.period, standing.card),
+        *(standing.suspended, standing.behind, standing.guarded),
+    )
 
 
 # The subscription is only looked at where no period reaches far enough (OFFSET 0 keeps the
@@ -301,11 +368,6 @@ LEFT JOIN subscriptions_guard d ON d.subscriber_id = s.subscriber_id
 WHERE o.id = %b
 ORDER BY g.nr
 """
-
-
-def _tell(cursor: pgarrays.Cursor, asked: list[Any]) -> list[tuple[Any, ...]]:
-    cursor.execute(_CONTEXT_SQL, asked, binary=True, prepare=True)
-    return cursor.fetchall()
 
 
 def _add(

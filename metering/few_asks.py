@@ -21,7 +21,7 @@ from metering.records import FEW
 from metering.terms import Terms
 from metering.weighing import Weight
 from subscriptions import buckets, reservations_few
-from subscriptions.buckets import Demand
+from subscriptions.demands import Demand
 from subscriptions.units import to_wire
 
 
@@ -73,7 +73,8 @@ def reserve(
             steady = [one for one in steady if demands[one.place].pick is not None]
             if not steady:
                 return {}
-        if found and not known.still_holds():
+        if found and known.not_as_said(going_by.zone, at, {}):
+            context.forget(caller.operator_id, {one.usage.subject for one in found})
             return {}
         heads = [wishes[one.place].render(one.units, at) for one in steady]
         asks = [
@@ -96,7 +97,8 @@ def reserve(
     for one in found:
         pick = demands[one.place].pick
         if pick is not None:
-            context.remember(caller.operator_id, one.usage.subject, one.standing, pick)
+            standing = known.newest(one.usage.subject, one.standing)
+            context.remember(caller.operator_id, one.usage.subject, standing, pick)
     return {
         one.place: head | {"available": to_wire(left)}
         for one, head, left in zip(steady, heads, available, strict=True)

@@ -14,7 +14,7 @@ import operator
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
@@ -22,7 +22,6 @@ from typing import Any, NamedTuple, Protocol
 import psycopg
 from django.db import connection, transaction
 from psycopg import errors as pg
-from psycopg.types.numeric import Int8
 
 from metering import context, duplicates, outcomes, quarantine, records, terms
 from metering.context import Caller, Context, Standing
@@ -31,30 +30,55 @@ from metering.quarantine import Rejection
 from metering.records import RECORDS, Line, PartitionGone, SeenBefore
 from metering.terms import Terms
 from metering.weighing import Cards, Weight
-from subscriptions import buckets, lifecycle, partitions, pgarrays, pools, reservations_few, warm
-from subscriptions.buckets import Demand
-from subscriptions.pgarrays import pack_int8
+from subscriptions import (
+    buckets,
+    lifecycle,
+    partitions,
+    pgarrays,
+    pipeline,
+    pools,
+    reservations_few,
+    warm,
+)
+from subscriptions.demands import Demand, Mark, Pick, Sure, Use
+from subscriptions.pgarrays import pack_instant, pack_int8
+from subscriptions.pipeline import Call, Statement
 from subscriptions.sharding import shard_of, shards_of
 
 WINDOW_BACK = dt.timedelta(days=35)
 WINDOW_AHEAD = dt.timedelta(minutes=5)
 # Each attempt that fails has learnt something that others committed meanwhile.
 _ATTEMPTS = 20
+# So often a draw is made in one attempt, each time without what raced before.
+_DRAWS = 4
+
+
+class _Last(threading.local):
+    """A thread's last batch. To drop its thousands of objects takes as long as to parse them: it is
+    done while the server has work, not while it waits for some."""
+
+    batch: object = None
+
+
+_last = _Last()
+# The memory of larger ones is not kept.
+_MOST_KEPT = 2_000
 
 
 @dataclass(slots=True)
 class Ingested:
-    """What became of a request. Units are thousandths; `charged` holds (index, units) of each
-    accepted record, `duplicates` the indexes of those that were charged before."""
+    """What became of a request: `charged` holds the indexes of accepted records, `amounts` the
+    units of each in thousandths, `duplicates` the indexes of those that were charged before."""
 
     batch_id: int = 0
-    charged: list[tuple[int, int]] = field(default_factory=list)
+    charged: list[int] = field(default_factory=list)
+    amounts: list[int] = field(default_factory=list)
     duplicates: list[int] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
 
     @property
     def units(self) -> int:
-        return sum(units for _, units in self.charged)
+        return sum(self.amounts)
 
 
 class Weighed(NamedTuple):
@@ -87,15 +111,20 @@ class _Unsure(Exception):
     """What was remembered decides something that no draw would put to the test: read it anew."""
 
 
+class _Otherwise(buckets.Raced):
+    """Something else holds of these subscribers than what the records were weighed by."""
+
+
 class _NotSteady(Exception):
     """Something is not as the one statement for few records takes for granted."""
 
 
 class _NotReady(Exception):
-    """Something has to be made outside the charge: partitions, periods."""
+    """Something has to be made outside the charge: partitions, or periods of some subscribers."""
 
-    def __init__(self, prepare: Callable[[], object]) -> None:
+    def __init__(self, prepare: Callable[[], object], of: Collection[int] = ()) -> None:
         self.prepare = prepare
+        self.of = of
 
 
 def ingest(
@@ -135,6 +164,7 @@ def ingest(
             done = _charge(request, known, at=at, received_at=received_at)
             total.batch_id = total.batch_id or done.batch_id
             total.charged += done.charged
+            total.amounts += done.amounts
             total.duplicates += done.duplicates
             total.rejected += done.rejected
     total.rejected.sort(key=lambda rejection: rejection.index)
@@ -156,7 +186,7 @@ class _Request(NamedTuple):
 def _by_shard(usages: Sequence[Usage], known: Context) -> list[Sequence[int]]:
     """The places of each shard's usage, in shard order; what names nobody goes with shard 0."""
     if known.is_remembered:
-        owners = {standing[1] for standing in known.standings if standing}
+        owners = (standing.subscriber_id for standing in known.standings if standing)
         if len(shards_of(owners)) == 1:
             return [range(len(usages))]
     groups: dict[int, list[int]] = defaultdict(list)
@@ -208,7 +238,7 @@ def _charge(
             pass
         except _NotReady as not_ready:
             not_ready.prepare()
-            context.forget(caller.operator_id, {usage.subject for usage in request.usages})
+            context.forget(caller.operator_id, known.subjects_of(not_ready.of))
         except pools.Behind as main_lines:
             lifecycle.ensure_open(main_lines.subscriber_ids, at=attempt.at, until=attempt.at)
         except pg.DeadlockDetected:
@@ -220,6 +250,8 @@ def _charge(
                 raise
         else:
             attempt.remember()
+            if len(attempt.lines) <= _MOST_KEPT:
+                _last.batch = request, known, attempt.lines, attempt.demands
             return done
         # Anew also where nothing was wrong with it: it may have been resolved by terms now stale.
         known = Context(caller, request.usages, at=at, fresh=fresh)
@@ -249,11 +281,17 @@ class _Numbers:
 
 
 _numbers = _Numbers()
-_BATCH_SQL = """
+_SAVEPOINT = Statement("metering_before_draw", "SAVEPOINT draw")
+_BACK = Statement("metering_back", "ROLLBACK TO SAVEPOINT draw")
+_COMMIT = Statement("metering_commit", "COMMIT")
+_BATCH = Statement(
+    "metering_batch",
+    """
 INSERT INTO metering_usagebatch
     (id, operator_id, gateway_id, charged_at, stored_at, records, units, occurred_from, occurred_to)
-VALUES (%b, %b, %b, %b, clock_timestamp(), %b, %b, %b, %b)
-"""
+VALUES ($1, $2, $3, $4, clock_timestamp(), $5::bigint, $6, $7, $8)
+""",
+)
 
 
 class _Attempt:
@@ -278,8 +316,17 @@ class _Attempt:
         self.done = Ingested()
         self.refused = [(refusal, refusal.payload) for refusal in request.rejected]
         self.repeated: list[Usage] = []
+        self.lines: list[Line] = []
         self.demands: list[Demand] = []
-        self.drawn = buckets.Drawn([], frozenset())
+        self.sure: list[Sure] = []
+        self.begun = False
+        # Whether there is a savepoint to go back to: before the first draw there is not.
+        self.saved = False
+        self.then: list[Call] = []
+        self.marks: dict[int, Mark] = {}
+        # Whose bucket was looked for and found, and whose could hardly pay the same again.
+        self.found: list[Demand] = []
+        self.low: frozenset[int] = frozenset()
 
     @functools.cached_property
     def cursor(self) -> pgarrays.Cursor:
@@ -298,8 +345,11 @@ class _Attempt:
         if self.look_first:
             lines = self._unseen(lines)
         if lines:
-            self._demand(lines)
-            records.store(cursor, lines, gateway_id=gateway_id, batch_id=done.batch_id)
+            # Who does something before the draw has to know of all.
+            self._demand(lines, some_sure=self.request.before_draw is None)
+            records.store(
+                lines, gateway_id=gateway_id, batch_id=done.batch_id, meanwhile=self._meanwhile
+            )
         if self.refused:
             done.rejected = quarantine.keep(
                 self.caller.operator_id, gateway_id, self.refused, at=self.at
@@ -311,32 +361,96 @@ class _Attempt:
                 Weighed(cursor, done.batch_id, self.at, self.terms.grace, self.demands, done)
             )
         if lines:
-            # One wait for all that is left: a wait costs more than some of these statements.
-            with cursor.connection.pipeline():
-                read_drawn = buckets.draw(
-                    cursor,
-                    self.demands,
-                    batch_id=done.batch_id,
-                    at=self.at,
-                    grace=self.terms.grace,
-                    locks_first=self.locks_first,
-                )
-                records.look_around(cursor, lines, days=self.span.days, gateway_id=gateway_id)
-                self._close(lines)
-                if ends and self.known.is_remembered:
-                    # With the draw: others who wait for its buckets do not wait for us to read.
-                    cursor.execute(b"COMMIT", prepare=False)
-                self.drawn = read_drawn()
-            if not self.known.still_holds():
-                raise buckets.Raced(self.known.read_of)
+            self._draw(lines, ends=ends)
         return self._answer(lines)
+
+    def _meanwhile(self) -> None:
+        """What can be done while the server stores the lines: what goes out behind the draw is
+        packed, and what the last batch has left is dropped."""
+        _last.batch = None
+        gateway_id = self.caller.gateway_id
+        self.then = records.looks_around(self.lines, self.span.days, gateway_id=gateway_id)
+        self.then.append((_BATCH, self._closing(self.lines)))
+
+    def _draw(self, lines: list[Line], *, ends: bool) -> None:
+        """Draw for what is stored. Whose bucket was emptied or overtaken meanwhile is looked up
+        anew, a few times; what is stored is not stored again for that."""
+        for tries_left in reversed(range(_DRAWS)):
+            try:
+                with buckets.failures():
+                    self._draw_once(lines, ends=ends)
+            except _Otherwise:
+                raise
+            except buckets.Raced as race:
+                # What was locked before the draw stays locked: no more may be locked behind it.
+                first = self.locks_first or self.request.before_draw is not None
+                if first or not race.whose or not tries_left:
+                    raise
+                if self.saved:
+                    # Not by psycopg, which would have all that is prepared forgotten.
+                    pipeline.run([(_BACK, ())], begun=self.begun)
+                context.forget(self.caller.operator_id, self.known.subjects_of(race.whose))
+                self.known.doubt(race.whose)
+                self.found = [one for one in self.found if one.subscriber_id not in race.whose]
+                self.sure = [one for one in self.sure if one[0] not in race.whose]
+                self.demands = [one for one in self.demands if one.subscriber_id not in race.whose]
+                again = [line for line in lines if line[0] in race.whose]
+                for demand in self._demands(again):
+                    demand.pick = None
+                    self.demands.append(demand)
+            else:
+                return
+
+    def _draw_once(self, lines: list[Line], *, ends: bool) -> None:
+        cursor, at, grace = self.cursor, self.at, self.terms.grace
+        demands = buckets.arrange(self.demands, at=at, grace=grace)
+        if not self.locks_first:
+            self.found += buckets.find(cursor, demands, at=at, grace=grace)
+            buckets.split(cursor, demands, at=at, grace=grace)
+        # The buckets of all are known, so that the draw tells of whatever changes now.
+        told = buckets.are_found(demands)
+        first: list[Call] = [(_SAVEPOINT, ())]
+        if told:
+            self._require_as_said()
+        else:
+            pipeline.run(first, begun=self.begun)
+            first = []
+        self.saved = True
+        then = self.then
+        if ends and told:
+            # With the draw: others who wait for its buckets do not wait for us to read.
+            then = [*then, (_COMMIT, ())]
+        self.low = buckets.draw(
+            cursor,
+            demands,
+            batch_id=self.done.batch_id,
+            at=at,
+            grace=grace,
+            sure=self.sure,
+            first=first,
+            then=then,
+            begun=self.begun,
+        )
+        if not told:
+            self._require_as_said()
+
+    def _require_as_said(self) -> None:
+        # What takes the window way goes by locks that it had after the mark was seen.
+        self.marks = {
+            one.subscriber_id: one.mark
+            for one in self.demands
+            if one.mark is not None and (one.pick is not None or one.parts)
+        }
+        changed = self.known.not_as_said(self.terms.zone, self.at, self.marks)
+        if changed:
+            raise _Otherwise(changed)
 
     def charge_few(self) -> Ingested:
         """The same for few records that one bucket each covers, commit and all in one wait.
 
-        What is not remembered is read before, without a transaction: twice on both sides of the
-        bucket's generation, which the draw then puts to the test. Raises _NotSteady where another
-        way is needed.
+        What is not remembered is read before, without a transaction, and again behind the look for
+        its bucket, whose generation the draw then puts to the test. Raises _NotSteady where
+        another way is needed.
         """
         caller, few = self.caller, self.request.few
         self.terms = terms.recall(caller)
@@ -348,8 +462,8 @@ class _Attempt:
         covered = buckets.cover(self.demands, at=self.at, grace=self.terms.grace)
         if covered is None:
             raise _NotSteady
-        if covered.found and not self.known.still_holds():
-            raise buckets.Raced(self.known.read_of)
+        if covered.found:
+            self._require_as_said()
         batch_id = self.done.batch_id = _numbers.next()
         given = [*self.terms.packed(caller, self.at), pack_int8(batch_id)]
         draws = covered[:4]
@@ -362,28 +476,69 @@ class _Attempt:
                 given, draws, lines, commits, gateway_id=caller.gateway_id
             )
             few.settled(lines, batch_id, freed)
-        self.drawn = buckets.Drawn(covered.found, frozenset(low))
+        self.found, self.low = covered.found, frozenset(low)
         return self._answer(lines)
 
     def _answer(self, lines: list[Line]) -> Ingested:
-        charged, indexes = map(_PLACE_AND_UNITS, lines), self.request.indexes
+        places, indexes = map(_PLACE, lines), self.request.indexes
         if indexes == range(len(self.request.usages)):  # each is at its own place
-            self.done.charged = list(charged)
+            self.done.charged = list(places)
         else:
-            self.done.charged = [(indexes[place], units) for place, units in charged]
+            self.done.charged = [indexes[place] for place in places]
+        self.done.amounts = list(map(_UNITS, lines))
         return self.done
 
-    def _demand(self, lines: list[Line]) -> None:
-        """Who is to pay for the lines. Raises _Unsure, _NotReady."""
-        self.demands = _demands(lines)
+    def _demand(self, lines: list[Line], *, some_sure: bool = False) -> None:
+        """Who is to pay for the lines; some may be sure to. Raises _Unsure, _NotReady."""
+        self.lines = lines
+        self.demands = self._demands(lines, some_sure=some_sure)
         free = [demand for demand in self.demands if not demand.units]
         if any(demand.pick is not None for demand in free):
             raise _Unsure
         self.span = records.span_of(lines)
         self._require_ready()
 
+    def _demands(self, lines: list[Line], *, some_sure: bool = False) -> list[Demand]:
+        """The lines, which come in key order, by subscriber, period and suspension.
+
+        With `some_sure`, `self.sure` gets those of whom nothing has to be asked before the draw
+        that puts them to the test: their one bucket is known, not past its grace, and nothing has
+        to be opened or turned.
+        """
+        demands: list[Demand] = []
+        sure = self.sure.append
+        owners = list(map(_OWNER, lines))
+        start = 0
+        at, past = self.at, self.at - self.terms.grace
+        for end, (line, owner, next_owner) in enumerate(
+            zip(lines, owners, [*owners[1:], None], strict=True), start=1
+        ):
+            if owner == next_owner:
+                continue
+            standing, units = line[7], line[4]
+            alike = True
+            if end > start + 1:
+                own = lines[start:end]
+                units = sum(map(_UNITS, own))
+                alike = all([line[7] is standing for line in own])  # noqa: C419 (faster)
+            pick = standing.pick
+            if not alike:
+                demands += _by_period(own)
+            elif (
+                some_sure
+                and pick is not None
+                and units
+                and past < pick.until
+                and at < standing.looked_until
+            ):
+                sure((owner, pick.bucket_id, units, pick.generation))
+            else:
+                demands.append(_demand(standing, units, lines[start:end]))
+            start = end
+        return demands
+
     def _read_terms(self) -> Terms:
-        found = terms.lock(self.cursor, self.caller)
+        self.begun, found = terms.lock(self.caller)
         self.at = found.now(self.wall)
         return found
 
@@ -396,14 +551,18 @@ class _Attempt:
         standings, default_card = known.standings, going_by.default_card
         received = self.received_at or self.at
         oldest, newest = received - WINDOW_BACK, received + WINDOW_AHEAD
-        weights = _Weights(going_by.cards, [usages[nr].occurred_at for nr in self.request.members])
+        members = self.request.members
+        if members == range(len(usages)):
+            its, whose = usages, standings
+        else:
+            its, whose = [usages[nr] for nr in members], [standings[nr] for nr in members]
+        weights = _Weights(going_by.cards, [usage.occurred_at for usage in its])
         all_in_time = oldest <= weights.first and weights.last <= newest
         lines: list[Line] = []
         suspects: list[_Suspect] = []
-        for nr in self.request.members:
-            usage = usages[nr]
+        add = lines.append
+        for nr, usage, standing in zip(members, its, whose, strict=True):
             occurred_at = usage.occurred_at
-            standing = standings[nr]
             if standing is None:
                 standing = known.resolve(usage, going_by.zone, self.at)
                 if standing is None:
@@ -427,31 +586,20 @@ class _Attempt:
             weight_id, per_uncached, per_cached, per_written, per_output, per_reasoning = weight
             cached, written = usage.cached_input_tokens, usage.cache_write_tokens
             reasoning = usage.reasoning_tokens
-            units = (
-                (usage.input_tokens - cached - written) * per_uncached
-                + cached * per_cached
-                + written * per_written
-                + (usage.output_tokens - reasoning) * per_output
-                + reasoning * per_reasoning
-            )
+            uncached = usage.input_tokens - cached - written
+            output = usage.output_tokens - reasoning
+            units = uncached * per_uncached + cached * per_cached + output * per_output
+            if written or reasoning:
+                units += written * per_written + reasoning * per_reasoning
             if usage.outcome is not None and outcomes.is_free(
                 usage.outcome, standing.period.policy
             ):
                 units = 0
-            lines.append(
-                (
-                    subscriber_id,
-                    usage.source,
-                    usage.id,
-                    occurred_at,
-                    units,
-                    nr,
-                    usage,
-                    standing,
-                    weight_id,
-                )
-            )
-        lines.sort(key=_KEY)
+            add((
+                subscriber_id, usage.source, usage.id, occurred_at, units, nr, usage, standing,
+                weight_id, uncached, cached, written, output, reasoning,
+            ))  # fmt: skip
+        lines.sort()  # by key; their places differ, so that no usage is ever compared
         lines = self._once(lines)
         if suspects:
             self._judge(suspects)
@@ -466,8 +614,8 @@ class _Attempt:
         ]
         if not repeated:
             return lines
+        lines.sort(key=operator.itemgetter(0, 1, 2, 5))  # of equal keys the first in the request
         for nr in repeated:
-            # The sort is stable: of equal keys the first in the request comes first.
             first = bisect_left(lines, lines[nr][:3], key=_KEY)
             self._settle_repeat(lines[nr][5], records.content_of(lines[first][6]))
         dropped = set(repeated)
@@ -523,50 +671,49 @@ class _Attempt:
 
             raise _NotReady(make_partitions)
         # A standing is remembered of a period that was current: not so once the clock passed it.
-        behind = [
+        behind = {
             demand.subscriber_id
             for demand in self.demands
-            if demand.behind or (demand.pick is not None and demand.period.ends_at <= at)
-        ]
+            if demand.behind or any(line[7].looked_until <= at for line in demand.uses)
+        }
         if behind:
             until = max(at, self.span.last)
-            raise _NotReady(lambda: lifecycle.ensure_open(behind, at=at, until=until))
-
-    def remember(self) -> None:
-        """After the commit: what the next batch need not look up, where one bucket paid."""
-        operator_id = self.caller.operator_id
-        found, low = self.drawn
-        for demand in found:
-            if demand.pick is not None and demand.subscriber_id not in low:
-                for usage, standing in {
-                    line[6].subject: line[6:8] for line in demand.uses
-                }.values():
-                    context.remember(operator_id, usage.subject, standing, demand.pick)
-        if low:
-            lows = (demand for demand in self.demands if demand.subscriber_id in low)
-            context.forget(
-                operator_id, {line[6].subject for demand in lows for line in demand.uses}
+            raise _NotReady(
+                lambda: lifecycle.ensure_open(sorted(behind), at=at, until=until), behind
             )
 
-    def _close(self, lines: list[Line]) -> None:
-        self.cursor.execute(
-            _BATCH_SQL,
-            [
-                Int8(self.done.batch_id),
-                Int8(self.caller.operator_id),
-                Int8(self.caller.gateway_id),
-                self.at,
-                Int8(len(lines)),
-                Int8(sum([line[4] for line in lines])),
-                self.span.first,
-                self.span.last,
-            ],
-            prepare=True,
-        )
+    def remember(self) -> None:
+        """After the commit: what the next batch need not look up, where one bucket paid. Of one
+        that runs low the bucket is looked for again."""
+        operator_id = self.caller.operator_id
+        for demand in self.found:
+            if demand.subscriber_id not in self.low:
+                self._remember(operator_id, demand.uses, demand.pick)
+        if self.low:
+            low = [line for line in self.lines if line[0] in self.low]
+            self._remember(operator_id, low, None)
+
+    def _remember(self, operator_id: int, lines: Iterable[Use], pick: Pick | None) -> None:
+        for subject, standing in {line[6].subject: line[7] for line in lines}.items():
+            newest = self.known.newest(subject, standing)
+            mark = self.marks.get(standing.subscriber_id) if pick is None else None
+            context.remember(operator_id, subject, newest, pick, mark)
+
+    def _closing(self, lines: list[Line]) -> list[bytes | None]:
+        """What is told of the batch, as the parameters of `_BATCH`."""
+        return [
+            *map(pack_int8, (self.done.batch_id, self.caller.operator_id, self.caller.gateway_id)),
+            pack_instant(self.at),
+            pack_int8(len(lines)),
+            pack_int8(sum(map(_UNITS, lines))),
+            pack_instant(self.span.first),
+            pack_instant(self.span.last),
+        ]
 
 
 _KEY = operator.itemgetter(0, 1, 2)
-_PLACE_AND_UNITS = operator.itemgetter(5, 4)
+_OWNER = operator.itemgetter(0)
+_UNITS, _PLACE = operator.itemgetter(4), operator.itemgetter(5)
 
 
 class _Suspect(NamedTuple):
@@ -576,28 +723,6 @@ class _Suspect(NamedTuple):
     nr: int
     cause: str
     detail: str
-
-
-def _demands(lines: list[Line]) -> list[Demand]:
-    """The lines, which come in key order, by subscriber, period and suspension."""
-    demands: list[Demand] = []
-    start, total = 0, len(lines)
-    while start < total:
-        line = lines[start]
-        subscriber_id, standing = line[0], line[7]
-        end = start + 1
-        while end < total and lines[end][0] == subscriber_id:
-            end += 1
-        if end == start + 1:
-            demands.append(_demand(standing, line[4], [line]))
-        else:
-            own = lines[start:end]
-            if all(line[7] is standing for line in own):
-                demands.append(_demand(standing, sum([line[4] for line in own]), own))
-            else:
-                demands += _by_period(own)
-        start = end
-    return demands
 
 
 def _demand(standing: Standing, units: int, uses: list[Line]) -> Demand:
@@ -629,7 +754,7 @@ def _by_period(own: list[Line]) -> list[Demand]:
         raise buckets.Raced([own[0][0]])
     demands = []
     for part in groups.values():
-        demand = _demand(part[0][7], sum([line[4] for line in part]), part)
+        demand = _demand(part[0][7], sum(map(_UNITS, part)), part)
         demand.behind = any(line[7].behind for line in part)
         demands.append(demand)
     return demands

@@ -11,7 +11,7 @@ from django.db import connection
 
 from metering import guarding, windows
 from subscriptions import periods
-from subscriptions.buckets import Period
+from subscriptions.demands import Period
 from subscriptions.models import SubscriberKey
 from subscriptions.reservations import Room
 

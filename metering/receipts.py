@@ -23,7 +23,7 @@ from metering.adjusted import InForce, RecordKey, key_of
 from metering.context import Holding
 from metering.models import AdjustedRecord, Adjustment, UsageBatch, UsageRecord
 from metering.parsing import LATEST
-from subscriptions import buckets
+from subscriptions import demands
 from subscriptions.models import (
     Bucket,
     BucketEntry,
@@ -53,7 +53,7 @@ Split = dict[RecordKey, list[Draw]]
 class Group(NamedTuple):
     """Usage of one period that is paid alike, in the order in which it consumes buckets."""
 
-    period: buckets.Period
+    period: demands.Period
     suspended: bool
     uses: list[tuple[RecordKey, int]]
 
@@ -143,7 +143,7 @@ def drawn_by(
     return Drawn(dict(splits), batches, found)
 
 
-def sources_of(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, buckets.Source]:
+def sources_of(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, demands.Source]:
     """Buckets as the burn sees them, with nothing left."""
     return {pk: _source(row) for pk, row in _buckets(subscriber_id, bucket_ids).items()}
 
@@ -153,8 +153,8 @@ def _buckets(subscriber_id: int, bucket_ids: Iterable[int]) -> dict[int, Bucket]
     return {bucket.id: bucket for bucket in rows}
 
 
-def _source(bucket: Bucket) -> buckets.Source:
-    return buckets.Source(
+def _source(bucket: Bucket) -> demands.Source:
+    return demands.Source(
         bucket.id, bucket.kind, bucket.priority, 0, bucket.valid_from, bucket.valid_until
     )
 
@@ -163,7 +163,7 @@ def _replayed(
     operator: Operator,
     subscriber_id: int,
     batches: Mapping[int, UsageBatch],
-    shared: Mapping[int, dict[int, buckets.Source]],
+    shared: Mapping[int, dict[int, demands.Source]],
 ) -> dict[int, Split]:
     """The splits of these batches of one subscriber over the buckets that each drew.
 
@@ -247,7 +247,7 @@ def grouped(uses: Iterable[tuple[RecordKey, int]], holding: Holding, zone: ZoneI
 
 def split(
     groups: Iterable[Group],
-    left: dict[int, buckets.Source],
+    left: dict[int, demands.Source],
     *,
     at: dt.datetime,
     grace: dt.timedelta,
@@ -261,12 +261,12 @@ def split(
     short: list[tuple[RecordKey, int]] = []
     for group in groups:
         payable = functools.partial(
-            buckets.may_pay, period=group.period, suspended=group.suspended, at=at, grace=grace
+            demands.may_pay, period=group.period, suspended=group.suspended, at=at, grace=grace
         )
         given: dict[RecordKey, int] = defaultdict(int)
         times = [(key[0], units) for key, units in group.uses]
         gone: dict[int, int] = defaultdict(int)
-        for index, source, units in buckets.allot(times, list(left.values()), payable):
+        for index, source, units in demands.allot(times, list(left.values()), payable):
             key = group.uses[index][0]
             gone[source.id] += units
             given[key] += units
@@ -275,7 +275,7 @@ def split(
             left[bucket_id] = left[bucket_id].less(units)
         short += [(key, units - given[key]) for key, units in group.uses if units > given[key]]
     rest = [(key[0], units) for key, units in short]
-    for index, source, units in buckets.allot(rest, list(left.values()), lambda *_: True):
+    for index, source, units in demands.allot(rest, list(left.values()), lambda *_: True):
         left[source.id] = left[source.id].less(units)
         draws[short[index][0]].append(Draw(source.id, source.kind, units))
     return dict(draws)
@@ -302,9 +302,9 @@ class _Past(NamedTuple):
         for starts_at, ends_at, subscription_id, plan_id, known_since in self.periods:
             if known_since > known_at:
                 continue
-            periods.append(buckets.Period(starts_at, ends_at, subscription_id, policy_of(plan_id)))
+            periods.append(demands.Period(starts_at, ends_at, subscription_id, policy_of(plan_id)))
             periods += [
-                buckets.Period(starts_at, ends_at, subscription_id, policy_of(new_plan_id), at)
+                demands.Period(starts_at, ends_at, subscription_id, policy_of(new_plan_id), at)
                 for start, at, upgraded_id, new_plan_id in self.upgrades
                 if (upgraded_id, start) == (subscription_id, starts_at) and at <= known_at
             ]

@@ -11,11 +11,11 @@ import datetime as dt
 import functools
 import struct
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-import psycopg
+from django.db import OperationalError, connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
@@ -34,7 +34,7 @@ from subscriptions.pgarrays import (
     pack_texts,
     unpack_int8s,
 )
-from subscriptions.pipeline import Statement
+from subscriptions.pipeline import Call, Statement
 from subscriptions.reservations_few import Commit
 
 # A resend with another time counts as the same record up to so many days away.
@@ -48,7 +48,8 @@ RECORDS = partitions.DayTable(
         # cheap to the planner, and reads a busy subscriber's whole day for each.
         "CREATE INDEX {name}_time ON {name} (subscriber_id, occurred_at)"
         " WHERE occurred_at IS NOT NULL",
-        # Batches are appended: a few hundred bytes of BRIN find one among millions.
+        # Batches are appended: a few hundred bytes of BRIN find one among millions, once
+        # `summarize` has noted them.
         "CREATE INDEX {name}_batch ON {name} USING brin (batch_id) WITH (pages_per_range = 16)",
     ),
 )
@@ -63,9 +64,9 @@ class PartitionGone(Exception):
 
 
 # A record that may be charged: (subscriber, source, id, occurred_at, units, place in the request's
-# usage, usage, standing, weight id). Its key comes first, so that lines sort into lock order. A
-# plain tuple: there are thousands a second.
-Line = tuple[int, str, str, dt.datetime, int, int, Usage, Standing, int]
+# usage, usage, standing, weight id, and the tokens of each class as `Usage.classes` has them). Its
+# key comes first, so that lines sort into lock order. A plain tuple: there are thousands a second.
+Line = tuple[int, str, str, dt.datetime, int, int, Usage, Standing, int, int, int, int, int, int]
 
 
 @contextlib.contextmanager
@@ -85,51 +86,63 @@ def failures() -> Iterator[None]:
         raise PartitionGone from error
 
 
+# First what is each record's own, then what many share.
 _COLUMNS = (
-    "subscriber_id, gateway_id, occurred_at, batch_id, subject_id, weight_id, units,"
-    " uncached_input_tokens, cached_input_tokens, cache_write_tokens, output_tokens,"
-    " reasoning_tokens, record_id, model, source, outcome, attributes"
+    "subscriber_id, subject_id, occurred_at, units, uncached_input_tokens, cached_input_tokens,"
+    " cache_write_tokens, output_tokens, reasoning_tokens, record_id,"
+    " gateway_id, batch_id, weight_id, model, source, outcome, attributes"
 )
 COPY_SQL = f"COPY metering_usagerecord ({_COLUMNS}) FROM STDIN (FORMAT binary)"
 _HEADER = b"PGCOPY\n\xff\r\n\0" + bytes(8)
 _TRAILER = b"\xff\xff"
-_FIXED = struct.Struct(">h" + "iq" * 7 + "ii" * 5 + "i")
+_OWN = struct.Struct(">h" + "iq" * 4 + "ii" * 5 + "i")
+_SHARED = struct.Struct(">" + "iq" * 3)
 _NULL = b"\xff\xff\xff\xff"
 
 
 def encode(lines: Iterable[Line], *, gateway_id: int, batch_id: int) -> bytes:
     """The lines as a binary COPY of COPY_SQL's columns."""
-    pack, unset, length = _FIXED.pack, msgspec.UNSET, len
-    tails: dict[tuple[str, str, str | None], bytes] = {}
+    pack, unset, length = _OWN.pack, msgspec.UNSET, len
+    tails: dict[tuple[int, str, str, str | None], bytes] = {}
     parts = [_HEADER]
     add = parts.extend
-    for line in lines:
-        subscriber_id, source, record_id, occurred_at, units, _, usage, standing, weight_id = line
+    for (
+        subscriber_id,
+        source,
+        record_id,
+        occurred_at,
+        units,
+        _,
+        usage,
+        standing,
+        weight_id,
+        uncached,
+        cached,
+        written,
+        output,
+        reasoning,
+    ) in lines:
         name = record_id.encode()
         since = occurred_at - EPOCH
-        cached = usage.cached_input_tokens
-        written = usage.cache_write_tokens
-        reasoning = usage.reasoning_tokens
-        shared = (usage.model, source, usage.outcome)
+        shared = (weight_id, usage.model, source, usage.outcome)
         tail = tails.get(shared)
         if tail is None:
             texts = (usage.model.encode(), source.encode(), (usage.outcome or "").encode())
-            tail = b"".join(length(text).to_bytes(4, "big") + text for text in texts)
+            tail = _SHARED.pack(8, gateway_id, 8, batch_id, 8, weight_id) + b"".join(
+                length(text).to_bytes(4, "big") + text for text in texts
+            )
             tails[shared] = tail
         add((
             pack(
                 17,
                 8, subscriber_id,
-                8, gateway_id,
+                8, standing.binding_id,
                 8, (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds,
-                8, batch_id,
-                8, standing[0],
-                8, weight_id,
                 8, units,
-                4, usage.input_tokens - cached - written,
+                4, uncached,
                 4, cached,
                 4, written,
-                4, usage.output_tokens - reasoning,
+                4, output,
                 4, reasoning,
                 length(name),
             ),
@@ -149,11 +162,19 @@ def _jsonb(usage: Usage) -> bytes:
     return (len(attributes) + 1).to_bytes(4, "big") + b"\1" + attributes
 
 
-def store(cursor: Cursor, lines: Sequence[Line], *, gateway_id: int, batch_id: int) -> None:
-    """COPY lines that are in key order: writers that share records queue, and never deadlock."""
+def store(
+    lines: Sequence[Line],
+    *,
+    gateway_id: int,
+    batch_id: int,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> None:
+    """COPY lines that are in key order: writers that share records queue, and never deadlock.
+
+    `meanwhile` is done here while the server stores them.
+    """
     data = encode(lines, gateway_id=gateway_id, batch_id=batch_id)
-    with cursor.copy(COPY_SQL) as copy:
-        copy.write(data)
+    pipeline.copy(COPY_SQL.encode(), data, meanwhile=meanwhile)
 
 
 # A metering_line in binary: how many bytes follow, how many columns, and of each its type's oid and
@@ -169,7 +190,7 @@ def _rows(lines: Sequence[Line]) -> bytes:
     parts = []
     for line in lines:
         usage = line[6]
-        uncached, cached, written, output, reasoning = usage.classes()
+        uncached, cached, written, output, reasoning = line[9:]
         name = line[2].encode()
         tail = _texts(usage.model, line[1], usage.outcome or "") + _JSONB_OID + _jsonb(usage)
         parts.append(
@@ -264,14 +285,9 @@ def _run_few(
     *more: bytes,
 ) -> pipeline.Row:
     rows = array_header(pipeline.oid_of("metering_line"), len(lines)) + _rows(lines)
-    calls: list[tuple[Statement, Sequence[bytes | None]]] = [
-        (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])
-    ]
-    for look, near, source in _looks(lines, span_of(lines).days):
-        owners, ids = [line[0] for line in near], [line[2] for line in near]
-        asked = (pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode())
-        calls.append((look, asked))
-    row = pipeline.run(calls)[0]
+    charge: Call = (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])
+    looks = looks_around(lines, span_of(lines).days, gateway_id=gateway_id, few=True)
+    row = pipeline.run([charge, *looks])[0]
     assert row is not None
     return row
 
@@ -327,50 +343,48 @@ def content_of(usage: Usage) -> tuple[Any, ...]:
     return usage.subject, usage.model, *usage.classes()
 
 
-# The keys of one day and source against the partitions around it; an empty one costs nothing. What
-# is found ends the transaction, as a key stored twice on one day does.
-_AROUND_SQL = """
-SELECT metering_seen_before()
-FROM unnest($1::bigint[], $2::text[]) AS g (subscriber_id, record_id)
-CROSS JOIN LATERAL ({looks}) AS seen
-LIMIT 1
-"""
+# The keys of one day and source against each of the partitions around it; an empty one costs
+# nothing. What is found ends the transaction, as a key stored twice on one day does. OFFSET 0 keeps
+# a plan made of an empty day from reading all of it once it is full.
+_AROUND_SQL = "SELECT metering_seen_before() FROM ({looks}) AS seen LIMIT 1"
 _LOOK_SQL = """
-SELECT FROM {table} r
-WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = $3 AND r.source = $4
-  AND r.record_id = g.record_id AND (SELECT EXISTS (SELECT FROM {table}))
+SELECT FROM unnest($1::bigint[], $2::text[]) AS g (subscriber_id, record_id)
+CROSS JOIN LATERAL (
+    SELECT FROM {table} r
+    WHERE r.subscriber_id = g.subscriber_id AND r.gateway_id = $3 AND r.source = $4
+      AND r.record_id = g.record_id
+    OFFSET 0
+) AS stored
+WHERE (SELECT EXISTS (SELECT FROM {table}))
 """
 
 
-def look_around(
-    cursor: Cursor, lines: Sequence[Line], *, days: set[dt.date], gateway_id: int
-) -> None:
-    """Fail if an id of these lines is stored on one of the days around its own.
+def looks_around(
+    lines: Sequence[Line], days: set[dt.date], *, gateway_id: int, few: bool = False
+) -> list[Call]:
+    """What fails if an id of these lines is stored on one of the days around its own.
 
-    To be called with the subscribers' locks held: of two charges that carry one id with other
-    times, the later then sees the earlier's record. Inside a pipeline it only sends.
+    To be sent with the subscribers' locks held: of two charges that carry one id with other times,
+    the later then sees the earlier's record.
     """
-    raw = psycopg.RawCursor(cursor.connection)
-    for statement, near, source in _looks(lines, days):
-        owners, ids = Int8s([line[0] for line in near]), Texts([line[2] for line in near])
-        raw.execute(statement.sql, [owners, ids, Int8(gateway_id), source], prepare=True)
-
-
-def _looks(
-    lines: Sequence[Line], days: set[dt.date]
-) -> Iterator[tuple[Statement, Sequence[Line], str]]:
-    """What has to be asked of which lines, and their source."""
+    calls: list[Call] = []
     for (day, source), near in _by_day_and_source(lines, days).items():
         tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
         if tables:
-            yield _around(tuple(tables)), near, source
+            owners, ids = [line[0] for line in near], [line[2] for line in near]
+            asked = [pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode()]
+            calls.append((_around(tuple(tables), few), asked))
+    return calls
 
 
 @functools.lru_cache(maxsize=256)
-def _around(tables: tuple[str, ...]) -> Statement:
+def _around(tables: tuple[str, ...], few: bool) -> Statement:
     looks = " UNION ALL ".join(_LOOK_SQL.format(table=table) for table in tables)
     days = "_".join(table.rpartition("_")[2] for table in tables)
-    return Statement(f"metering_around_{days}", _AROUND_SQL.format(looks=looks))
+    # A plan is made once for all, under the planner's settings of who asks first: a batch has its
+    # own.
+    name = "metering_few_around" if few else "metering_around"
+    return Statement(f"{name}_{days}", _AROUND_SQL.format(looks=looks))
 
 
 def _by_day_and_source(
@@ -385,6 +399,22 @@ def _by_day_and_source(
     for line in lines:
         groups[partitions.day_of(line[3]), line[1]].append(line)
     return dict(groups)
+
+
+def summarize(days: Iterable[dt.date]) -> None:
+    """Note in these days' partitions which batches their newest pages hold.
+
+    Of pages that are not noted, who looks for a batch reads all: those since the last vacuum.
+    """
+    for name in partitions.names_of(RECORDS, sorted(set(days))):
+        try:
+            with transaction.atomic(), connection.cursor() as cursor:
+                # Without a wait, which would end a vacuum; that notes them, too.
+                cursor.execute(f"LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE NOWAIT")
+                cursor.execute("SELECT brin_summarize_new_values(%s)", [f"{name}_batch"])
+        except OperationalError as error:
+            if not isinstance(error.__cause__, pg.LockNotAvailable):
+                raise
 
 
 class Span(NamedTuple):

@@ -18,7 +18,7 @@ from metering.context import Caller
 from metering.ingest import Ingested, Weighed, ingest
 from metering.parsing import Parsed
 from subscriptions import buckets, reservations
-from subscriptions.buckets import Period
+from subscriptions.demands import Period
 from subscriptions.errors import Conflict, NotFound
 from subscriptions.models import Reservation
 from subscriptions.reservations import Held, Moved, Verdict
@@ -65,7 +65,7 @@ def report(caller: Caller, name: str, parsed: Parsed, *, wall: dt.datetime) -> R
     for _ in range(_ATTEMPTS):
         try:
             held, verdict, period = _renew(caller, key, found.subject, wall)
-        except Moved:
+        except (Moved, buckets.Raced):
             continue
         return Reported(ingested, held, drawing.late, verdict, period)
     raise psycopg.OperationalError("the renewal was overtaken too often; report again")
@@ -74,7 +74,7 @@ def report(caller: Caller, name: str, parsed: Parsed, *, wall: dt.datetime) -> R
 def _renew(
     caller: Caller, key: reservations.Key, subject: str, wall: dt.datetime
 ) -> tuple[Held, Verdict | None, Period]:
-    """What the slice is now, and for which period. Raises Moved, KeyRevoked."""
+    """What the slice is now, and for which period. Raises Moved, Raced, KeyRevoked."""
     terms, found = asking.present(caller, [subject], wall=wall)
     [account] = found
     refused, period, generations = "unknown_subject", asking.no_period(terms), 0

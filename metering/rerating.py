@@ -24,9 +24,10 @@ from django.db.models.functions import Abs, Coalesce
 
 from metering import adjusted
 from metering.adjusted import key_of
-from metering.adjusting import Change, Desk, Why, attempt
+from metering.adjusting import Change, Desk, Why
 from metering.models import Adjustment, Rerating, ReratingShare, UsageRecord
 from metering.weighing import Cards, cards_of
+from subscriptions import buckets
 from subscriptions.errors import Conflict, Invalid, NotFound
 from subscriptions.models import Operator, RateCard, RateCardWeight
 
@@ -234,7 +235,7 @@ def _each(
             return do(share)
 
         try:
-            if not attempt(next_one):
+            if not buckets.attempt(next_one):
                 return
         except Exception as error:
             if not taken or isinstance(error, (OperationalError, InterfaceError)):

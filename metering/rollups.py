@@ -16,9 +16,9 @@ from zoneinfo import ZoneInfo
 from django.db import connection, transaction
 from django.db.models import Min
 
-from metering import usage_windows
+from metering import records, usage_windows
 from metering.models import Adjustment, UsageBatch
-from subscriptions import periods
+from subscriptions import partitions, periods
 from subscriptions.advisory import Lock
 from subscriptions.errors import Invalid
 
@@ -152,6 +152,9 @@ def adjust(adjustment: Adjustment, zone: str) -> None:
 
 def fold_all(*, at: dt.datetime) -> int:
     """Fold until nothing waits (or another folder is at it); answers how many batches."""
+    waiting = UsageBatch.objects.filter(folded_at__isnull=True).order_by("id")
+    times = waiting.values_list("occurred_from", "occurred_to")[:FOLD_AT_ONCE]
+    records.summarize(partitions.day_of(time) for batch in times for time in batch)
     total = 0
     while folded := fold(at=at):
         total += folded

@@ -4,15 +4,20 @@ under it."""
 from __future__ import annotations
 
 import datetime as dt
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
-
-from psycopg.types.numeric import Int8
 
 from metering.context import Caller
 from metering.weighing import Cards, cards_of
-from subscriptions import buckets, clock, pgarrays
-from subscriptions.pgarrays import micros_of, pack_int8, pack_interval
+from subscriptions import buckets, clock, pipeline
+from subscriptions.pgarrays import (
+    micros_of,
+    pack_int8,
+    pack_interval,
+    unpack_instant,
+    unpack_interval,
+)
+from subscriptions.pipeline import Statement
 
 # SQLSTATE of the functions that compare what was remembered: it is so no more.
 STALE = "TB001"
@@ -50,33 +55,40 @@ class Terms(NamedTuple):
 
 
 # By operator and key, as last read; whoever goes by them compares them under the lock.
-_remembered: dict[tuple[int, int], Terms] = {}
+_remembered: dict[tuple[int, int], tuple[pipeline.Row, Terms]] = {}
 
 # A statement of its own: what is read below must be read after the lock was had.
-_BEGIN_SQL = f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}"
-_READ_SQL = """
+_LOCK = Statement("metering_lock", f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}")
+_READ = Statement(
+    "metering_terms",
+    """
 SELECT o.clock_at, o.late_grace, o.time_zone, o.default_rate_card,
        coalesce((SELECT max(c.id) FROM subscriptions_ratecard c WHERE c.operator_id = o.id), 0)
 FROM subscriptions_operator o
 JOIN subscriptions_apikey k ON k.operator_id = o.id
-WHERE o.id = %b AND k.id = %b AND k.revoked_at IS NULL
-"""
+WHERE o.id = $1::bigint AND k.id = $2::bigint AND k.revoked_at IS NULL
+""",
+)
 
 
-def lock(cursor: pgarrays.Cursor, caller: Caller) -> Terms:
+def lock(caller: Caller) -> tuple[bool, Terms]:
     """The terms, under the operator's shared lock until the transaction ends; with the planner's
-    settings of a charge. Raises KeyRevoked."""
-    with cursor.connection.pipeline():
-        cursor.execute(_BEGIN_SQL, [Int8(caller.operator_id)], prepare=True)
-        row = _read(cursor, caller)
-    return _remember(caller, row)
+    settings of a charge. Answers too whether `pipeline.begin` began it. Raises KeyRevoked."""
+    operator = pack_int8(caller.operator_id)
+    begun, rows = pipeline.begin(
+        [(_LOCK, [operator]), (_READ, [operator, pack_int8(caller.key_id)])]
+    )
+    return begun, _remember(caller, rows[1])
 
 
 def recall(caller: Caller) -> Terms:
     """The terms as remembered, else as they are now: to be compared under the lock. Raises
     KeyRevoked."""
     known = _remembered.get((caller.operator_id, caller.key_id))
-    return _remember(caller, _read(pgarrays.cursor(), caller)) if known is None else known
+    if known is not None:
+        return known[1]
+    asked = [pack_int8(caller.operator_id), pack_int8(caller.key_id)]
+    return _remember(caller, pipeline.run([(_READ, asked)])[0])
 
 
 def forget(caller: Caller) -> None:
@@ -84,18 +96,26 @@ def forget(caller: Caller) -> None:
     _remembered.pop((caller.operator_id, caller.key_id), None)
 
 
-def _read(cursor: pgarrays.Cursor, caller: Caller) -> tuple[Any, ...]:
-    asked = [Int8(caller.operator_id), Int8(caller.key_id)]
-    cursor.execute(_READ_SQL, asked, prepare=True, binary=True)
-    row = cursor.fetchone()
+def _remember(caller: Caller, row: pipeline.Row | None) -> Terms:
     if row is None:
         raise KeyRevoked
-    return row
-
-
-def _remember(caller: Caller, row: tuple[Any, ...]) -> Terms:
+    known = _remembered.get((caller.operator_id, caller.key_id))
+    if known is not None and known[0] == row:
+        return known[1]
     clock_at, grace, time_zone, default_card, stamp = row
-    cards = cards_of(caller.operator_id, stamp)
-    terms = Terms(clock_at, grace, time_zone, default_card, stamp, ZoneInfo(time_zone), cards)
-    _remembered[caller.operator_id, caller.key_id] = terms
+    assert grace is not None
+    assert time_zone is not None
+    assert default_card is not None
+    assert stamp is not None
+    newest = int.from_bytes(stamp, "big", signed=True)
+    terms = Terms(
+        None if clock_at is None else unpack_instant(clock_at),
+        unpack_interval(grace),
+        time_zone.decode(),
+        default_card.decode(),
+        newest,
+        ZoneInfo(time_zone.decode()),
+        cards_of(caller.operator_id, newest),
+    )
+    _remembered[caller.operator_id, caller.key_id] = row, terms
     return terms

@@ -18,7 +18,7 @@ from psycopg.types.numeric import Int8
 
 from metering.records import RECORDS
 from subscriptions import partitions, periods, pgarrays
-from subscriptions.buckets import Period
+from subscriptions.demands import Period
 from subscriptions.pgarrays import Int8s, Texts
 from subscriptions.reservations import Cap, Room
 

@@ -14,8 +14,8 @@ from zoneinfo import ZoneInfo
 from psycopg.types.numeric import Int8
 
 from subscriptions import ceilings, lifecycle, periods, pgarrays
-from subscriptions.buckets import Period, Source
 from subscriptions.ceilings import Said
+from subscriptions.demands import Period, Source
 from subscriptions.pgarrays import Texts
 
 

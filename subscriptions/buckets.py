@@ -2,32 +2,60 @@
 and the outbox.
 
 Order of locks, the same everywhere: rows of usage records (by key), reservations (by key), new
-buckets (by subscriber and grant key), then bucket rows by (shard, subscriber, bucket). Nothing here
-waits for the network.
+buckets (by subscriber and grant key), then bucket rows by (shard, subscriber, bucket). Who has
+locked all that somebody has, and then finds more, waits no longer for that: see `_wait_no_more`.
+Nothing here waits for the network.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import datetime as dt
-import functools
+import operator
+from bisect import bisect_left
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
-import msgspec
-from django.db import connection
+from django.db import OperationalError, connection, transaction
 from django.db.models import F
 from psycopg import DatabaseError
+from psycopg.errors import DeadlockDetected
 from psycopg.types.numeric import Int8
 
-from subscriptions import outbox, partitions, pgarrays, pools
+from subscriptions import outbox, partitions, pgarrays, pipeline, pools
+from subscriptions.demands import (
+    OTHERS,
+    Demand,
+    Period,
+    Pick,
+    Source,
+    Sure,
+    allot,
+    block_buyer,
+    demand_order,
+    kinds_of,
+    may_pay_for,
+    none_more,
+    overflow_key,
+    span_of,
+    what_is_left_after,
+)
 from subscriptions.models import Bucket, BucketEntry
-from subscriptions.pgarrays import Cursor, Instants, Int8s, OptionalInt8s, Texts
-from subscriptions.policies import PlanPolicy
+from subscriptions.pgarrays import (
+    Cursor,
+    Instants,
+    Int8s,
+    OptionalInt8s,
+    Texts,
+    pack_instant,
+    pack_int8,
+    pack_int8s,
+    unpack_int8s,
+)
+from subscriptions.pipeline import Call, Statement
 from subscriptions.pools import Lending, Pools
 from subscriptions.sharding import shard_of
 from subscriptions.units import MAX_UNITS
@@ -49,6 +77,8 @@ PREPAID = (Kind.ROLLOVER, Kind.GIFT, Kind.ALLOWANCE, Kind.BOOSTER)
 SPENDABLE = (*PREPAID, Kind.POOL)
 # Percent of a bucket at whose crossing the subscriber is told.
 THRESHOLDS = (50, 80, 100)
+_ATTEMPTS = 20
+Result = TypeVar("Result")
 
 
 # --- granting -----------------------------------------------------------------------------------
@@ -580,7 +610,7 @@ def put_back(subscriber_id: int, aside: Mapping[int, int], *, at: dt.datetime) -
         return
     units = {(subscriber_id, one): some for one, some in aside.items()}
     cursor = pgarrays.cursor()
-    held = lock_to_free(cursor, [subscriber_id], since=_EVER)
+    held = lock(cursor, [subscriber_id], since=_EVER, until=_NEVER)
     _move_aside({key: -some for key, some in units.items()})
     follow(cursor, units, held, at=at)
 
@@ -625,78 +655,6 @@ def _take(
 # --- drawing ------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Period:
-    """Where usage belongs: `[starts_at, ends_at)` of a subscription, or of a month without one.
-
-    `policy` is None without a subscription: then nothing but what the subscriber holds anyway
-    pays, and the rest is uncovered. `upgraded_at`: from then on the policy is that of a dearer
-    plan, and what overflows falls to buckets of its own, for it may cost another price.
-    """
-
-    starts_at: dt.datetime
-    ends_at: dt.datetime
-    subscription_id: int | None = None
-    policy: PlanPolicy | None = None
-    upgraded_at: dt.datetime | None = None
-
-    @property
-    def since(self) -> dt.datetime:
-        """From when on the policy holds."""
-        return self.starts_at if self.upgraded_at is None else self.upgraded_at
-
-    @property
-    def suspends(self) -> bool:
-        """Whether its plan lets usage draw nothing of the subscriber's own."""
-        return self.policy is not None and self.policy.suspends
-
-
-class Pick(NamedTuple):
-    """One bucket that pays first for all usage in `[since, until)`, while `generation` stays."""
-
-    bucket_id: int
-    generation: int
-    since: dt.datetime
-    until: dt.datetime
-
-
-# One record's part in a demand begins with (subscriber, source, id, occurred_at, units); what
-# the caller has behind that is nobody's business here.
-Use = tuple[Any, ...]
-
-
-class Demand(msgspec.Struct, gc=False):
-    """Usage of one subscriber in one period; `units` is the sum of its `uses`.
-
-    `pick` is the bucket to draw if one is known; `draw` fills it in where it finds one. `behind`:
-    a period has to be opened or turned before.
-    """
-
-    subscriber_id: int
-    period: Period
-    suspended: bool
-    pick: Pick | None
-    units: int
-    uses: Sequence[Use]
-    behind: bool = False
-
-    def span(self) -> tuple[dt.datetime, dt.datetime]:
-        """The first and the last instant of the usage."""
-        times = [use[3] for use in self.uses]
-        return min(times), max(times)
-
-    def in_order(self) -> list[tuple[dt.datetime, int]]:
-        """(occurred_at, units) in the order in which usage consumes buckets."""
-        ordered = sorted(self.uses, key=lambda use: (use[3], use[1], use[2]))
-        return [(use[3], use[4]) for use in ordered]
-
-
-def span_of(demands: Iterable[Demand]) -> tuple[dt.datetime, dt.datetime]:
-    """The first and the last instant of all their usage."""
-    spans = [demand.span() for demand in demands]
-    return min(span[0] for span in spans), max(span[1] for span in spans)
-
-
 class Raced(Exception):
     """Another charge was faster: roll back and draw again, with these bucket locks first.
 
@@ -706,97 +664,6 @@ class Raced(Exception):
     def __init__(self, whose: Iterable[int] = ()) -> None:
         super().__init__()
         self.whose = frozenset(whose)
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A bucket as the burn sees it: what it can still give (None: without end), and when."""
-
-    id: int
-    kind: str
-    priority: int
-    left: int | None
-    valid_from: dt.datetime
-    valid_until: dt.datetime
-    grant_key: str = ""
-    granted: int | None = None
-    generation: int = 0
-
-    def burn_order(self) -> tuple[int, dt.datetime, dt.datetime, int]:
-        """Lowest priority number, soonest expiry, oldest."""
-        return self.priority, self.valid_until, self.valid_from, self.id
-
-    def less(self, units: int) -> Source:
-        """The same with so much less to give; one without end stays so."""
-        return self if self.left is None else dataclasses.replace(self, left=self.left - units)
-
-
-def may_pay(
-    source: Source,
-    occurred_at: dt.datetime,
-    *,
-    period: Period,
-    suspended: bool,
-    at: dt.datetime,
-    grace: dt.timedelta,
-) -> bool:
-    """Whether a bucket may pay for usage of `occurred_at` that is charged at `at`.
-
-    A bucket pays for what happened while it was valid, if charged before its end + `grace`.
-    Usage that comes later than its own period's grace draws the allowance and rollover of the
-    period of `at`; what those do not cover falls to its own period's overflow, which never closes.
-    """
-    within = source.valid_from <= occurred_at < source.valid_until
-    if suspended:
-        return within and source.kind == Kind.UNCOVERED
-    if source.kind in (Kind.OVERAGE, Kind.UNCOVERED):
-        return within
-    if within and at < source.valid_until + grace:
-        return True
-    return (
-        source.kind in (Kind.ALLOWANCE, Kind.ROLLOVER)
-        and at >= period.ends_at + grace
-        and source.valid_from <= at < source.valid_until
-    )
-
-
-def _none_more(source: Source, short: int) -> int:
-    return 0
-
-
-def allot(
-    uses: Iterable[tuple[dt.datetime, int]],
-    sources: Iterable[Source],
-    payable: Callable[[Source, dt.datetime], bool],
-    more: Callable[[Source, int], int] = _none_more,
-) -> Iterator[tuple[int, Source, int]]:
-    """Let uses consume sources in burn order: yields (index of the use, source, units).
-
-    `more(source, short)` may enlarge a source that is short (it answers by how much). With the
-    sources' `left` set to what a batch drew of each, it gives the batch's split again: that is
-    how a receipt is made. What nothing pays for is not yielded.
-    """
-    ordered = sorted(sources, key=Source.burn_order)
-    left = {source.id: source.left for source in ordered}
-    for index, (occurred_at, units) in enumerate(uses):
-        due = units
-        for source in ordered:
-            if not due:
-                break
-            if not payable(source, occurred_at):
-                continue
-            have = left[source.id]
-            if have is None:
-                yield index, source, due
-                due = 0
-                break
-            if have < due:
-                have += more(source, due - have)
-            take = min(have, due)
-            left[source.id] = have - take
-            if take:
-                yield index, source, take
-                due -= take
 
 
 # The first bucket in burn order that could pay, if it covers the whole demand; since when nothing
@@ -812,10 +679,14 @@ SELECT g.nr, p.id, p.generation,
        least(p.valid_until, (
            SELECT min(n.valid_from) FROM subscriptions_bucket n
            WHERE n.subscriber_id = g.subscriber_id AND n.valid_until > %b AND n.valid_from > %b
-       ))
+       )), m.newest, m.generations, m.live
 FROM unnest(%b::bigint[], %b::bigint[], %b::bigint[]) WITH ORDINALITY
      AS g (subscriber_id, units, kinds, nr)
-JOIN LATERAL (
+CROSS JOIN LATERAL (
+    SELECT max(b.id) AS newest, sum(b.generation)::bigint AS generations, count(*) AS live
+    FROM subscriptions_bucket b WHERE b.subscriber_id = g.subscriber_id AND b.valid_until > %b
+) m
+LEFT JOIN LATERAL (
     SELECT b.id, b.generation, b.valid_from, b.valid_until,
            b.granted - b.used - b.reserved AS left_over
     FROM subscriptions_bucket b
@@ -829,8 +700,9 @@ JOIN LATERAL (
    AND (p.left_over IS NULL OR p.left_over >= g.units)
 """
 # The draw itself; what it does, and that it answers who runs low, is said in its migration.
-_DRAW_SQL = "SELECT subscriptions_draw(%b, %b, %b, %b, %b, %b)"
+_DRAW = Statement("subscriptions_draw", "SELECT subscriptions_draw($1, $2, $3, $4, $5, $6, $7)")
 _RACED = "TB002"
+_WAITED = "55P03"  # lock_not_available
 _LOCK_SQL = """
 SELECT b.subscriber_id, b.id, b.kind, b.priority, b.granted - b.used - b.reserved,
        b.valid_from, b.valid_until, b.grant_key, b.granted, b.generation
@@ -860,190 +732,37 @@ set_config('enable_seqscan', 'off', true), set_config('plan_cache_mode', 'force_
 """
 
 
-class Drawn(NamedTuple):
-    """`found`: demands that got their pick by this draw. `low`: subscribers whose bucket could
-    hardly pay the same again, so that a pick of it is not worth keeping."""
-
-    found: list[Demand]
-    low: frozenset[int]
-
-
-def draw(
-    cursor: Cursor,
-    demands: list[Demand],
-    *,
-    batch_id: int,
-    at: dt.datetime,
-    grace: dt.timedelta,
-    locks_first: bool = False,
-) -> Callable[[], Drawn]:
-    """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
-
-    The demands are of one shard. Joins the caller's transaction on `cursor` (settings of
-    PLANNER_SQL). A demand that the first bucket in burn order covers takes one conditional update;
-    the others take the window way: their buckets are locked, then consumed in burn order, overflow
-    as the plan says, the rest uncovered. Inside a pipeline the last statement is only sent; what
-    `draw` answers reads its outcome. Both raise Raced when a bucket was emptied or overtaken
-    meanwhile: the caller rolls back and calls again without picks, and if that does not help with
-    `locks_first`, again without picks.
-    """
-    demands = [demand for demand in demands if demand.units]
-    if not demands:
-        return lambda: Drawn([], frozenset())
-    _arrange(demands, at=at, grace=grace)
-    found = [] if locks_first else _pick(cursor, demands, at=at, grace=grace)
-    sent = []
-    for columns in _turns(cursor, demands, batch_id=batch_id, at=at, grace=grace):
-        turn = Cursor(cursor.connection)
-        arrays = [Int8s(column) for column in columns]
-        turn.execute(_DRAW_SQL, [*arrays, Int8(batch_id), at], binary=True, prepare=True)
-        sent.append(turn)
-
-    def read() -> Drawn:
-        rows = [turn.fetchone() for turn in sent]
-        return Drawn(found, frozenset(low for row in rows if row for low in row[0] or ()))
-
-    return read
-
-
-def _turns(
-    cursor: Cursor,
-    demands: Sequence[Demand],
-    *,
-    batch_id: int,
-    at: dt.datetime,
-    grace: dt.timedelta,
-) -> Iterator[list[list[int]]]:
-    """What to draw, one after the other, in the order of locks: subscribers, buckets, units and
-    generations.
-
-    Of a few demands whose bucket has to be looked for under lock, each has its turn between those
-    whose bucket is known: these need no lock before their draw.
-    """
-    known = _known(demands)
-    if known is not None:
-        yield known
-        return
-    family = _open_overflow(cursor, [d for d in demands if d.pick is None], at=at, grace=grace)
-    turns = [list(turn) for _, turn in groupby(demands, key=lambda demand: demand.pick is None)]
-    if family is not None or len(turns) > _MOST_TURNS:
-        turns = [list(demands)]
-    for turn in turns:
-        columns = _known(turn)
-        if columns is None:
-            burnt = _burn(cursor, turn, family, batch_id=batch_id, at=at, grace=grace)
-            columns = [*pgarrays.columns(burnt, list, list, list), [-1] * len(burnt)]
-        yield columns
-
-
-# Each turn under lock is a wait for the server.
-_MOST_TURNS = 17
-
-
-def _known(demands: Sequence[Demand]) -> list[list[int]] | None:
-    """The columns of a draw where the bucket of each demand is known."""
-    picks = _picks(demands)
-    if picks is None:
-        return None
-    return [
-        [demand.subscriber_id for demand in demands],
-        [pick[0] for pick in picks],
-        [demand.units for demand in demands],
-        [pick[1] for pick in picks],
-    ]
-
-
-class Covered(NamedTuple):
-    """A draw of which every demand has its bucket, in the draw's order; `found` got it just now."""
-
-    subscribers: list[int]
-    buckets: list[int]
-    units: list[int]
-    generations: list[int]
-    found: list[Demand]
-
-
-def cover(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> Covered | None:
-    """The draw of demands that one bucket each covers, for a caller that sends it with other
-    things; None where some demand needs the window way, or costs nothing: no draw would put to the
-    test what is known of it. Locks nothing. Raises Raced."""
-    if not all(demand.units for demand in demands):
-        return None
-    _arrange(demands, at=at, grace=grace)
-    picks, found = _picks(demands), []
-    if picks is None:
-        found = _pick(pgarrays.cursor(), demands, at=at, grace=grace)
-        picks = _picks(demands)
-    if picks is None:
-        return None
-    return Covered(
-        [demand.subscriber_id for demand in demands],
-        [pick[0] for pick in picks],
-        [demand.units for demand in demands],
-        [pick[1] for pick in picks],
-        found,
-    )
-
-
-def _picks(demands: Sequence[Demand]) -> list[Pick] | None:
-    picks = [demand.pick for demand in demands if demand.pick is not None]
-    return picks if len(picks) == len(demands) else None
-
-
-@contextlib.contextmanager
-def failures() -> Iterator[None]:
-    """Raise Raced where that is what the draw's function said; around all statements of a charge.
-
-    In a pipeline a statement's failure comes to light at any later one.
-    """
-    try:
-        yield
-    except DatabaseError as error:
-        if error.sqlstate != _RACED:
-            raise
-        whose = error.diag.message_detail
-        raise Raced(map(int, whose.split(",")) if whose else ()) from error
-
-
-def _demand_order(demand: Demand) -> tuple[int, dt.datetime, int]:
-    return demand.subscriber_id, demand.period.since, demand.period.subscription_id or 0
-
-
-def _arrange(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> None:
-    """Put demands into the order of their locks. Raise Raced for picks that cannot be drawn: past
-    their grace, or of doubled subscribers.
+def arrange(demands: Iterable[Demand], *, at: dt.datetime, grace: dt.timedelta) -> list[Demand]:
+    """The demands that draw something, in the order of their locks. Raises Raced for picks that
+    cannot be drawn: past their grace, or of doubled subscribers.
 
     To drop them would not do. What was remembered with a pick is known to hold still by nothing
     but its draw.
     """
-    ends = [demand.pick[3] for demand in demands if demand.pick is not None]
+    demands = [demand for demand in demands if demand.units]
+    ends = [demand.pick.until for demand in demands if demand.pick is not None]
     if ends and min(ends) <= at - grace:
         raise Raced(d.subscriber_id for d in demands if d.pick and d.pick.until <= at - grace)
     owners = [demand.subscriber_id for demand in demands]
-    times: Counter[int] = Counter()
-    if len(set(owners)) < len(owners):
-        times.update(owners)
-        doubled = [d.subscriber_id for d in demands if d.pick and times[d.subscriber_id] > 1]
-        if doubled:
-            raise Raced(doubled)
-    if times or owners != sorted(owners):
-        demands.sort(key=_demand_order)
+    if all(map(operator.lt, owners, owners[1:])):
+        return demands  # as they nearly always come: in order, each once
+    times = Counter(owners)
+    doubled = [d.subscriber_id for d in demands if d.pick and times[d.subscriber_id] > 1]
+    if doubled:
+        raise Raced(doubled)
+    demands.sort(key=demand_order)
+    return demands
 
 
-def _pick(
+def find(
     cursor: Cursor, demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
 ) -> list[Demand]:
-    """Give each demand without a pick the bucket that covers it whole, if one does. No locks.
+    """Give each demand without a pick the bucket that covers it whole, if one does; answers these.
+    All that are looked for get their subscriber's mark.
 
-    Two periods of one subscriber, and usage later than its grace, are left to the window way.
+    The demands are arranged. Locks nothing: the draw will tell whether it is still so.
     """
-    unknown = [demand for demand in demands if demand.pick is None]
-    periods = Counter([demand.subscriber_id for demand in unknown])
-    open_ones = [
-        demand
-        for demand in unknown
-        if periods[demand.subscriber_id] == 1 and at < demand.period.ends_at + grace
-    ]
+    open_ones = _open_ones(demands, at=at, grace=grace)
     if not open_ones:
         return []
     first, last = span_of(open_ones)
@@ -1057,7 +776,8 @@ def _pick(
             last,
             Int8s([d.subscriber_id for d in open_ones]),
             Int8s([d.units for d in open_ones]),
-            Int8s([_kinds(d) for d in open_ones]),
+            Int8s([kinds_of(d) for d in open_ones]),
+            at - grace,
             alive,
             last,
             first,
@@ -1067,44 +787,253 @@ def _pick(
         prepare=True,
     )
     found = []
-    for nr, bucket_id, generation, since, until in cursor.fetchall():
+    for nr, bucket_id, generation, since, until, newest, generations, live in cursor.fetchall():
         demand = open_ones[nr - 1]
-        demand.pick = Pick(bucket_id, generation, min(since, first), until)
-        found.append(demand)
+        demand.mark = newest, generations, live
+        if bucket_id is not None:
+            demand.pick = Pick(bucket_id, generation, min(since, first), until)
+            found.append(demand)
     return found
 
 
-_ALL, _UNCOVERED, _OTHERS = range(3)
+def _open_ones(demands: Iterable[Demand], *, at: dt.datetime, grace: dt.timedelta) -> list[Demand]:
+    """The demands whose buckets are not known and may be looked for without a lock. Two periods of
+    one subscriber, and usage later than its grace, are left to the window way."""
+    unknown = [demand for demand in demands if demand.pick is None and not demand.parts]
+    periods = Counter([demand.subscriber_id for demand in unknown])
+    return [
+        demand
+        for demand in unknown
+        if periods[demand.subscriber_id] == 1 and at < demand.period.ends_at + grace
+    ]
 
 
-def _kinds(demand: Demand) -> int:
-    """Which buckets may pay before another is looked for: all, only `uncovered`, or others."""
-    if demand.suspended:
-        return _UNCOVERED
-    policy = demand.period.policy
-    return _OTHERS if policy is not None and policy.on_exhaustion == "blocks" else _ALL
+def split(
+    cursor: Cursor, demands: Sequence[Demand], *, at: dt.datetime, grace: dt.timedelta
+) -> None:
+    """Give each demand that no bucket covers alone the parts that several pay, if they do.
+
+    As `find`, after it: the draw will tell whether all is still so. It is, if those that come
+    first are emptied by it and none was overtaken. What has to be opened, bought or lent first is
+    left to the window way.
+    """
+    open_ones = _open_ones(demands, at=at, grace=grace)
+    if not open_ones:
+        return
+    cursor.execute(
+        _SOURCES_SQL,
+        [Int8s([d.subscriber_id for d in open_ones]), *_span(open_ones, at=at, grace=grace)],
+        binary=True,
+        prepare=True,
+    )
+    held = _sources(cursor)
+    for demand in open_ones:
+        owner, sources = demand.subscriber_id, held[demand.subscriber_id]
+        if any(source.kind == Kind.POOL for source in sources):
+            continue
+        if not all(_is_there(overflow, held) for overflow in _overflow_of(demand)):
+            # Else what is uncovered might be drawn before the first block is bought.
+            sources = [source for source in sources if source.kind != Kind.UNCOVERED]
+        drawn: Counter[int] = Counter()
+        bought: dict[tuple[int, int], int] = defaultdict(int)
+        payable, more = may_pay_for(demand, at=at, grace=grace), block_buyer(demand, bought)
+        for _, source, units in allot(demand.in_order(), sources, payable, more):
+            drawn[source.id] += units
+        if drawn.total() == demand.units and not bought:
+            payers = [source for source in sources if source.id in drawn]
+            demand.parts = [(owner, one.id, drawn[one.id], one.generation) for one in payers]
+            demand.emptied = [one.id for one in payers if one.left == drawn[one.id]]
+
+
+def are_found(demands: Iterable[Demand]) -> bool:
+    """Whether the buckets of each of the demands are known."""
+    return all([d.pick is not None or d.parts for d in demands])  # noqa: C419 (faster)
+
+
+def draw(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+    sure: Sequence[Sure] = (),
+    first: Sequence[Call] = (),
+    then: Sequence[Call] = (),
+    begun: bool = False,
+) -> frozenset[int]:
+    """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
+
+    The demands are of one shard and arranged; `sure` draws, in order, are of others' buckets that
+    live. Joins the caller's transaction on `cursor` (settings of PLANNER_SQL). What is sure, and a
+    demand whose buckets are known, as by `find` and `split`, takes conditional updates; the others
+    take the window way: their buckets are locked, then consumed in burn order, overflow as the plan
+    says, the rest uncovered. Answers the subscribers whose bucket could hardly pay the same again.
+    Raises Raced when a bucket was emptied or overtaken meanwhile: the caller rolls back and does it
+    again without picks, and if that does not help, without `find` and `split`.
+    `first` goes out in the message of the first draw, and `then` in that of the last, in a
+    transaction that may be `begun` as pipeline.py says.
+    """
+    low: set[int] = set()
+    before = list(first)
+    if demands or sure:
+        given = [pack_int8(batch_id), pack_instant(at)]
+        emptied = pack_int8s([bucket_id for demand in demands for bucket_id in demand.emptied])
+        for last, columns in _turns(cursor, demands, sure, batch_id=batch_id, at=at, grace=grace):
+            arrays = [pack_int8s(column) for column in columns]
+            calls = [*before, (_DRAW, [*arrays, *given, emptied]), *(then if last else ())]
+            row = pipeline.run(calls, begun=begun)[len(before)]
+            if row is not None and row[0] is not None:
+                low.update(unpack_int8s(row[0]))
+            before = []
+    elif before or then:
+        pipeline.run([*before, *then], begun=begun)
+    return frozenset(low)
+
+
+def _turns(
+    cursor: Cursor,
+    demands: Sequence[Demand],
+    sure: Sequence[Sure],
+    *,
+    batch_id: int,
+    at: dt.datetime,
+    grace: dt.timedelta,
+) -> Iterator[tuple[bool, Sequence[Sequence[int]]]]:
+    """What to draw, one after the other, in the order of locks: whether it is the last, and
+    subscribers, buckets, units and generations.
+
+    Of a few demands whose bucket has to be looked for under lock, each has its turn between those
+    whose bucket is known: these need no lock before their draw.
+    """
+    found, left = _sure_and_not(demands)
+    known = sorted([*sure, *found]) if found else sure
+    if not left:
+        yield True, _columns(known)
+        return
+    family = _open_overflow(cursor, left, at=at, grace=grace)
+    turns = _by_turns(left, known)
+    if family is not None or len(turns) > _MOST_TURNS:
+        turns = [(left, known)]
+    for nr, (some, beside) in enumerate(turns, start=1):
+        if some:
+            beside = _burn(cursor, some, beside, family, batch_id=batch_id, at=at, grace=grace)
+        yield nr == len(turns), _columns(beside)
+
+
+def _sure_and_not(demands: Iterable[Demand]) -> tuple[list[Sure], list[Demand]]:
+    """Demands whose buckets are known, as sure draws, and the others."""
+    sure: list[Sure] = []
+    left: list[Demand] = []
+    for demand in demands:
+        if demand.parts:
+            sure += demand.parts
+        elif demand.pick is None:
+            left.append(demand)
+        else:
+            pick = demand.pick
+            sure.append((demand.subscriber_id, pick.bucket_id, demand.units, pick.generation))
+    return sure, left
+
+
+def _columns(sure: Iterable[Sure]) -> Sequence[Sequence[int]]:
+    return list(zip(*sure, strict=True)) or [()] * 4
+
+
+def _by_turns(
+    left: Sequence[Demand], known: Sequence[Sure]
+) -> list[tuple[Sequence[Demand], Sequence[Sure]]]:
+    """The one or the other by turns, in the order of locks."""
+    turns: list[tuple[Sequence[Demand], Sequence[Sure]]] = []
+    start = 0
+    before = [(bisect_left(known, (demand.subscriber_id,)), demand) for demand in left]
+    for end, some in groupby(before, key=operator.itemgetter(0)):
+        if end > start:
+            turns.append(((), known[start:end]))
+        turns.append(([demand for _, demand in some], ()))
+        start = end
+    if start < len(known):
+        turns.append(((), known[start:]))
+    return turns
+
+
+# Each turn under lock is a wait for the server.
+_MOST_TURNS = 17
+
+
+class Covered(NamedTuple):
+    """A draw of which every demand has its bucket, in the draw's order; `found` got it just now."""
+
+    subscribers: Sequence[int]
+    buckets: Sequence[int]
+    units: Sequence[int]
+    generations: Sequence[int]
+    found: list[Demand]
+
+
+def cover(demands: list[Demand], *, at: dt.datetime, grace: dt.timedelta) -> Covered | None:
+    """The draw of demands that one bucket each covers, for a caller that sends it with other
+    things; None where some demand needs the window way, or costs nothing: no draw would put to the
+    test what is known of it. Locks nothing. Raises Raced."""
+    arranged = arrange(demands, at=at, grace=grace)
+    if len(arranged) < len(demands):
+        return None
+    found = find(pgarrays.cursor(), arranged, at=at, grace=grace)
+    sure, left = _sure_and_not(arranged)
+    if left:
+        return None
+    subscribers, own, units, generations = _columns(sure)
+    return Covered(subscribers, own, units, generations, found)
+
+
+@contextlib.contextmanager
+def failures() -> Iterator[None]:
+    """Raise Raced where that is what the draw's function said, or what was not to be waited for
+    any more was locked; around all statements of a charge.
+
+    In a pipeline a statement's failure comes to light at any later one.
+    """
+    try:
+        yield
+    except (DatabaseError, OperationalError) as error:
+        said = error.__cause__ if isinstance(error, OperationalError) else error
+        if not isinstance(said, DatabaseError) or said.sqlstate not in (_RACED, _WAITED):
+            raise
+        whose = said.diag.message_detail if said.sqlstate == _RACED else None
+        raise Raced(map(int, whose.split(",")) if whose else ()) from error
+
+
+def attempt(work: Callable[[], Result]) -> Result:
+    """Do work in a transaction until nothing that others commit is in its way."""
+    for _ in range(_ATTEMPTS):
+        try:
+            with transaction.atomic(), failures():
+                return work()
+        except (Raced, DeadlockDetected):
+            continue
+        except OperationalError as error:
+            if not isinstance(error.__cause__, DeadlockDetected):
+                raise
+    raise OperationalError("others were faster too often; send it again")
 
 
 def _burn(
     cursor: Cursor,
     demands: Sequence[Demand],
+    sure: Sequence[Sure],
     family: Pools | None,
     *,
     batch_id: int,
     at: dt.datetime,
     grace: dt.timedelta,
-) -> list[tuple[int, int, int]]:
-    """The window way: lock, then consume in burn order. Answers (subscriber, bucket, units)."""
-    # What is picked is locked in the same pass: a second one would break the order of locks. So
+) -> list[Sure]:
+    """The window way: lock, then consume in burn order. Answers draws that are locked."""
+    # What is sure is locked in the same pass: a second one would break the order of locks. So
     # are the buckets of members' main lines.
-    whole = {d.subscriber_id for d in demands if d.pick is None} | _owners(family)
+    whole = {demand.subscriber_id for demand in demands} | _owners(family)
     targets = sorted(
         {(subscriber_id, 0) for subscriber_id in whole}
-        | {
-            (d.subscriber_id, d.pick.bucket_id)
-            for d in demands
-            if d.pick is not None and d.subscriber_id not in whole
-        },
+        | {(one[0], one[1]) for one in sure if one[0] not in whole},
         key=lambda target: (shard_of(target[0]), target),
     )
     cursor.execute(
@@ -1126,27 +1055,29 @@ def _burn(
         family = pools.read(cursor, family.members, since=first, at=at)
         left_of = _left_after(drawn, bought)
         lending = Lending(family, held, left_of, at=at, grace=grace)
+    for subscriber_id, bucket_id, units, generation in sure:
+        payer = next((s for s in held[subscriber_id] if s.id == bucket_id), None)
+        if payer is None or payer.generation != generation:
+            raise Raced([subscriber_id])
+        if payer.left is not None and payer.left < units:
+            raise Raced([subscriber_id])
+        drawn[subscriber_id, bucket_id] += units
     for demand in demands if family is None else family.in_order(demands):
-        sources = held[demand.subscriber_id]
-        if demand.pick is not None:
-            picked = next((s for s in sources if s.id == demand.pick.bucket_id), None)
-            if picked is None or picked.generation != demand.pick.generation:
-                raise Raced([demand.subscriber_id])
-            if picked.left is not None and picked.left < demand.units:
-                raise Raced([demand.subscriber_id])
-            drawn[demand.subscriber_id, picked.id] += demand.units
-            continue
         # Two demands of one subscriber see each other's draws.
-        sources = [_after(s, drawn, bought, demand.subscriber_id) for s in sources]
-        more = _block_buyer(demand, bought)
-        payable = _payable(demand, at=at, grace=grace)
+        sources = [
+            what_is_left_after(s, drawn, bought, demand.subscriber_id)
+            for s in held[demand.subscriber_id]
+        ]
+        more = block_buyer(demand, bought)
+        payable = may_pay_for(demand, at=at, grace=grace)
         if lending is not None:
             more, payable = _lender(demand, lending, more), _with_pool(payable, lending)
         for _, source, units in allot(demand.in_order(), sources, payable, more):
             if source.kind != Kind.POOL:  # what is lent is drawn as it is lent
                 drawn[demand.subscriber_id, source.id] += units
     lent = sum(lending.lent.values()) if lending is not None else 0
-    if sum(drawn.values()) + lent != sum(d.units for d in demands):
+    asked = sum(demand.units for demand in demands) + sum(one[2] for one in sure)
+    if sum(drawn.values()) + lent != asked:
         raise Raced(whole)  # emptied after the look that decided which overflow buckets to open
     if lending is not None and lent:
         _lend(cursor, lending, batch_id=batch_id, at=at)
@@ -1162,7 +1093,10 @@ def _burn(
             ],
             binary=True,
         )
-    return [(*key, units) for key, units in sorted(drawn.items(), key=_lock_order)]
+    return [(*key, units, _LOCKED) for key, units in sorted(drawn.items(), key=_lock_order)]
+
+
+_LOCKED = -1  # a generation that needs no test
 
 
 def _span(
@@ -1186,74 +1120,7 @@ def _lock_order(item: tuple[tuple[int, int], int]) -> tuple[int, int, int]:
     return shard_of(subscriber_id), subscriber_id, bucket_id
 
 
-def _after(
-    source: Source,
-    drawn: Mapping[tuple[int, int], int],
-    bought: Mapping[tuple[int, int], int],
-    subscriber_id: int,
-) -> Source:
-    """A source after what this batch has drawn of it and bought for (or given back to) it."""
-    key = (subscriber_id, source.id)
-    if source.left is None or (key not in drawn and key not in bought):
-        return source
-    extra = bought.get(key, 0)
-    return dataclasses.replace(
-        source,
-        left=source.left - drawn.get(key, 0) + extra,
-        granted=(source.granted or 0) + extra,
-    )
-
-
-def _payable(
-    demand: Demand, *, at: dt.datetime, grace: dt.timedelta
-) -> Callable[[Source, dt.datetime], bool]:
-    return functools.partial(
-        may_pay, period=demand.period, suspended=demand.suspended, at=at, grace=grace
-    )
-
-
-def _block_buyer(
-    demand: Demand, bought: dict[tuple[int, int], int]
-) -> Callable[[Source, int], int]:
-    """Buys whole packs for the period's block bucket, as far as the plan's caps allow."""
-    key = overflow_key("blocks", demand.period)
-    policy = demand.period.policy
-    packs = 0
-
-    def more(source: Source, short: int) -> int:
-        nonlocal packs
-        if policy is None or source.grant_key != key or not policy.block_units:
-            return 0
-        wanted = -(-short // policy.block_units)
-        if policy.max_blocks is not None:
-            have = (source.granted or 0) // policy.block_units + packs
-            wanted = min(wanted, max(0, policy.max_blocks - have))
-        packs += wanted
-        if wanted:
-            bought[demand.subscriber_id, source.id] += wanted * policy.block_units
-        return wanted * policy.block_units
-
-    return more
-
-
 # --- overflow: what pays when nothing prepaid does ----------------------------------------------
-
-
-def overflow_key(name: str, period: Period) -> str:
-    """The grant key of a period's overflow bucket: `overage`, `blocks` or `uncovered`.
-
-    After an upgrade it names the plan whose price it costs, see `plan_of_overflow`.
-    """
-    start = period.since.astimezone(dt.UTC).isoformat()
-    if period.upgraded_at is not None and period.policy is not None:
-        name = f"{name}@{period.policy.plan_id}"
-    return f"{name}:{period.subscription_id or 'month'}:{start}"
-
-
-def plan_of_overflow(grant_key: str) -> int | None:
-    """The plan version whose price an overflow bucket costs; None: that of its period's row."""
-    _, _, plan_id = grant_key.split(":", 1)[0].partition("@")
-    return int(plan_id) if plan_id else None
 
 
 def overflow_grants(subscriber_id: int, period: Period, *, suspended: bool = False) -> list[Grant]:
@@ -1310,8 +1177,15 @@ def _open_overflow(
     held = _sources(cursor)
     family = _open_pools(cursor, demands, held, freed or {}, at=at, grace=grace)
     short = _uncovered_demands(demands, held, freed or {}, at=at, grace=grace, family=family)
-    grant([g for demand in short for g in _overflow_of(demand)], at=at)
+    # Without those that are there: even to find them there, an INSERT waits for who draws them.
+    # They overtake nothing that is remembered: whoever has them opened had nothing else to draw.
+    missing = [g for demand in short for g in _overflow_of(demand) if not _is_there(g, held)]
+    grant(missing, at=at, overtakes=False)
     return family
+
+
+def _is_there(wanted: Grant, held: Mapping[int, Sequence[Source]]) -> bool:
+    return any(source.grant_key == wanted.grant_key for source in held[wanted.subscriber_id])
 
 
 def _open_pools(
@@ -1378,7 +1252,7 @@ def _left_after(
 ) -> Callable[[int, Source], int]:
     """What a main line's bucket has left after what was drawn of it and given back to it; nothing
     where it has no end, which is not shared."""
-    return lambda owner_id, source: _after(source, drawn, bought, owner_id).left or 0
+    return lambda owner_id, source: what_is_left_after(source, drawn, bought, owner_id).left or 0
 
 
 def _lender(
@@ -1486,11 +1360,11 @@ def _uncovered_demands(
     for demand in demands if family is None else family.in_order(demands):
         # As in the draw, what one demand of a subscriber takes is not there for the next.
         subscriber_id = demand.subscriber_id
-        sources = [_after(s, drawn, freed, subscriber_id) for s in held[subscriber_id]]
-        if _kinds(demand) == _OTHERS:  # there may be one since before the plan, or a suspension
+        sources = [what_is_left_after(s, drawn, freed, subscriber_id) for s in held[subscriber_id]]
+        if kinds_of(demand) == OTHERS:  # there may be one since before the plan, or a suspension
             sources = [source for source in sources if source.kind != Kind.UNCOVERED]
-        payable = _payable(demand, at=at, grace=grace)
-        more: Callable[[Source, int], int] = _none_more
+        payable = may_pay_for(demand, at=at, grace=grace)
+        more: Callable[[Source, int], int] = none_more
         if lending is not None:
             more, payable = _lender(demand, lending, more), _with_pool(payable, lending)
         covered = 0
@@ -1551,8 +1425,22 @@ def lock(
 def lock_to_free(
     cursor: Cursor, subscriber_ids: Iterable[int], *, since: dt.datetime
 ) -> dict[int, list[Source]]:
-    """Lock all buckets that end after `since`: what `follow` may have to touch."""
-    return lock(cursor, subscriber_ids, since=since, until=_NEVER)
+    """Lock all buckets that end after `since`: what `follow` may have to touch.
+
+    That may find one that came since, and is locked: then it raises Raced, inside `failures`.
+    """
+    held = lock(cursor, subscriber_ids, since=since, until=_NEVER)
+    _wait_no_more(cursor)
+    return held
+
+
+def _wait_no_more(cursor: Cursor) -> None:
+    """From here to its end, let a transaction that holds its locks fail rather than wait.
+
+    A lock that has to wait does not see what came meanwhile: a bucket that another opened, and a
+    third has locked who waits for what is locked here. Milliseconds, for whose lock ends by itself.
+    """
+    cursor.execute("SELECT set_config('lock_timeout', '50', true)", prepare=True)
 
 
 def follow(
@@ -1624,8 +1512,7 @@ def lock_for_draw(
     for demand in short:
         if family is None and any(s.kind == Kind.POOL for s in held[demand.subscriber_id]):
             raise Raced
-        there = {source.grant_key for source in held[demand.subscriber_id]}
-        if any(overflow.grant_key not in there for overflow in _overflow_of(demand)):
+        if not all(_is_there(overflow, held) for overflow in _overflow_of(demand)):
             raise Raced
     return held
 

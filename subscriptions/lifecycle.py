@@ -28,6 +28,7 @@ from subscriptions import (
     buckets,
     catalog,
     ceilings,
+    demands,
     expected,
     outbox,
     periods,
@@ -488,13 +489,13 @@ def _upgrade_to(subscription: Subscription, new: Plan, *, at: dt.datetime) -> Su
 def _upgrade_grants(row: Upgrade, said: Mapping[int, Said]) -> Iterator[buckets.Grant]:
     """The allowance of an upgrade, and the overage bucket that costs the new plan's price."""
     policy = ceilings.policy_of(row.new_plan.pk, said[row.subscriber_id], row.period_start)
-    after = buckets.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
+    after = demands.Period(row.period_start, row.period_end, row.subscription_id, policy, row.at)
     wanted: list[tuple[str, int | None, str]] = []
     if row.units:
         key = f"upgrade:{row.subscription_id}:{row.nr}"
         wanted.append((Bucket.Kind.ALLOWANCE, row.units, key))
     if row.new_plan.on_exhaustion == Plan.OnExhaustion.METER:
-        key = buckets.overflow_key("overage", after)
+        key = demands.overflow_key("overage", after)
         wanted.append((Bucket.Kind.OVERAGE, policy.overage_units, key))
     for kind, units, key in wanted:
         yield buckets.Grant(

@@ -85,6 +85,12 @@ def pack_interval(span: dt.timedelta) -> bytes:
     return struct.pack(">qii", micros, span.days, 0)
 
 
+def unpack_interval(data: bytes) -> dt.timedelta:
+    """The interval of `pack_interval`."""
+    micros, days, _ = struct.unpack(">qii", data)
+    return dt.timedelta(days=days, microseconds=micros)
+
+
 def pack_int8s(values: Sequence[int], oid: int = 20) -> bytes:
     """A bigint[] without nulls, or an array of another type of eight bytes."""
     numbers = array("q", values)
@@ -138,6 +144,14 @@ def micros_of(instant: dt.datetime) -> int:
     """An instant as PostgreSQL counts it: microseconds since 2000."""
     since = instant - EPOCH
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
+
+
+def pack_instant(instant: dt.datetime) -> bytes:
+    return pack_int8(micros_of(instant))
+
+
+def unpack_instant(data: bytes) -> dt.datetime:
+    return EPOCH + dt.timedelta(microseconds=int.from_bytes(data, "big", signed=True))
 
 
 class _Int8sDumper(Dumper):

@@ -17,14 +17,12 @@ import dataclasses
 import datetime as dt
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
+from subscriptions.demands import Demand, Source
 from subscriptions.models import Bucket
 from subscriptions.pgarrays import Cursor, Int8s
-
-if TYPE_CHECKING:
-    from subscriptions.buckets import Demand, Source
 
 POOL = Bucket.Kind.POOL
 _FIRST = 1  # FamilyMember.Priority.FIRST

@@ -21,9 +21,10 @@ import msgspec
 from django.db import transaction
 from psycopg.types.numeric import Int8
 
-from subscriptions import buckets, pgarrays, pools
+from subscriptions import buckets, demands, pgarrays, pools
 from subscriptions.advisory import Lock
-from subscriptions.buckets import SPENDABLE, Demand, Kind, Period, Source
+from subscriptions.buckets import SPENDABLE, Kind
+from subscriptions.demands import Demand, Period, Source
 from subscriptions.errors import NotFound
 from subscriptions.models import Reservation
 from subscriptions.pgarrays import Cursor, Int8s, Texts
@@ -218,10 +219,10 @@ def _take(
 ) -> dict[int, int]:
     """Up to so many units of the buckets that would pay now, in burn order."""
     payable = functools.partial(
-        buckets.may_pay, period=period, suspended=False, at=at, grace=dt.timedelta(0)
+        demands.may_pay, period=period, suspended=False, at=at, grace=dt.timedelta(0)
     )
     able = [source for source in sources if source.kind != Kind.UNCOVERED]
-    taken = buckets.allot([(at, units)], able, payable)
+    taken = demands.allot([(at, units)], able, payable)
     return {source.id: part for _, source, part in taken}
 
 
@@ -231,7 +232,7 @@ def _room_for_packs(sources: Sequence[Source], period: Period) -> int | None:
     assert policy is not None
     if policy.max_blocks is None:
         return None
-    key = buckets.overflow_key("blocks", period)
+    key = demands.overflow_key("blocks", period)
     bought = sum((source.granted or 0) for source in sources if source.grant_key == key)
     return max(0, policy.max_blocks - bought // policy.block_units) * policy.block_units
 
@@ -668,12 +669,16 @@ def release(gateway_id: int, name: str, *, at: dt.datetime) -> tuple[int, int, H
         raise NotFound("this gateway has no such reservation")
     if found.subscriber_id is None:
         return State.DENIED, 0, None
-    with transaction.atomic():
-        cursor = pgarrays.cursor()
-        [held] = lock(cursor, [(found.subscriber_id, gateway_id, name)])
-        if held.state == State.OPEN:
-            _give_back(cursor, [held], State.RELEASED, at=at)
-            return State.RELEASED, held.held, held
+    key = (found.subscriber_id, gateway_id, name)
+    return buckets.attempt(functools.partial(_release, key, at=at))
+
+
+def _release(key: Key, *, at: dt.datetime) -> tuple[int, int, Held | None]:
+    cursor = pgarrays.cursor()
+    [held] = lock(cursor, [key])
+    if held.state == State.OPEN:
+        _give_back(cursor, [held], State.RELEASED, at=at)
+        return State.RELEASED, held.held, held
     return held.state, held.held if held.state == State.RELEASED else 0, None
 
 
@@ -698,14 +703,17 @@ def _expire(keys: Iterable[Key], *, at: dt.datetime) -> int:
     expired = 0
     ordered = sorted(keys, key=lambda key: (shard_of(key[0]), key))
     for _, group in groupby(ordered, key=lambda key: shard_of(key[0])):
-        with transaction.atomic():
-            cursor = pgarrays.cursor()
-            held = lock(cursor, list(group))
-            # A commit or renewal may have been faster.
-            due = [one for one in held if one.state == State.OPEN and one.expires_at <= at]
-            _give_back(cursor, due, State.EXPIRED, at=at)
-            expired += len(due)
+        expired += buckets.attempt(functools.partial(_expire_those, list(group), at=at))
     return expired
+
+
+def _expire_those(keys: Sequence[Key], *, at: dt.datetime) -> int:
+    cursor = pgarrays.cursor()
+    held = lock(cursor, keys)
+    # A commit or renewal may have been faster.
+    due = [one for one in held if one.state == State.OPEN and one.expires_at <= at]
+    _give_back(cursor, due, State.EXPIRED, at=at)
+    return len(due)
 
 
 def lock(cursor: Cursor, keys: Sequence[Key]) -> list[Held]:
@@ -899,9 +907,10 @@ def renew(
 
     What is granted takes the place of what was left. A refusal (also one that is known already, by
     a `limit`) leaves that, and it is final. No verdict where there is nothing to decide: it is
-    settled, over, or not low. `pooled`: its subscriber is a member of a family. Raises Moved.
+    settled, over, or not low. `pooled`: its subscriber is a member of a family.
+    Raises Moved, Raced.
     """
-    with transaction.atomic():
+    with transaction.atomic(), buckets.failures():
         cursor = pgarrays.cursor()
         [held] = lock(cursor, [key])
         if held.slice_units is None or held.state != State.OPEN or held.is_late(at):

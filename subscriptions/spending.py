@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime as dt
 from decimal import ROUND_HALF_UP, Decimal
 
-from subscriptions import buckets, guards, policies
+from subscriptions import buckets, demands, guards, policies
 from subscriptions.models import Bucket, Guard, Plan, SubscriptionPeriod, Upgrade
 
 _FEN = Decimal("0.01")
@@ -48,7 +48,7 @@ def settle(subscriber_id: int, *, at: dt.datetime) -> None:
     before = {
         bucket.id: plan_id
         for bucket in rows
-        if (plan_id := buckets.plan_of_overflow(bucket.grant_key) or period.plan_id)
+        if (plan_id := demands.plan_of_overflow(bucket.grant_key) or period.plan_id)
         != last.new_plan_id
     }
     metered = [b.id for b in rows if b.id in before and not b.grant_key.startswith("blocks")]

@@ -84,3 +84,4 @@ def drop_many() -> None:
                 unusual = [partitions.name_of(table, day) for day in there if day not in _USUAL]
                 cursor.execute(f"DROP TABLE {', '.join(unusual)}")
                 partitions.forget(table)
+    begin()  # the usual days are known again, whatever was forgotten

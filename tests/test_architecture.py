@@ -454,6 +454,8 @@ def four_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(users) > 2
     for module in users:
         monkeypatch.setattr(module, "shard_of", lambda subscriber_id: subscriber_id % 4)
+        if hasattr(module, "shards_of"):
+            monkeypatch.setattr(module, "shards_of", lambda ids: {one % 4 for one in ids})
 
 
 def shards_by_transaction(table: str, stamp: str) -> list[set[int]]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 
 import pytest
 from rest_framework.test import APIClient
 
-from metering import rollups
+from metering import context, records, rollups
+from metering.parsing import Usage
 from subscriptions import lifecycle
 from subscriptions.models import Operator, OutboxEvent, Subscriber
 from tests.factories import (
@@ -246,6 +248,60 @@ def test_a_plan_weighs_by_its_card_also_where_a_gift_pays_before_and_after(
 
     assert answer["units"] == "240.000"
     assert used(subscriber) == {"gift": 600}
+    assert_books_agree()
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 1])
+def test_late_usage_has_its_subject_read_once_after_its_period_ended_not_each_time(
+    gateway: Gateway, operator: Operator, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10**6 * T))
+    edge = local(2026, 7, 1)
+    read = context.Context._read
+    asked: list[str] = []
+
+    def noted(known: Any, usages: Sequence[Usage], at: dt.datetime) -> None:
+        asked.extend(usage.subject for usage in usages)
+        read(known, usages, at)
+
+    def charge(mark: str, clock: dt.datetime) -> None:
+        set_clock(operator, clock)
+        asked.clear()
+        gateway.charge(*[record(f"{mark}-{nr}", occurred_at=edge - HOUR) for nr in range(many)])
+
+    monkeypatch.setattr(context.Context, "_read", noted)
+    charge("in time", edge - HOUR)
+    charge("again", edge - US)
+    assert not asked
+    charge("late", edge)
+    assert set(asked) == {"user-s-1"}
+    charge("later", edge + HOUR)
+    assert not asked
+
+    assert used(subscriber) == {"allowance": 4 * many * 120}
+    assert_books_agree()
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 1])
+def test_usage_after_the_grace_of_a_bucket_well_known_draws_what_holds_then(
+    gateway: Gateway, operator: Operator, many: int
+) -> None:
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10**6 * T))
+    edge = local(2026, 7, 1)
+
+    def charge(mark: str, clock: dt.datetime) -> None:
+        set_clock(operator, clock)
+        gateway.charge(*[record(f"{mark}-{nr}", occurred_at=edge - HOUR) for nr in range(many)])
+
+    charge("in time", edge - HOUR)
+    charge("again", edge - US)
+    charge("within the grace", edge + 48 * HOUR - US)
+    charge("after it", edge + 48 * HOUR)
+
+    june, july = buckets_of(subscriber, "allowance")
+    assert (june.used, july.used) == (3 * many * 120 * T, many * 120 * T)
     assert_books_agree()
 
 

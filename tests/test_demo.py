@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -59,8 +59,11 @@ def test_generated_usage_adds_up_and_so_it_does_again(live_server):
     assert UsageRecord.objects.count() == 6000
 
 
-def test_whoever_signs_in_finds_two_months_of_a_life(live_server, settings):
-    seeding.seed(at=clock.wall())
+@pytest.mark.parametrize("day", [20, 31], ids=["within a month", "in the first hour of one"])
+def test_whoever_signs_in_finds_two_months_of_a_life(live_server, settings, monkeypatch, day):
+    moment = datetime(2026, 8, day, 16, 30, tzinfo=UTC)
+    monkeypatch.setattr(clock, "wall", lambda: moment)
+    seeding.seed(at=moment)
     settings.PORTAL_OPERATOR = seeding.SELLS_PLANS
     settings.CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
     page = io.StringIO()

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rest_framework.test import APIClient
 
-from subscriptions import balances, buckets, lifecycle, periods
+from subscriptions import balances, demands, lifecycle, periods
 from subscriptions.models import (
     Bucket,
     BucketEntry,
@@ -203,8 +203,8 @@ def test_overage_costs_the_price_of_the_plan_that_held_when_it_was_used(
     overage = {b.grant_key.split(":")[0]: b for b in buckets_of(subscriber, "overage")}
     assert overage["overage"].used == (300 + 50) * T
     assert overage[f"overage@{pro.pk}"].used == (1_500 - extra + 70) * T
-    assert buckets.plan_of_overflow(overage[f"overage@{pro.pk}"].grant_key) == pro.pk
-    assert buckets.plan_of_overflow(overage["overage"].grant_key) is None
+    assert demands.plan_of_overflow(overage[f"overage@{pro.pk}"].grant_key) == pro.pk
+    assert demands.plan_of_overflow(overage["overage"].grant_key) is None
     assert_books_agree()
 
 
@@ -224,7 +224,7 @@ def test_packs_after_an_upgrade_are_those_of_the_new_plan(
     small, large = buckets_of(subscriber, "overage")
     assert (small.granted, small.used) == (100 * T, 100 * T)
     assert (large.granted, large.used) == (1_000 * T, 10 * T)
-    assert buckets.plan_of_overflow(large.grant_key) == big.pk
+    assert demands.plan_of_overflow(large.grant_key) == big.pk
     assert not Bucket.objects.filter(subscriber_id=subscriber.pk, kind="allowance").exists()
     assert_books_agree()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -132,6 +133,45 @@ def end_once_asleep(pid: int) -> bool:
             return bool(cursor.fetchone()[0])
     finally:
         connection.close()
+
+
+@pytest.fixture
+def slow_to_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sending takes in all that the server answers to it, as it may where the socket is full."""
+    send = pipeline._send
+
+    def send_and_take(pgconn: psycopg.pq.abc.PGconn) -> None:
+        send(pgconn)
+        until = time.monotonic() + 0.3
+        while time.monotonic() < until:
+            if select.select([pgconn.socket], [], [], 0.05)[0]:
+                pgconn.consume_input()
+
+    monkeypatch.setattr(pipeline, "_send", send_and_take)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.usefixtures("slow_to_send")
+def test_an_answer_that_came_while_the_rest_was_sent_is_not_waited_for_again() -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        pipeline.run([(KEEP, [pack_int8(1)]), (DIVIDE, [pack_int8(0)]), (COUNT, [])])
+
+    assert pipeline.run([(KEEP, [pack_int8(2)]), (COUNT, [])])[1] == [pack_int8(1)]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("sent", ["slow_to_send", "table"])
+@pytest.mark.parametrize("size", [1, 1_000_000])
+def test_a_copy_that_fails_at_its_first_row_says_so(
+    request: pytest.FixtureRequest, sent: str, size: int
+) -> None:
+    request.getfixturevalue(sent)
+    pipeline.run([(KEEP, [pack_int8(1)])])
+
+    with pytest.raises(psycopg.errors.UniqueViolation), transaction.atomic():
+        pipeline.copy(b"COPY kept (n) FROM STDIN", b"1\n" * size, meanwhile=lambda: None)
+
+    assert kept() == [1]
 
 
 @pytest.mark.parametrize("values", [[], [5], [-(2**63), 0, 2**63 - 1]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import itertools
 import random
@@ -9,9 +10,10 @@ import threading
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from django.conf import settings
@@ -21,7 +23,8 @@ from rest_framework.test import APIClient
 
 from metering import context, few_asks, ingest, records
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
-from subscriptions import clock, lifecycle, reservations, reservations_few
+from metering.parsing import Usage
+from subscriptions import buckets, clock, lifecycle, reservations, reservations_few
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
@@ -64,6 +67,8 @@ from tests.usage import (
 pytestmark = [pytest.mark.django_db, pytest.mark.xdist_group("races")]
 
 WRITERS = 8
+
+Result = TypeVar("Result")
 
 
 @pytest.fixture(scope="module")
@@ -229,7 +234,7 @@ def test_a_batch_that_commits_with_its_draw_leaves_nothing_where_an_id_is_found_
 def test_who_was_emptied_by_another_process_is_read_anew_and_nobody_else(
     operator: Operator, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else a batch with one that ran dry among a thousand costs as one of whom none is known."""
+    """Else a batch with one that ran dry among a thousand costs as two of whom none is known."""
     plan = make_plan(operator, allowance=100_000 * T)
     people = [make_subscriber(operator, f"s-{n}", subjects=(f"user-{n}",)) for n in range(3)]
     for one in people:
@@ -246,18 +251,27 @@ def test_who_was_emptied_by_another_process_is_read_anew_and_nobody_else(
     gateway.charge(record("all", subject="user-1", input_tokens=90_000, output_tokens=0))
     context._remembered[operator.pk] = known
     asked: set[str] = set()
-    tell = context._tell
+    read = context.Context._read
 
-    def noted(cursor: Any, by: list[Any]) -> Any:
-        asked.update(by[0])
-        return tell(cursor, by)
+    def noted(known: Any, usages: Sequence[Usage], at: dt.datetime) -> None:
+        asked.update(usage.subject for usage in usages)
+        read(known, usages, at)
 
-    monkeypatch.setattr(context, "_tell", noted)
+    monkeypatch.setattr(context.Context, "_read", noted)
+    stored: list[int] = []
+    store = records.store
+
+    def counting(lines: Sequence[Any], **named: Any) -> None:
+        stored.append(len(lines))
+        store(lines, **named)
+
+    monkeypatch.setattr(records, "store", counting)
 
     answer = gateway.charge(*batch("second"))
 
     assert counted(answer) == (3 * records.FEW, 0, 0)
     assert asked == {"user-1"}
+    assert stored == [3 * records.FEW]
     both = 2 * records.FEW * 120
     assert [used(one) for one in people] == [
         {"allowance": both},
@@ -643,6 +657,75 @@ def test_what_was_read_before_a_subject_moved_is_not_remembered_after_it(
     assert (used(old), used(new)) == ({"allowance": 120}, {"allowance": 120})
 
 
+@pytest.mark.parametrize("many", [1, records.FEW + 1])
+@pytest.mark.parametrize("happens", ["moved", "suspended"])
+def test_whose_bucket_runs_low_is_charged_by_what_holds_not_by_what_is_remembered(
+    operator: Operator, gateway: Gateway, many: int, happens: str
+) -> None:
+    old, new = make_subscriber(operator, "s-1"), make_subscriber(operator, "s-2", subjects=())
+    for person in (old, new):
+        subscribe(person, make_plan(operator, person.external_id, allowance=(many + 1) * 120 * T))
+
+    def charge(mark: str, occurred_at: dt.datetime) -> None:
+        some = [record(f"{mark}-{nr}", occurred_at=occurred_at) for nr in range(many)]
+        assert counted(gateway.charge(*some)) == (many, 0, 0)
+
+    charge("before", NOW)
+    known = context._remembered[operator.pk]["user-s-1"]
+    assert (known.subscriber_id, known.pick) == (old.pk, None)
+    set_clock(operator, NOW + MINUTE)
+    if happens == "moved":
+        move(operator)
+    else:
+        lifecycle.suspend(old.pk, reason="unpaid", at=NOW + MINUTE)
+    set_clock(operator, NOW + 2 * MINUTE)
+    charge("after", NOW + MINUTE)
+    charge("late", NOW)
+
+    both = {"allowance": (many + 1) * 120, "uncovered": (many - 1) * 120}
+    told = {
+        "moved": (both, {"allowance": many * 120}),
+        "suspended": (both | {"uncovered": (2 * many - 1) * 120}, {}),
+    }[happens]
+    for person, kinds in zip((old, new), told, strict=True):
+        assert Counter(used(person)) == Counter(kinds)  # zeros do not count
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 1])
+def test_whose_bucket_runs_low_is_read_once_until_something_of_them_changes(
+    operator: Operator, gateway: Gateway, monkeypatch: pytest.MonkeyPatch, many: int
+) -> None:
+    person = make_subscriber(operator, "s-1")
+    subscribe(person, make_plan(operator, allowance=10_000 * T))
+    gateway.charge(record("most", input_tokens=9_500, output_tokens=0))
+    read: list[int] = []
+    reads = context.Context._read
+
+    def noted(known: Any, usages: Sequence[Usage], at: dt.datetime) -> None:
+        read.append(len(usages))
+        reads(known, usages, at)
+
+    monkeypatch.setattr(context.Context, "_read", noted)
+
+    def charge(mark: str) -> int:
+        del read[:]
+        batch = [record(f"{mark}-{n}", input_tokens=1, output_tokens=0) for n in range(many)]
+        assert counted(gateway.charge(*batch)) == (many, 0, 0)
+        return len(read)
+
+    assert charge("first") <= 2
+    assert [charge("second"), charge("third")] == [0, 0]
+    gift = {"units": "1", "valid_until": (NOW + DAY).isoformat(), "reason": "x"}
+    assert post(client_for(make_key(operator)), "subscribers/s-1/grants", gift).status_code == 201
+    assert charge("gift") > 0
+    charge("settles")
+    assert charge("settled") == 0
+    lifecycle.suspend(person.pk, reason="unpaid", at=NOW)
+
+    assert charge("suspended") > 0
+    assert used(person)["uncovered"] == many
+
+
 @pytest.fixture
 def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Has something else committed once, right before a function of a module begins."""
@@ -659,6 +742,81 @@ def before(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         monkeypatch.setattr(module, name, first)
 
     return arrange
+
+
+@pytest.mark.parametrize(
+    ("happens", "given", "allowance"),
+    [("filled", 10_000, 3_000), ("drawn", 7_000, 7_000), ("overtaken", 7_400, 5_600)],
+)
+def test_a_demand_of_two_buckets_is_split_by_what_holds_when_it_is_drawn(
+    operator: Operator,
+    gateway: Gateway,
+    before: Callable[..., None],
+    happens: str,
+    given: int,
+    allowance: int,
+) -> None:
+    """It is reckoned without a lock, while what is reserved comes back, or another draws."""
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=10_000 * T))
+    api = client_for(make_key(operator))
+
+    def give(units: str, valid_until: dt.datetime) -> None:
+        gift = {"units": units, "valid_until": valid_until.isoformat(), "reason": "x"}
+        assert post(api, "subscribers/s-1/grants", gift).status_code == 201
+
+    give("10000", NOW + 30 * DAY)
+    reserve(gateway, "a-1", units="3000")
+    many = records.FEW + 1
+    batch = [record(f"r-{n}", input_tokens=200, output_tokens=0) for n in range(many)]
+    other = record("other", input_tokens=1_000, output_tokens=0)
+    beside: dict[str, Callable[[], Any]] = {
+        "filled": partial(release, gateway, "a-1"),
+        "drawn": partial(gateway.charge, other),
+        "overtaken": partial(give, "400", NOW + DAY),
+    }
+    before("draw", beside[happens], buckets)
+
+    assert counted(gateway.charge(*batch)) == (many, 0, 0)
+
+    both = Counter[str]()
+    for bucket in buckets_of(subscriber):
+        both[bucket.kind] += bucket.used // T
+    assert both == {"gift": given, "allowance": allowance}
+
+
+def test_nothing_is_locked_before_the_draw_of_who_has_bought_all_packs(
+    operator: Operator, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy subscriber is beyond its packs in each batch for the rest of the month."""
+    terms: dict[str, Any] = {
+        "block_units": 500 * T,
+        "block_price": yuan("1"),
+        "cap_units": 1_000 * T,
+    }
+    plan = make_plan(operator, allowance=100 * T, on_exhaustion="blocks", **terms)
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, plan)
+    many = records.FEW + 1
+
+    def charge(mark: str) -> None:
+        batch = [record(f"{mark}-{n}", input_tokens=10, output_tokens=0) for n in range(many)]
+        assert counted(gateway.charge(*batch)) == (many, 0, 0)
+
+    locks: list[int] = []
+    burn = buckets._burn
+
+    def noted(*given: Any, **named: Any) -> Any:
+        locks.append(1)
+        return burn(*given, **named)
+
+    monkeypatch.setattr(buckets, "_burn", noted)
+    charge("first")  # buys both
+    charge("second")
+    charge("third")
+
+    assert locks == [1]
+    assert used(subscriber) == {"allowance": 100, "overage": 1_000, "uncovered": 30 * many - 1_100}
 
 
 def move(operator: Operator) -> None:
@@ -978,7 +1136,7 @@ def test_an_ask_that_waits_while_the_first_pack_is_bought_is_promised_no_other(
         usage = [record(f"u-{n}", input_tokens=270, output_tokens=0) for n in range(2)]
         gateway.charge(*usage)
         thread.start()
-        while not waits_for_a_lock() and thread.is_alive():
+        while not locks_waited_for() and thread.is_alive():
             time.sleep(0.01)
     thread.join()
 
@@ -986,14 +1144,14 @@ def test_an_ask_that_waits_while_the_first_pack_is_bought_is_promised_no_other(
     assert used(subscriber) == {"allowance": 100, "overage": 450}
 
 
-def waits_for_a_lock() -> bool:
+def locks_waited_for() -> int:
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity"
-            " WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            "SELECT count(DISTINCT l.pid) FROM pg_locks l JOIN pg_stat_activity a USING (pid)"
+            " WHERE a.datname = current_database() AND NOT l.granted"
         )
         count: int = cursor.fetchone()[0]
-        return count > 0
+        return count
 
 
 def test_the_same_ask_from_several_threads_and_processes_is_one(
@@ -1153,6 +1311,84 @@ def test_reservations_usage_and_the_sweep_at_once_lose_nothing(
     while reservations.expire_due(operator.pk, at=NOW + DAY):
         pass
     assert not Bucket.objects.filter(subscriber__operator=operator, reserved__gt=0).exists()
+
+
+def test_units_given_back_do_not_wait_for_a_bucket_that_came_after_their_locks(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """The sweep has locked what three have; the first got another bucket meanwhile, and a batch
+    that draws of it waits for the second's."""
+    plan = make_plan(operator, allowance=100 * T)
+    people = [make_subscriber(operator, f"s-{n}", subjects=(f"user-{n}",)) for n in range(3)]
+    for nr, one in enumerate(people):
+        subscribe(one, plan)
+        reserve(gateway, f"a-{nr}", units="100", ttl_seconds=1, subject=f"user-{nr}")
+    first, _, last = (buckets_of(one, "allowance")[0] for one in people)
+
+    def uses(mark: str, *who: int) -> list[Any]:
+        def one(nr: int) -> dict[str, Any]:
+            return record(f"{mark}-{nr}", subject=f"user-{nr}", input_tokens=10, output_tokens=0)
+
+        return [gateway.charge(*map(one, who))]
+
+    sweep = partial(reservations.expire_due, operator.pk, at=NOW + MINUTE)
+    held, done = threading.Event(), threading.Event()
+
+    def holds() -> None:
+        with holding(last):
+            held.set()
+            done.wait(60)
+
+    with ThreadPoolExecutor(3) as pool:
+        holder = pool.submit(closing(holds))
+        held.wait(60)
+        with holding(first):
+            swept = pool.submit(closing(sweep))
+            wait_for_locks(1)
+            uses("opens", 0)
+        wait_for_locks(1)
+        charged = pool.submit(closing(partial(uses, "draws", 0, 1)))
+        wait_for_locks(2)
+        done.set()
+        holder.result()
+        assert swept.result() == 3
+        assert counted(charged.result()[0]) == (2, 0, 0)
+
+    assert not Bucket.objects.filter(subscriber__operator=operator, reserved__gt=0).exists()
+    assert [sum(used(one).values()) for one in people] == [20, 10, 0]
+    # What came back burns first again, whatever was remembered of the first one's buckets.
+    uses("then", 0)
+    assert used(people[0]) == {"uncovered": 20, "allowance": 10}
+
+
+@contextlib.contextmanager
+def holding(bucket: Bucket) -> Iterator[None]:
+    """Somebody's transaction that has locked a bucket, until the block ends."""
+    with transaction.atomic():
+        Bucket.objects.select_for_update(no_key=True).get(
+            subscriber_id=bucket.subscriber_id, id=bucket.id
+        )
+        yield
+
+
+def closing(call: Callable[[], Result]) -> Callable[[], Result]:
+    """The call, for a thread of its own: its connection is closed behind it."""
+
+    def run() -> Result:
+        try:
+            return call()
+        finally:
+            connections.close_all()
+
+    return run
+
+
+def wait_for_locks(count: int) -> None:
+    """Until so many wait for a lock."""
+    ends = time.monotonic() + 20
+    while locks_waited_for() < count:
+        assert time.monotonic() < ends
+        time.sleep(0.01)
 
 
 def test_the_same_record_made_void_several_times_at_once_is_void_once(

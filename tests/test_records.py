@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from typing import Any
 
@@ -34,6 +35,20 @@ def fill(day: dt.date) -> str:
     return name
 
 
+def make_batch(gateway: Gateway, nr: int, *, stored_at: dt.datetime) -> None:
+    UsageBatch.objects.create(
+        id=nr,
+        operator=gateway.operator,
+        gateway=gateway,
+        charged_at=NOW,
+        stored_at=stored_at,
+        records=1,
+        units=1,
+        occurred_from=NOW,
+        occurred_to=NOW,
+    )
+
+
 def plan_of(sql: str, parameters: list[Any]) -> str:
     raw = pgarrays.cursor().connection
     cursor = psycopg.RawCursor(raw) if "$1" in sql else psycopg.Cursor(raw)
@@ -44,10 +59,19 @@ def plan_of(sql: str, parameters: list[Any]) -> str:
 def test_the_look_at_a_day_around_reads_its_key_and_not_a_busy_subscribers_whole_day() -> None:
     name = fill(DAY)
 
-    plan = plan_of(records._around((name,)).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+    plan = plan_of(records._around((name,), False).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
 
     assert f"{name}_key" in plan
     assert f"{name}_time" not in plan
+
+
+def test_the_look_at_a_day_that_is_empty_yet_is_planned_for_one_that_is_not() -> None:
+    """A process keeps its plans, and until a day's first statistics many records come."""
+    name = partitions.name_of(RECORDS, DAY)
+
+    plan = plan_of(records._around((name,), False).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+
+    assert "Index Cond: ((subscriber_id = g.subscriber_id)" in plan
 
 
 def test_a_record_that_may_be_a_duplicate_is_found_by_its_key() -> None:
@@ -58,6 +82,37 @@ def test_a_record_that_may_be_a_duplicate_is_found_by_its_key() -> None:
 
     assert f"{name}_key" in plan
     assert f"{name}_time" not in plan
+
+
+def unnoted(day: dt.date) -> int:
+    """How many runs of pages the index by batch has not noted; it has after this."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT brin_summarize_new_values(%s)", [f"{partitions.name_of(RECORDS, day)}_batch"]
+        )
+        return int(cursor.fetchone()[0])
+
+
+def test_the_fold_notes_in_which_pages_the_batches_of_its_days_are() -> None:
+    gateway = Gateway.objects.create(operator=make_operator(), name="edge", created_at=NOW)
+    fill(DAY)
+    fill(DAY + dt.timedelta(days=1))
+    make_batch(gateway, 1, stored_at=NOW)
+
+    rollups.fold_all(at=NOW)
+
+    assert unnoted(DAY) == 0
+    assert unnoted(DAY + dt.timedelta(days=1)) > 0
+
+
+def test_the_fold_does_not_wait_for_a_vacuum_that_notes_them_too() -> None:
+    gateway = Gateway.objects.create(operator=make_operator(), name="edge", created_at=NOW)
+    make_batch(gateway, 1, stored_at=NOW)
+    name = partitions.name_of(RECORDS, DAY)
+    with contextlib.closing(connection.copy()) as other, other.cursor() as cursor:
+        cursor.execute(f"BEGIN; LOCK TABLE {name} IN SHARE UPDATE EXCLUSIVE MODE")
+
+        assert rollups.fold_all(at=NOW) == 1
 
 
 def test_a_report_of_some_hours_reads_the_index_by_time() -> None:
@@ -76,16 +131,6 @@ def test_the_watermark_is_when_the_oldest_batch_came_whatever_its_number() -> No
     gateway = Gateway.objects.create(operator=make_operator(), name="edge", created_at=NOW)
     hour = dt.timedelta(hours=1)
     for nr, stored_at in ((10, NOW), (20, NOW - hour)):
-        UsageBatch.objects.create(
-            id=nr,
-            operator=gateway.operator,
-            gateway=gateway,
-            charged_at=NOW,
-            stored_at=stored_at,
-            records=1,
-            units=1,
-            occurred_from=NOW,
-            occurred_to=NOW,
-        )
+        make_batch(gateway, nr, stored_at=stored_at)
 
     assert rollups.watermark(at=NOW + hour) == NOW - hour

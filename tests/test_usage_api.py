@@ -15,7 +15,7 @@ import zstandard
 from django.db import connection
 from rest_framework.test import APIClient
 
-from metering import rollups
+from metering import parsing, rollups
 from metering.models import QuarantinedRecord, UsageRecord
 from subscriptions import keys, lifecycle
 from subscriptions.models import ApiKey, Operator, OutboxEvent, Subscriber
@@ -833,6 +833,17 @@ def test_several_repeats_in_a_batch_of_new_records_are_each_known_again(
 
     assert counted(answer) == (30, 30, 0)
     assert used(subscriber) == {"uncovered": 60 * 120}
+
+
+def test_the_largest_batch_sent_again_is_known_as_a_whole(
+    gateway: Gateway, subscriber: Subscriber
+) -> None:
+    """What is sent of it to the database is more than a socket takes at once."""
+    batch = [record(f"r-{nr}", input_tokens=1) for nr in range(parsing.MAX_RECORDS)]
+
+    assert counted(gateway.charge(*batch)) == (parsing.MAX_RECORDS, 0, 0)
+    assert counted(gateway.charge(*batch)) == (0, parsing.MAX_RECORDS, 0)
+    assert_books_agree()
 
 
 def test_a_resend_is_known_after_its_window_has_passed(

@@ -16,7 +16,7 @@ from rest_framework.test import APIClient
 from metering import rollups, windows
 from metering.models import UsageRecord
 from subscriptions import clock
-from subscriptions.buckets import Period
+from subscriptions.demands import Period
 from subscriptions.models import Operator, Subscriber
 from subscriptions.policies import Window, policy_from
 from tests.asking import commit, release, reserve

@@ -26,8 +26,9 @@ def _charge_together(caller: Caller, usages: Sequence[Usage]) -> list[Ingested]:
     """Charge single records of one gateway as one batch; one answer each."""
     together = ingest(caller, usages, at=clock.wall())
     answers = [Ingested(together.batch_id) for _ in usages]
-    for index, units in together.charged:
-        answers[index].charged.append((0, units))
+    for index, units in zip(together.charged, together.amounts, strict=True):
+        answers[index].charged.append(0)
+        answers[index].amounts.append(units)
     for index in together.duplicates:
         answers[index].duplicates.append(0)
     for rejection in together.rejected:

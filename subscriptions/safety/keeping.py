@@ -13,7 +13,7 @@ from typing import Any
 
 from django.db import transaction
 
-from subscriptions import buckets, ceilings, guards, spending
+from subscriptions import buckets, ceilings, demands, guards, spending
 from subscriptions.errors import Conflict, Invalid
 from subscriptions.models import Bucket, Guard, SafetyStep, Subscriber, SubscriptionPeriod
 from subscriptions.safety import alerts, steps
@@ -150,7 +150,7 @@ def _limit_overage(subscriber_id: int, *, at: dt.datetime) -> None:
             and period.starts_at <= bucket.valid_from < period.ends_at
         ]
         if held:
-            plan_id = buckets.plan_of_overflow(bucket.grant_key) or held[0].plan_id
+            plan_id = demands.plan_of_overflow(bucket.grant_key) or held[0].plan_id
             policy = ceilings.policy_of(plan_id, said, held[0].starts_at)
             limits[bucket.id] = policy.overage_units
     buckets.limit(subscriber_id, limits, at=at)

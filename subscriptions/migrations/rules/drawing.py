@@ -5,12 +5,15 @@
 # generation than expected (-1: locked already), is not touched, and the count tells: what the
 # journal says is what was drawn, or nothing. It is written first, for nobody waits for its rows, and
 # others wait for the buckets from their update to the commit. Answers the subscribers whose bucket
-# could hardly pay the same again. SQLSTATE TB002: some bucket was emptied or overtaken meanwhile;
-# its detail are the subscribers, or some more inside a savepoint.
+# could hardly pay the same again. Buckets of `empties` must have nothing left after it: what they do
+# not cover was reckoned to others. Each row tells a sum, most of them nothing: 1 it is emptied, 2 it
+# is low, 4 it crosses a threshold, 8 it has something left and must not. SQLSTATE TB002: some bucket
+# was emptied, overtaken or filled meanwhile; its detail are their subscribers, and maybe some more
+# whose bucket is nearly empty.
 DRAW = """
 CREATE FUNCTION subscriptions_draw(
     subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
-    batch bigint, moment timestamptz
+    batch bigint, moment timestamptz, empties bigint[] DEFAULT '{}'
 ) RETURNS bigint[] LANGUAGE plpgsql
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
@@ -34,25 +37,36 @@ BEGIN
         WHERE b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
           AND (b.granted IS NULL OR b.granted >= b.used + b.reserved + d.units)
           AND (d.generation = -1 OR b.generation = d.generation)
-        RETURNING b.subscriber_id, b.id, b.kind, b.granted, b.used, b.reserved, d.units
+        RETURNING b.subscriber_id, CASE
+            WHEN b.granted IS NULL THEN 0
+            WHEN b.used < b.granted - b.granted / 2 AND b.id <> ALL (empties)
+             AND b.granted - b.used - b.reserved >= greatest(4 * d.units, b.granted / 8) THEN 0
+            ELSE (b.granted = b.used AND b.kind <> 'overage')::int
+               + 2 * (b.granted - b.used - b.reserved
+                      < greatest(4 * d.units, b.granted / 8))::int
+               + 4 * (b.granted > 0 AND b.used >= b.granted - b.granted / 2
+                      AND (b.used - d.units < b.granted - b.granted / 2
+                           OR (b.used >= b.granted - b.granted / 5
+                               AND b.used - d.units < b.granted - b.granted / 5)
+                           OR b.used = b.granted))::int
+               + 8 * (b.id = ANY (empties) AND b.granted > b.used + b.reserved)::int
+        END AS told
     )
-    SELECT count(*),
-           array_agg(u.subscriber_id) FILTER (WHERE u.granted = u.used AND u.kind <> 'overage'),
-           array_agg(u.subscriber_id) FILTER (
-               WHERE u.granted - u.used - u.reserved < greatest(4 * u.units, u.granted / 16)),
-           bool_or(u.granted > 0 AND u.used >= u.granted - u.granted / 2
-                   AND (u.used - u.units < u.granted - u.granted / 2
-                        OR (u.used >= u.granted - u.granted / 5
-                            AND u.used - u.units < u.granted - u.granted / 5)
-                        OR u.used = u.granted))
+    SELECT count(*) FILTER (WHERE told < 8),
+           array_agg(subscriber_id) FILTER (WHERE told & 1 > 0),
+           array_agg(subscriber_id) FILTER (WHERE told & 2 > 0),
+           bool_or(told & 4 > 0)
     INTO drawn, emptied, low, crossed FROM u;
     IF drawn <> cardinality(subscribers) THEN
-        -- Whose: all those whose bucket this transaction has not written.
+        -- Whose: some more may be told, whose bucket could not pay the same once more.
         SELECT string_agg(d.subscriber_id::text, ',') INTO others
-        FROM unnest(subscribers, buckets) AS d (subscriber_id, bucket_id)
+        FROM unnest(subscribers, buckets, units, generations)
+            AS d (subscriber_id, bucket_id, units, generation)
         LEFT JOIN subscriptions_bucket b
           ON b.subscriber_id = d.subscriber_id AND b.id = d.bucket_id
-        WHERE b.xmin IS DISTINCT FROM pg_current_xact_id()::xid;
+        WHERE b.id IS NULL OR b.granted < b.used + b.reserved + d.units
+           OR (b.id = ANY (empties) AND b.granted > b.used + b.reserved)
+           OR (d.generation <> -1 AND b.generation <> d.generation);
         RAISE EXCEPTION 'a bucket was emptied or overtaken'
             USING ERRCODE = 'TB002', DETAIL = coalesce(others, '');
     END IF;
