@@ -59,10 +59,13 @@ def manage(platform: Platform, *command: str, program: str = "manage.py") -> str
     return done.stdout
 
 
-def eventually(true: Callable[[], object]) -> None:
+def eventually(
+    true: Callable[[], object], otherwise: Callable[[], object] = lambda: "no more is known"
+) -> None:
+    """Wait until it is; where it does not become so, `otherwise` tells what is instead."""
     deadline = time.monotonic() + PATIENCE
     while not true():
-        assert time.monotonic() < deadline, "it took too long"
+        assert time.monotonic() < deadline, f"it took too long: {otherwise()}"
         time.sleep(0.05)
 
 

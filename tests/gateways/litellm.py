@@ -28,7 +28,7 @@ class Reporting:
 
     callback: str
     variables: Mapping[str, str] = field(default_factory=dict)
-    settings: Mapping[str, str | dict[str, str]] = field(default_factory=dict)
+    settings: Mapping[str, str | int | dict[str, str]] = field(default_factory=dict)
 
 
 WAYS = ("openmeter", "lago", "generic_api", "generic_api ndjson", "generic_api single")
@@ -41,7 +41,8 @@ def reporting(way: str, url: str, key: str) -> Reporting:
     if shape:
         there = {"callback_type": name, "endpoint": events, "log_format": shape}
         headers = {"Authorization": bearer, "Content-Type": "application/json"}
-        return Reporting("our_billing", settings={**there, "headers": headers})
+        again = {"max_retries": 8, "retry_delay": 1}
+        return Reporting("billing", settings={**there, **again, "headers": headers})
     variables = {
         "openmeter": {"OPENMETER_API_ENDPOINT": url, "OPENMETER_API_KEY": key},
         "lago": {
@@ -97,7 +98,7 @@ class LiteLLM:
         while not self._ready():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.__exit__()
-                raise RuntimeError(f"LiteLLM does not start: {self.log.read_text()[-3000:]}")
+                raise RuntimeError(f"LiteLLM does not start: {self.said()}")
             time.sleep(0.2)
         return self
 
@@ -110,6 +111,10 @@ class LiteLLM:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
+
+    def said(self) -> str:
+        """The end of its log."""
+        return self.log.read_text(errors="replace")[-4000:]
 
     def _ready(self) -> bool:
         try:

@@ -82,7 +82,13 @@ def test_what_was_served_is_what_was_billed(
         statuses = list(pool.map(ask, range(REQUESTS + BROKEN)))
         assert (statuses.count(200), statuses.count(400)) == (REQUESTS, BROKEN)
         served = told_by(way, upstream)
-        eventually(lambda: requests_of(carrier.billed(USERS)) >= requests_of(served))
+        eventually(
+            lambda: requests_of(carrier.billed(USERS)) >= requests_of(served),
+            lambda: (
+                f"{differences(served, carrier.billed(USERS))}, quarantined"
+                f" {carrier.quarantined()}, and LiteLLM said: {proxy.said()}"
+            ),
+        )
 
     # LiteLLM has ended: nothing more can come.
     assert differences(served, carrier.billed(USERS)) == {}
