@@ -322,6 +322,8 @@ class _Attempt:
         self.begun = False
         # Whether there is a savepoint to go back to: before the first draw there is not.
         self.saved = False
+        # What goes out before the first draw's savepoint, and what behind the last draw.
+        self.looks: list[Call] = []
         self.then: list[Call] = []
         self.marks: dict[int, Mark] = {}
         # Whose bucket was looked for and found, and whose could hardly pay the same again.
@@ -368,8 +370,13 @@ class _Attempt:
         """What can be done while the server stores the lines: what goes out behind the draw is
         packed, and what the last batch has left is dropped."""
         _last.batch = None
-        gateway_id = self.caller.gateway_id
-        self.then = records.looks_around(self.lines, self.span.days, gateway_id=gateway_id)
+        self.looks, self.then = records.looks_around(
+            self.lines,
+            self.span.days,
+            gateway_id=self.caller.gateway_id,
+            operator_id=self.caller.operator_id,
+            snapshot=self.snapshot,
+        )
         self.then.append((_BATCH, self._closing(self.lines)))
 
     def _draw(self, lines: list[Line], *, ends: bool) -> None:
@@ -410,6 +417,8 @@ class _Attempt:
         # The buckets of all are known, so that the draw tells of whatever changes now.
         told = buckets.are_found(demands)
         first: list[Call] = [(_SAVEPOINT, ())]
+        if not self.saved:
+            first = [*self.looks, *first]
         if told:
             self._require_as_said()
         else:
@@ -538,7 +547,7 @@ class _Attempt:
         return demands
 
     def _read_terms(self) -> Terms:
-        self.begun, found = terms.lock(self.caller)
+        found, self.begun, self.snapshot = terms.lock(self.caller)
         self.at = found.now(self.wall)
         return found
 

@@ -8,7 +8,7 @@ from django.db import models
 from django.db.models import F, Q
 from django.db.models.functions import Coalesce
 
-from subscriptions.fields import units_field
+from subscriptions.fields import TransactionField, units_field
 from subscriptions.models import ApiKey, Gateway, Operator
 
 
@@ -69,12 +69,15 @@ class UsageBatch(models.Model):
     occurred_from = models.DateTimeField()
     occurred_to = models.DateTimeField()  # inclusive
     folded_at = models.DateTimeField(null=True)
+    stored_by = TransactionField()
 
     objects: models.Manager[UsageBatch]
 
     class Meta:
         indexes = [
             models.Index(fields=["id"], name="batch_unfolded", condition=Q(folded_at__isnull=True)),
+            # What was stored since a snapshot: records.looks_around.
+            models.Index(fields=["stored_by"], name="batch_stored_by"),
             # Batches come nearly in the order of time: some kilobytes that cost the charge nothing.
             BrinIndex(
                 fields=["occurred_from", "occurred_to"],

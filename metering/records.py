@@ -29,6 +29,7 @@ from subscriptions.pgarrays import (
     Texts,
     array_header,
     micros_of,
+    pack_instant,
     pack_int8,
     pack_int8s,
     pack_texts,
@@ -286,7 +287,10 @@ def _run_few(
 ) -> pipeline.Row:
     rows = array_header(pipeline.oid_of("metering_line"), len(lines)) + _rows(lines)
     charge: Call = (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])
-    looks = looks_around(lines, span_of(lines).days, gateway_id=gateway_id, few=True)
+    looks = [
+        (_around(tables, of="few"), asked)
+        for _, tables, asked in _around_each(lines, span_of(lines).days, gateway_id=gateway_id)
+    ]
     row = pipeline.run([charge, *looks])[0]
     assert row is not None
     return row
@@ -347,6 +351,22 @@ def content_of(usage: Usage) -> tuple[Any, ...]:
 # nothing. What is found ends the transaction, as a key stored twice on one day does. OFFSET 0 keeps
 # a plan made of an empty day from reading all of it once it is full.
 _AROUND_SQL = "SELECT metering_seen_before() FROM ({looks}) AS seen LIMIT 1"
+# The same, but only where the operator has had something stored since a snapshot that may be on one
+# of these days; where not, no day is looked at.
+_AGAIN_SQL = """
+SELECT metering_seen_before() FROM ({looks}) AS seen
+WHERE (
+    SELECT EXISTS (
+        SELECT FROM metering_usagebatch b
+        WHERE b.stored_by >= pg_snapshot_xmin($6::text::pg_snapshot)
+          AND b.stored_by < pg_snapshot_xmax(pg_current_snapshot())
+          AND NOT pg_visible_in_snapshot(b.stored_by, $6::text::pg_snapshot)
+          AND b.operator_id = $5::bigint
+          AND (b.occurred_from < $7::timestamptz OR b.occurred_to >= $8::timestamptz)
+    )
+)
+LIMIT 1
+"""
 _LOOK_SQL = """
 SELECT FROM unnest($1::bigint[], $2::text[]) AS g (subscriber_id, record_id)
 CROSS JOIN LATERAL (
@@ -360,31 +380,51 @@ WHERE (SELECT EXISTS (SELECT FROM {table}))
 
 
 def looks_around(
-    lines: Sequence[Line], days: set[dt.date], *, gateway_id: int, few: bool = False
-) -> list[Call]:
-    """What fails if an id of these lines is stored on one of the days around its own.
+    lines: Sequence[Line],
+    days: set[dt.date],
+    *,
+    gateway_id: int,
+    operator_id: int,
+    snapshot: bytes,
+) -> tuple[list[Call], list[Call]]:
+    """What fails if an id of these lines is stored on one of the days around its own: what looks
+    before the subscribers' locks are had, and what looks again with the locks held.
 
-    To be sent with the subscribers' locks held: of two charges that carry one id with other times,
-    the later then sees the earlier's record.
+    Of two charges that carry one id with other times, the later to have the lock then sees the
+    earlier's record: committed before `snapshot`, which was taken before the first look, or told
+    by its batch. The second look costs nothing where all that was stored meanwhile is of the
+    lines' own day, as it nearly always is; others wait for the locks until it is done.
     """
-    calls: list[Call] = []
+    looks: list[Call] = []
+    again: list[Call] = []
+    for day, tables, asked in _around_each(lines, days, gateway_id=gateway_id):
+        looks.append((_around(tables), asked))
+        bounds = [pack_instant(instant) for instant in partitions.bounds_of(day)]
+        since = [pack_int8(operator_id), snapshot, *bounds]
+        again.append((_around(tables, of="again"), [*asked, *since]))
+    return looks, again
+
+
+def _around_each(
+    lines: Sequence[Line], days: set[dt.date], *, gateway_id: int
+) -> Iterator[tuple[dt.date, tuple[str, ...], list[bytes | None]]]:
+    """Each day of the lines and each source: the partitions around it, and what is looked for."""
     for (day, source), near in _by_day_and_source(lines, days).items():
         tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
         if tables:
             owners, ids = [line[0] for line in near], [line[2] for line in near]
             asked = [pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode()]
-            calls.append((_around(tuple(tables), few), asked))
-    return calls
+            yield day, tuple(tables), asked
 
 
 @functools.lru_cache(maxsize=256)
-def _around(tables: tuple[str, ...], few: bool) -> Statement:
+def _around(tables: tuple[str, ...], of: str = "many") -> Statement:
     looks = " UNION ALL ".join(_LOOK_SQL.format(table=table) for table in tables)
     days = "_".join(table.rpartition("_")[2] for table in tables)
-    # A plan is made once for all, under the planner's settings of who asks first: a batch has its
+    # A plan is made once for all, under the planner's settings of who asks first: few have their
     # own.
-    name = "metering_few_around" if few else "metering_around"
-    return Statement(f"{name}_{days}", _AROUND_SQL.format(looks=looks))
+    sql = _AGAIN_SQL if of == "again" else _AROUND_SQL
+    return Statement(f"metering_around_{of}_{days}", sql.format(looks=looks))
 
 
 def _by_day_and_source(

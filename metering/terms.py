@@ -58,7 +58,10 @@ class Terms(NamedTuple):
 _remembered: dict[tuple[int, int], tuple[pipeline.Row, Terms]] = {}
 
 # A statement of its own: what is read below must be read after the lock was had.
-_LOCK = Statement("metering_lock", f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}")
+_LOCK = Statement(
+    "metering_lock",
+    f"SELECT {buckets.PLANNER_SQL}, {clock.LOCK_SHARED_SQL}, pg_current_snapshot()::text",
+)
 _READ = Statement(
     "metering_terms",
     """
@@ -71,14 +74,27 @@ WHERE o.id = $1::bigint AND k.id = $2::bigint AND k.revoked_at IS NULL
 )
 
 
-def lock(caller: Caller) -> tuple[bool, Terms]:
+class Locked(NamedTuple):
+    """A transaction under the operator's shared lock: whether `pipeline.begin` began it, and which
+    transactions had been committed before all that it reads."""
+
+    terms: Terms
+    begun: bool
+    snapshot: bytes
+
+
+def lock(caller: Caller) -> Locked:
     """The terms, under the operator's shared lock until the transaction ends; with the planner's
-    settings of a charge. Answers too whether `pipeline.begin` began it. Raises KeyRevoked."""
+    settings of a charge. Raises KeyRevoked."""
     operator = pack_int8(caller.operator_id)
     begun, rows = pipeline.begin(
         [(_LOCK, [operator]), (_READ, [operator, pack_int8(caller.key_id)])]
     )
-    return begun, _remember(caller, rows[1])
+    locked = rows[0]
+    assert locked is not None
+    snapshot = locked[-1]
+    assert snapshot is not None
+    return Locked(_remember(caller, rows[1]), begun, snapshot)
 
 
 def recall(caller: Caller) -> Terms:

@@ -34,6 +34,22 @@ def units_field(**kwargs: Any) -> models.BigIntegerField[Any, Any]:
     return models.BigIntegerField(**kwargs)
 
 
+class TransactionField(models.BigIntegerField):  # type: ignore[type-arg]
+    """The transaction that wrote the row (PostgreSQL's xid8), which the database fills in: it tells
+    what was committed since a snapshot, whatever the order of ids and clocks."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("editable", False)
+        kwargs.setdefault("db_default", models.Func(function="pg_current_xact_id"))
+        super().__init__(*args, **kwargs)
+
+    def db_type(self, connection: Any) -> str:
+        return "xid8"
+
+    def from_db_value(self, value: Any, expression: Any, connection: Any) -> int:
+        return int(value)
+
+
 def weight_field() -> models.DecimalField[Any, Any]:
     """Units per token, 0 to 100, three places."""
     return models.DecimalField(max_digits=6, decimal_places=3)

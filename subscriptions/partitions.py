@@ -58,6 +58,12 @@ def day_of(instant: dt.datetime) -> dt.date:
     return instant.astimezone(dt.UTC).date()
 
 
+def bounds_of(day: dt.date) -> tuple[dt.datetime, dt.datetime]:
+    """The first instant of a day's partition, and the first one behind it."""
+    start = dt.datetime.combine(day, dt.time(), dt.UTC)
+    return start, start + DAY
+
+
 @functools.lru_cache(maxsize=1024)
 def name_of(table: DayTable, day: dt.date) -> str:
     # Not by %Y, which gives the year 796 three digits.
@@ -108,7 +114,7 @@ def ensure(table: DayTable, days: Iterable[dt.date]) -> None:
 
 def _make(table: DayTable, day: dt.date) -> None:
     name = name_of(table, day)
-    start, end = (f"{d.isoformat()} 00:00:00+00" for d in (day, day + DAY))
+    start, end = bounds_of(day)
     with transaction.atomic(), connection.cursor() as cursor:
         if _exists(name):
             return

@@ -6,6 +6,7 @@ import contextlib
 import datetime as dt
 import itertools
 import random
+import re
 import threading
 import time
 import uuid
@@ -24,7 +25,14 @@ from rest_framework.test import APIClient
 from metering import context, few_asks, ingest, records
 from metering.models import QuarantinedRecord, UsageBatch, UsageRecord
 from metering.parsing import Usage
-from subscriptions import buckets, clock, lifecycle, reservations, reservations_few
+from subscriptions import (
+    buckets,
+    clock,
+    lifecycle,
+    partitions,
+    reservations,
+    reservations_few,
+)
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
 from tests.asking import asked, commit, release, reserve
@@ -210,6 +218,85 @@ def test_the_same_id_on_neighbouring_days_at_once_is_charged_once(
         assert sums(flat(answers)) == (3, 9, 0)
 
     assert used(subscriber) == {"uncovered": rounds * 3 * 120}
+
+
+@pytest.mark.parametrize("away", [-DAY, DAY])
+def test_an_id_stored_a_day_away_while_a_batch_waits_for_its_buckets_is_found(
+    operator: Operator, gateway: Gateway, away: dt.timedelta
+) -> None:
+    make_rate_card(operator)
+    subscriber = make_subscriber(operator)
+    on, many = NOW - DAY, range(records.FEW + 6)
+    partitions.ensure(records.RECORDS, [(NOW + n * DAY).date() for n in range(-5, 5)])
+    gateway.charge(*[record(f"known-{nr}", occurred_at=on) for nr in many])
+    answers: list[Any] = []
+
+    def send() -> None:
+        try:
+            answers.append(gateway.charge(*[record(f"r-{nr}", occurred_at=on) for nr in many]))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=send)
+    with transaction.atomic():
+        first = gateway.charge(record("r-7", occurred_at=on + away))
+        thread.start()
+        # It has looked around before: nothing was there to be seen.
+        while not locks_waited_for() and thread.is_alive():
+            time.sleep(0.01)
+    thread.join()
+
+    assert counted(first) == (1, 0, 0)
+    assert counted(answers[0]) == (len(many) - 1, 1, 0)
+    assert UsageRecord.objects.filter(subscriber_id=subscriber.pk, record_id="r-7").count() == 1
+
+
+def test_a_batch_looks_around_again_only_where_something_was_stored_meanwhile(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """Others wait for its buckets while it does."""
+    subscribe(make_subscriber(operator), make_plan(operator, allowance=1_000_000 * T))
+    gateway.charge(*[record(f"before-{nr}", occurred_at=NOW - DAY) for nr in range(100)])
+    tables = partitions.names_of(records.RECORDS, [(NOW - DAY).date()])
+    again = records._around(tuple(tables), "again").sql
+
+    def looked_at() -> bool:
+        """Whether it looks for its keys on the day before."""
+        subscriber = Subscriber.objects.get(operator=operator)
+        start, end = partitions.bounds_of(NOW.date())
+        given = [[subscriber.pk], ["new"], 1, "", operator.pk, snapshot, start, end]
+        raw = connection.connection
+        raw.execute("SET enable_seqscan = off")
+        try:
+            asked = re.sub(r"\$(\d)", lambda nr: f"%(p{nr[1]})s", again)
+            rows = raw.execute(
+                f"EXPLAIN (ANALYZE, COSTS off, TIMING off) {asked}",
+                {f"p{nr}": value for nr, value in enumerate(given, start=1)},
+            ).fetchall()
+        finally:
+            raw.execute("RESET enable_seqscan")
+        plan = [row[0] for row in rows]
+        assert any("batch_stored_by" in line for line in plan), plan
+        [keys] = [line for line in plan if "Function Scan on g" in line]
+        return "never executed" not in keys
+
+    def now() -> str:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_current_snapshot()::text")
+            return str(cursor.fetchone()[0])
+
+    snapshot = now()
+    assert not looked_at()
+    gateway.charge(record("the same day"))
+    other = make_operator(f"race-{next(_codes)}")
+    make_rate_card(other)
+    make_subscriber(other)
+    Gateway(other).charge(record("the day before", occurred_at=NOW - DAY))
+    assert not looked_at()
+    gateway.charge(record("the day before", occurred_at=NOW - DAY))
+    assert looked_at()
+    snapshot = now()
+    assert not looked_at()
 
 
 def test_a_batch_that_commits_with_its_draw_leaves_nothing_where_an_id_is_found_a_day_away(
