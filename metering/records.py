@@ -413,7 +413,8 @@ def _around_each(
         tables = partitions.names_of(RECORDS, partitions.neighbours(day, NEIGHBOUR_DAYS))
         if tables:
             owners, ids = [line[0] for line in near], [line[2] for line in near]
-            asked = [pack_int8s(owners), pack_texts(ids), pack_int8(gateway_id), source.encode()]
+            arrays = pack_int8s(owners), pack_texts(ids)
+            asked: list[bytes | None] = [*arrays, pack_int8(gateway_id), source.encode()]
             yield day, tuple(tables), asked
 
 
