@@ -1,8 +1,9 @@
 """Store once, weigh, draw: the hot path. One transaction a shard, acknowledged after its commit.
 
 The order inside it: the operator's shared lock and terms; COPY of the records in key order;
-quarantine; bucket locks last, held only over the draw, the look for the same ids on neighbouring
-days, and the commit. Hourly totals are folded in later, by rollups.py.
+quarantine; the look for the same ids on neighbouring days; bucket locks last, held only over the
+draw, a look whether something was stored on those days meanwhile, and the commit. Hourly totals are
+folded in later, by rollups.py.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ def plan_of(sql: str, parameters: list[Any]) -> str:
 def test_the_look_at_a_day_around_reads_its_key_and_not_a_busy_subscribers_whole_day() -> None:
     name = fill(DAY)
 
-    plan = plan_of(records._around((name,), False).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+    plan = plan_of(records._around((name,)).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
 
     assert f"{name}_key" in plan
     assert f"{name}_time" not in plan
@@ -69,7 +69,7 @@ def test_the_look_at_a_day_that_is_empty_yet_is_planned_for_one_that_is_not() ->
     """A process keeps its plans, and until a day's first statistics many records come."""
     name = partitions.name_of(RECORDS, DAY)
 
-    plan = plan_of(records._around((name,), False).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
+    plan = plan_of(records._around((name,)).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
 
     assert "Index Cond: ((subscriber_id = g.subscriber_id)" in plan
 
