@@ -62,6 +62,7 @@ class Batches(List):
         Column("occurred_to"),
         Column("folded_at"),
     )
+    hidden = frozenset({"stored_by"})
     search = (number("id"),)
     search_help = _("The number of a batch")
 
