@@ -19,9 +19,11 @@ from subscriptions.ceilings import Said
 from subscriptions.demands import Mark, Period, Pick
 from subscriptions.pgarrays import Texts
 
-# How long before a batch's first usage its subjects' affairs are read too: senders are not in step,
-# and what comes next may have happened a little earlier.
-HINDSIGHT = dt.timedelta(hours=1)
+# A resend with another time counts as the same record up to so many UTC days away.
+NEIGHBOUR_DAYS = 3
+# How long before a batch's first usage its subjects' affairs are read too: as far as a resend may
+# have occurred. And senders are not in step: what comes next may have happened a little earlier.
+HINDSIGHT = dt.timedelta(days=NEIGHBOUR_DAYS + 1, hours=1)
 # Subjects that a process remembers, per operator: about 60 MB when full.
 REMEMBERED = 200_000
 
@@ -104,6 +106,10 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
     guarded: bool = False
     looked_until: dt.datetime = LATEST
     mark: Mark | None = None
+
+    def holds_in(self, since: dt.datetime, until: dt.datetime) -> bool:
+        """Whether it says the same of all usage in `[since, until)`."""
+        return self.since <= since and until <= self.until
 
 
 # By operator and subject. Trusted only as far as the pick's generation, which the draw checks; one

@@ -1,9 +1,10 @@
 """Store once, weigh, draw: the hot path. One transaction a shard, acknowledged after its commit.
 
 The order inside it: the operator's shared lock and terms; COPY of the records in key order;
-quarantine; the look for the same ids on neighbouring days; bucket locks last, held only over the
-draw, a look whether something was stored on those days meanwhile, and the commit. Hourly totals are
-folded in later, by rollups.py.
+quarantine; the look for the same ids on neighbouring days; locks of subscribers of whom usage of
+those days may draw of another bucket; bucket locks last, held only over the draw, a look whether
+something was stored on those days meanwhile, and the commit. Hourly totals are folded in later, by
+rollups.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import datetime as dt
 import functools
 import operator
 import threading
+import weakref
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -42,7 +44,7 @@ from subscriptions import (
     warm,
 )
 from subscriptions.demands import Demand, Mark, Pick, Sure, Use
-from subscriptions.pgarrays import pack_instant, pack_int8
+from subscriptions.pgarrays import pack_instant, pack_int8, pack_int8s
 from subscriptions.pipeline import Call, Statement
 from subscriptions.sharding import shard_of, shards_of
 
@@ -64,6 +66,9 @@ class _Last(threading.local):
 _last = _Last()
 # The memory of larger ones is not kept.
 _MOST_KEPT = 2_000
+# Whoever would hold more subscribers holds the whole operator: a server has room for some thousand
+# locks.
+_MOST_HELD = 2_000
 
 
 @dataclass(slots=True)
@@ -201,7 +206,7 @@ def _charge(
     request: _Request, known: Context, *, at: dt.datetime, received_at: dt.datetime | None
 ) -> Ingested:
     """One shard's part, attempted until nothing that others commit is in its way."""
-    look_first = locks_first = raced = fresh = False
+    look_first = locks_first = alone = raced = fresh = False
     at_once = (
         len(request.members) <= records.FEW
         and not request.rejected
@@ -209,7 +214,7 @@ def _charge(
     )
     caller = request.caller
     for _ in range(_ATTEMPTS):
-        attempt = _Attempt(request, known, at, received_at, look_first, locks_first)
+        attempt = _Attempt(request, known, at, received_at, look_first, locks_first, alone)
         try:
             # What is done at once is a transaction by itself.
             outermost = not connection.in_atomic_block
@@ -247,6 +252,8 @@ def _charge(
         except psycopg.DatabaseError as error:
             if error.sqlstate == terms.STALE:
                 terms.forget(caller)
+            elif error.sqlstate == _NO_ROOM and not alone:
+                alone = True
             elif error.sqlstate != reservations_few.UNSTEADY:
                 raise
         else:
@@ -261,30 +268,34 @@ def _charge(
 
 
 class _Numbers:
-    """Numbers of batches, fetched many at a time. Those of a process that ends are lost."""
+    """Numbers of batches, fetched many at a time. Those of a connection that ends are lost: a
+    server that was killed may give out again what it had not written down yet."""
 
     _MANY = 64
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
-        self._left: list[int] = []
+        self._left: weakref.WeakKeyDictionary[object, list[int]] = weakref.WeakKeyDictionary()
 
     def next(self) -> int:
+        cursor = pgarrays.cursor()
         with self._guard:
-            if not self._left:
-                cursor = pgarrays.cursor()
-                cursor.execute(
-                    "SELECT nextval('subscriptions_batch_id') FROM generate_series(1, %s)",
-                    [self._MANY],
-                )
-                self._left = sorted((row[0] for row in cursor.fetchall()), reverse=True)
-            return self._left.pop()
+            left = self._left.setdefault(cursor.connection, [])
+        if not left:
+            cursor.execute(
+                "SELECT nextval('subscriptions_batch_id') FROM generate_series(1, %s)",
+                [self._MANY],
+            )
+            left += sorted((row[0] for row in cursor.fetchall()), reverse=True)
+        return left.pop()
 
 
 _numbers = _Numbers()
 _SAVEPOINT = Statement("metering_before_draw", "SAVEPOINT draw")
 _BACK = Statement("metering_back", "ROLLBACK TO SAVEPOINT draw")
 _COMMIT = Statement("metering_commit", "COMMIT")
+_HOLD = Statement("metering_hold", "SELECT metering_hold($1, $2, $3)")
+_NO_ROOM = "53200"  # out_of_memory, here for one more lock
 _BATCH = Statement(
     "metering_batch",
     """
@@ -306,6 +317,7 @@ class _Attempt:
         received_at: dt.datetime | None,
         look_first: bool,
         locks_first: bool,
+        alone: bool,
     ) -> None:
         self.request = request
         self.caller = request.caller
@@ -314,12 +326,15 @@ class _Attempt:
         self.received_at = received_at
         self.look_first = look_first
         self.locks_first = locks_first
+        self.alone = alone
         self.done = Ingested()
         self.refused = [(refusal, refusal.payload) for refusal in request.rejected]
         self.repeated: list[Usage] = []
         self.lines: list[Line] = []
         self.demands: list[Demand] = []
         self.sure: list[Sure] = []
+        # Those of whom what is sure does not hold all around.
+        self.near_edges: list[int] = []
         self.begun = False
         # Whether there is a savepoint to go back to: before the first draw there is not.
         self.saved = False
@@ -360,6 +375,9 @@ class _Attempt:
         if self.repeated:
             duplicates.note(done.batch_id, gateway_id, self.repeated, at=self.at)
         if self.request.before_draw is not None:
+            # What it locks comes behind: reservations.
+            if holds := self._hold():
+                pipeline.run(holds, begun=self.begun)
             self.request.before_draw(
                 Weighed(cursor, done.batch_id, self.at, self.terms.grace, self.demands, done)
             )
@@ -420,6 +438,8 @@ class _Attempt:
         first: list[Call] = [(_SAVEPOINT, ())]
         if not self.saved:
             first = [*self.looks, *first]
+        if self.request.before_draw is None:
+            first += self._hold()
         if told:
             self._require_as_said()
         else:
@@ -443,6 +463,32 @@ class _Attempt:
         )
         if not told:
             self._require_as_said()
+
+    def _hold(self) -> list[Call]:
+        """The locks of those whose same usage, told to have occurred on a day around, may draw of
+        another bucket: of two such charges the later would not wait for the earlier one's record.
+
+        In all others the draw's lock is enough. After a savepoint, with which they end.
+        """
+        held = {one.subscriber_id for one in self.demands if not self._is_same_around(one)}
+        held.update(self.near_edges)
+        if not held:
+            return []
+        alone = self.alone or len(held) > _MOST_HELD
+        subscribers = pack_int8s([] if alone else sorted(held))
+        operator_id = pack_int8(self.caller.operator_id)
+        return [(_HOLD, [operator_id, subscribers, b"\1" if alone else b"\0"])]
+
+    def _is_same_around(self, demand: Demand) -> bool:
+        """Whether the bucket found for usage is that of all usage on the days around, too."""
+        since, until = self.span.around()
+        pick = demand.pick
+        return (
+            pick is not None
+            and pick.since <= since
+            and until <= pick.until
+            and all(line[7].holds_in(since, until) for line in demand.uses)
+        )
 
     def _require_as_said(self) -> None:
         # What takes the window way goes by locks that it had after the mark was seen.
@@ -475,7 +521,12 @@ class _Attempt:
         if covered.found:
             self._require_as_said()
         batch_id = self.done.batch_id = _numbers.next()
-        given = [*self.terms.packed(caller, self.at), pack_int8(batch_id)]
+        held = [d.subscriber_id for d in self.demands if not self._is_same_around(d)]
+        given = [
+            *self.terms.packed(caller, self.at),
+            pack_int8(batch_id),
+            pack_int8s(sorted(held)),
+        ]
         draws = covered[:4]
         if few is None:
             low = records.charge_few(given, draws, lines, gateway_id=caller.gateway_id)
@@ -501,11 +552,11 @@ class _Attempt:
     def _demand(self, lines: list[Line], *, some_sure: bool = False) -> None:
         """Who is to pay for the lines; some may be sure to. Raises _Unsure, _NotReady."""
         self.lines = lines
+        self.span = records.span_of(lines)
         self.demands = self._demands(lines, some_sure=some_sure)
         free = [demand for demand in self.demands if not demand.units]
         if any(demand.pick is not None for demand in free):
             raise _Unsure
-        self.span = records.span_of(lines)
         self._require_ready()
 
     def _demands(self, lines: list[Line], *, some_sure: bool = False) -> list[Demand]:
@@ -520,6 +571,7 @@ class _Attempt:
         owners = list(map(_OWNER, lines))
         start = 0
         at, past = self.at, self.at - self.terms.grace
+        since, until = self.span.around()
         for end, (line, owner, next_owner) in enumerate(
             zip(lines, owners, [*owners[1:], None], strict=True), start=1
         ):
@@ -542,6 +594,8 @@ class _Attempt:
                 and at < standing.looked_until
             ):
                 sure((owner, pick.bucket_id, units, pick.generation))
+                if standing.since > since or until > standing.until:
+                    self.near_edges.append(owner)
             else:
                 demands.append(_demand(standing, units, lines[start:end]))
             start = end
@@ -672,7 +726,7 @@ class _Attempt:
         """Raise _NotReady where a partition is missing or a period is not opened or turned."""
         at = self.at
         days, today = self.span.days, [partitions.day_of(at)]
-        near = partitions.with_neighbours(days, records.NEIGHBOUR_DAYS)
+        near = partitions.with_neighbours(days, context.NEIGHBOUR_DAYS)
         if partitions.missing(RECORDS, near) or partitions.missing(partitions.ENTRIES, today):
 
             def make_partitions() -> None:

@@ -19,7 +19,7 @@ from django.db import OperationalError, connection, transaction
 from psycopg import errors as pg
 from psycopg.types.numeric import Int8
 
-from metering.context import Standing
+from metering.context import NEIGHBOUR_DAYS, Standing
 from metering.parsing import Usage
 from subscriptions import partitions, pipeline, reservations_few
 from subscriptions.pgarrays import (
@@ -38,8 +38,6 @@ from subscriptions.pgarrays import (
 from subscriptions.pipeline import Call, Statement
 from subscriptions.reservations_few import Commit
 
-# A resend with another time counts as the same record up to so many days away.
-NEIGHBOUR_DAYS = 3
 RECORDS = partitions.DayTable(
     "metering_usagerecord",
     "occurred_at",
@@ -228,8 +226,8 @@ def _call(name: str, parameters: int, answer: str = "{}") -> Statement:
     return Statement(name, f"SELECT {answer.format(f'{name}({given})')}")
 
 
-_CHARGE_FEW = _call("metering_charge_few", 15)
-_COMMIT_FEW = _call("metering_commit_few", 16, "c.low, c.freed FROM {} c")
+_CHARGE_FEW = _call("metering_charge_few", 16)
+_COMMIT_FEW = _call("metering_commit_few", 17, "c.low, c.freed FROM {} c")
 # Up to so many records one message is faster than COPY and what follows it.
 FEW = 64
 
@@ -243,9 +241,9 @@ def charge_few(
 ) -> list[int]:
     """Store few lines, close their batch and draw for them, in a transaction of its own.
 
-    `given` are the function's arguments up to the batch, in binary; `draws` subscribers, buckets,
-    units and generations. Answers the subscribers whose bucket runs low. Raises as `failures` says
-    and as the function does.
+    `given` are the function's arguments up to whom to hold, in binary; `draws` subscribers,
+    buckets, units and generations. Answers the subscribers whose bucket runs low. Raises as
+    `failures` says and as the function does.
     """
     [low] = _run_few(_CHARGE_FEW, given, draws, lines, gateway_id)
     return unpack_int8s(low) if low is not None else []
@@ -465,6 +463,16 @@ class Span(NamedTuple):
     first: dt.datetime
     last: dt.datetime
     days: set[dt.date]
+
+    def around(self) -> tuple[dt.datetime, dt.datetime]:
+        """From when and until when the same records may have been told to have occurred."""
+        return _around_days(min(self.days), max(self.days))
+
+
+@functools.lru_cache(maxsize=64)
+def _around_days(first: dt.date, last: dt.date) -> tuple[dt.datetime, dt.datetime]:
+    near = NEIGHBOUR_DAYS * partitions.DAY
+    return partitions.bounds_of(first)[0] - near, partitions.bounds_of(last)[1] + near
 
 
 def span_of(lines: Sequence[Line]) -> Span:

@@ -1,7 +1,8 @@
 """The advisory locks of all rooms, in one place, so that no two purposes share a number.
 
 Each is a two-key lock of PostgreSQL: the number here, and what it is about (an operator, mostly).
-Ids beyond 2^31 share a second key, harmlessly: they wait for each other.
+Ids beyond 2^31 share a second key, harmlessly: they wait for each other. Locks with one key are a
+space of their own: of subscribers, by their ids, and only charges have them.
 """
 
 from __future__ import annotations
@@ -27,6 +28,9 @@ class Lock(IntEnum):
     USAGE_WINDOW = 7006
     SUBSCRIBERS = 7007  # of an operator: who holds a subject is read, then written
     IMPORT = 7008  # a file that is being read, by its number
+    # Of an operator: held shared by charges that have locks of subscribers, alone by one that would
+    # need too many of them; in the database's functions too.
+    HELD = 7009
     CLOSE = 7010  # of an operator: planned by one at a time
     DEFERRAL = 7011  # of an operator
     CHARGE_FILES = 7020  # of an operator: made one after another

@@ -8,9 +8,10 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.db import connection
 from rest_framework.test import APIClient
 
-from metering import context, records, rollups
+from metering import context, ingest, records, rollups
 from metering.parsing import Usage
 from subscriptions import lifecycle
 from subscriptions.models import Operator, OutboxEvent, Subscriber
@@ -643,6 +644,72 @@ def test_a_leap_second_of_a_day_and_a_short_month_anchor_hold(
     may, june = buckets_of(subscriber, "allowance")
     assert (may.valid_until, june.valid_until) == (edge, local(2026, 7, 31))
     assert (may.used, june.used) == (120 * T, 120 * T)
+
+
+# A server without room for one more lock; held alone, the operator needs but one.
+NO_ROOM = """
+CREATE OR REPLACE FUNCTION metering_hold(operator bigint, subscribers bigint[], alone boolean)
+RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF alone THEN
+        PERFORM pg_advisory_xact_lock(7009, operator::int);
+    ELSE
+        RAISE EXCEPTION 'out of shared memory' USING ERRCODE = 'out_of_memory';
+    END IF;
+END $$;
+"""
+
+
+def held_alone(operator: Operator) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = 7009"
+            " AND objid = %s AND mode = 'ExclusiveLock' AND pid = pg_backend_pid())",
+            [operator.pk],
+        )
+        return bool(cursor.fetchone()[0])
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 6])
+def test_near_an_edge_usage_is_charged_also_where_a_server_has_no_room_for_locks(
+    gateway: Gateway, operator: Operator, many: int
+) -> None:
+    """Without a plan, on the second of a month."""
+    set_clock(operator, local(2026, 7, 2))
+    make_rate_card(operator)
+    subscriber = make_subscriber(operator)
+    with connection.cursor() as cursor:
+        cursor.execute(NO_ROOM)
+
+    answer = gateway.charge(
+        *[record(f"r-{nr}", occurred_at=local(2026, 7, 2)) for nr in range(many)]
+    )
+
+    assert answer["accepted"] == many
+    assert used(subscriber) == {"uncovered": 120 * many}
+    assert held_alone(operator)
+
+
+def test_who_has_usage_of_more_subscribers_than_may_be_held_holds_their_operator(
+    gateway: Gateway, operator: Operator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ingest, "_MOST_HELD", 20)
+    set_clock(operator, local(2026, 7, 2))
+    make_rate_card(operator)
+    for nr in range(21):
+        make_subscriber(operator, f"s-{nr}")
+
+    def charge(people: int) -> None:
+        of = range(records.FEW + 6)
+        now = local(2026, 7, 2)
+        gateway.charge(
+            *[record(uuid4().hex, subject=f"user-s-{n % people}", occurred_at=now) for n in of]
+        )
+
+    charge(20)
+    assert not held_alone(operator)
+    charge(21)
+    assert held_alone(operator)
 
 
 # Rate cards --------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from subscriptions import (
     partitions,
     reservations,
     reservations_few,
+    warm,
 )
 from subscriptions.models import Bucket, Operator, Subject, Subscriber, Suspension
 from subscriptions.policies import Window
@@ -70,6 +71,8 @@ from tests.usage import (
     records_of,
     used,
 )
+
+EDGE = local(2026, 7, 1)  # of two periods, at 16:00 UTC
 
 # One process does them all: they would take each other's cores.
 pytestmark = [pytest.mark.django_db, pytest.mark.xdist_group("races")]
@@ -249,6 +252,106 @@ def test_an_id_stored_a_day_away_while_a_batch_waits_for_its_buckets_is_found(
     assert counted(first) == (1, 0, 0)
     assert counted(answers[0]) == (len(many) - 1, 1, 0)
     assert UsageRecord.objects.filter(subscriber_id=subscriber.pk, record_id="r-7").count() == 1
+
+
+def at_an_edge_of_a_plan(operator: Operator) -> dt.datetime:
+    """Where one of a subscriber's periods ends and the next begins, with buckets of their own."""
+    subscribe(make_subscriber(operator), make_plan(operator, allowance=1_000_000 * T))
+    return EDGE
+
+
+def at_an_edge_of_a_month(operator: Operator) -> dt.datetime:
+    """The same without a plan: there is no bucket yet at all."""
+    make_subscriber(operator)
+    return EDGE
+
+
+def where_a_gift_begins(operator: Operator) -> dt.datetime:
+    """It burns before the allowance, and pays for nothing that was before it."""
+    at_an_edge_of_a_plan(operator)
+    at = local(2026, 6, 20)
+    set_clock(operator, at)
+    until = (at + 30 * DAY).isoformat()
+    gift = {"units": "1000000", "valid_until": until, "reason": "sorry"}
+    crm = client_for(make_key(operator))
+    assert post(crm, "subscribers/s-1/grants", gift).status_code == 201
+    return at
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 6])
+@pytest.mark.parametrize("known", [False, True])
+@pytest.mark.parametrize(
+    "at_an_edge", [at_an_edge_of_a_plan, at_an_edge_of_a_month, where_a_gift_begins]
+)
+def test_an_id_told_on_both_sides_of_an_edge_at_once_is_charged_once(
+    operator: Operator,
+    gateway: Gateway,
+    at_an_edge: Callable[[Operator], dt.datetime],
+    known: bool,
+    many: int,
+) -> None:
+    """Its two charges draw of different buckets, and have no lock of these in common."""
+    make_rate_card(operator)
+    edge = at_an_edge(operator)
+    subscriber_id = Subscriber.objects.get(operator=operator).pk
+    before, after = edge - 20 * HOUR, edge + HOUR
+    assert before.date() != after.date()
+    set_clock(operator, edge + 2 * HOUR)
+    partitions.ensure(records.RECORDS, [(edge + n * DAY).date() for n in range(-6, 7)])
+    partitions.ensure(partitions.ENTRIES, [edge.date()])
+    lifecycle.ensure_open([subscriber_id], at=edge + 2 * HOUR, until=edge + 2 * HOUR)
+    if known:
+        gateway.charge(record("then", occurred_at=before))
+        gateway.charge(record("now", occurred_at=after))
+    answers: list[Any] = []
+
+    def send() -> None:
+        try:
+            one = [record(f"r-{nr}", occurred_at=after) for nr in range(many)]
+            answers.append(gateway.charge(*one))
+        finally:
+            connections.close_all()
+
+    thread = threading.Thread(target=send)
+    with transaction.atomic():
+        first = gateway.charge(record("r-0", occurred_at=before))
+        thread.start()
+        while not locks_waited_for() and thread.is_alive():
+            time.sleep(0.01)
+    thread.join()
+
+    assert counted(first) == (1, 0, 0)
+    assert counted(answers[0]) == (many - 1, 1, 0)
+    assert UsageRecord.objects.filter(subscriber_id=subscriber_id, record_id="r-0").count() == 1
+
+
+@pytest.mark.parametrize("many", [1, records.FEW + 6])
+def test_only_near_an_edge_a_charge_has_a_lock_of_its_subscriber(
+    operator: Operator, gateway: Gateway, many: int
+) -> None:
+    """Within a period all of three days draw of one bucket, whose lock is enough."""
+    subscriber = make_subscriber(operator)
+    subscribe(subscriber, make_plan(operator, allowance=1_000_000 * T))
+    partitions.ensure(records.RECORDS, [(EDGE + n * DAY).date() for n in range(-21, 14)])
+    partitions.ensure(partitions.ENTRIES, [(EDGE + n * DAY).date() for n in range(-21, 9)])
+
+    def held(mark: str, at: dt.datetime) -> list[int]:
+        set_clock(operator, at)
+        lifecycle.ensure_open([subscriber.pk], at=at, until=at)
+        with transaction.atomic(), connection.cursor() as cursor:
+            gateway.charge(*[record(f"{mark}-{nr}", occurred_at=at) for nr in range(many)])
+            cursor.execute(
+                "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+                " AND pid = pg_backend_pid()"
+            )
+            return [row[0] for row in cursor.fetchall()]
+
+    for mark in ("found", "remembered"):
+        assert held(f"{mark} in the middle", EDGE - 10 * DAY) == []
+    for mark, away in (("before", -2 * DAY), ("behind", HOUR), ("well behind", 3 * DAY)):
+        assert held(mark, EDGE + away) == [subscriber.pk], mark
+        assert held(f"{mark}, remembered", EDGE + away) == [subscriber.pk], mark
+    assert held("past it", EDGE + 4 * DAY) == []
 
 
 def test_a_batch_looks_around_again_only_where_something_was_stored_meanwhile(
@@ -1566,3 +1669,23 @@ def adjust(api: APIClient, id: str, how: str, **said: Any) -> Any:
     answer = post(api, f"subscribers/s-1/usage-records/{id}/{how}", {"reason": "x", **said})
     assert answer.status_code == 200, answer.content
     return answer.json()
+
+
+def test_batches_get_no_number_that_a_killed_server_may_have_given_out_again(
+    operator: Operator, gateway: Gateway
+) -> None:
+    """What it had not written down it has forgotten; its connections, though, are gone too."""
+    make_rate_card(operator)
+    make_subscriber(operator)
+
+    def numbers() -> list[int]:
+        return [int(gateway.charge(record(uuid.uuid4().hex))["batch"]) for _ in range(2)]
+
+    warm.close()
+    first = numbers()
+    warm.close()
+    second = numbers()
+
+    assert first[1] == first[0] + 1
+    assert second[1] == second[0] + 1
+    assert second[0] > first[0] + 2

@@ -22,14 +22,14 @@ pytestmark = pytest.mark.django_db
 DAY = NOW.date()
 
 
-def fill(day: dt.date) -> str:
+def fill(day: dt.date, records: int = 4000) -> str:
     """A day on which most subscribers have one record and one has most; answers its partition."""
     name = partitions.name_of(RECORDS, day)
     with connection.cursor() as cursor:
         cursor.execute(
             f"INSERT INTO {name} SELECT CASE WHEN n %% 2 = 0 THEN 7 ELSE n END, 1, %s, 1, 1, 1, 1,"
-            " 1, 0, 0, 0, 0, 'r-' || n, 'm', '', '', NULL FROM generate_series(1, 4000) AS n",
-            [dt.datetime.combine(day, dt.time(12), dt.UTC)],
+            " 1, 0, 0, 0, 0, 'r-' || n, 'm', '', '', NULL FROM generate_series(1, %s) AS n",
+            [dt.datetime.combine(day, dt.time(12), dt.UTC), records],
         )
         cursor.execute(f"ANALYZE {name}")
     return name
@@ -50,8 +50,10 @@ def make_batch(gateway: Gateway, nr: int, *, stored_at: dt.datetime) -> None:
 
 
 def plan_of(sql: str, parameters: list[Any]) -> str:
+    """Under the setting of a charge, whether of many or of few."""
     raw = pgarrays.cursor().connection
     cursor = psycopg.RawCursor(raw) if "$1" in sql else psycopg.Cursor(raw)
+    cursor.execute("SET LOCAL enable_seqscan = off")
     cursor.execute(f"EXPLAIN {sql}", parameters)
     return "\n".join(row[0] for row in cursor.fetchall())
 
@@ -65,9 +67,12 @@ def test_the_look_at_a_day_around_reads_its_key_and_not_a_busy_subscribers_whole
     assert f"{name}_time" not in plan
 
 
-def test_the_look_at_a_day_that_is_empty_yet_is_planned_for_one_that_is_not() -> None:
-    """A process keeps its plans, and until a day's first statistics many records come."""
-    name = partitions.name_of(RECORDS, DAY)
+@pytest.mark.parametrize("there", [0, 5])
+def test_the_look_at_a_day_with_little_on_it_yet_is_planned_for_one_with_much(there: int) -> None:
+    """A process keeps its plans, and until a day's next statistics many records come."""
+    day = DAY + dt.timedelta(days=400)  # of which no other test has left pages
+    partitions.ensure(RECORDS, [day])
+    name = fill(day, there)
 
     plan = plan_of(records._around((name,)).sql, [Int8s([7]), Texts(["r-2"]), 1, ""])
 

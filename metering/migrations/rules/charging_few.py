@@ -17,7 +17,7 @@ STORE = """
 CREATE FUNCTION metering_store_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    lines metering_line[]
+    held bigint[], lines metering_line[]
 ) RETURNS void LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 AS $$
@@ -37,6 +37,12 @@ BEGIN
     SELECT batch, operator, gateway, moment, clock_timestamp(), count(*), sum(l.units),
            min(l.occurred_at), max(l.occurred_at)
     FROM unnest(lines) AS l;
+    IF cardinality(held) > 0 THEN
+        PERFORM metering_hold(operator, held, false);
+    END IF;
+    -- Whoever looks at the days around behind this has its plans made once: of a day that is empty
+    -- yet, too, they are to read its key.
+    PERFORM set_config('enable_seqscan', 'off', true);
 END $$;
 """
 # Only for usage of which every bucket is known; whoever calls looks afterwards at the days around,
@@ -47,29 +53,29 @@ CHARGE = """
 CREATE FUNCTION metering_charge_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
+    held bigint[], subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
     lines metering_line[]
 ) RETURNS bigint[] LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM metering_store_few(
-        operator, api_key, gateway, moment, clock, grace, zone, card, card_stamp, batch, lines);
+    PERFORM metering_store_few(operator, api_key, gateway, moment, clock, grace, zone, card,
+                               card_stamp, batch, held, lines);
     RETURN subscriptions_draw(subscribers, buckets, units, generations, batch, moment);
 END $$;
 """
-# Locks in the order that all keep: records, reservations, buckets.
+# Locks in the order that all keep: records, subscribers, reservations, buckets.
 COMMIT = """
 CREATE FUNCTION metering_commit_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
+    held bigint[], subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
     lines metering_line[], commits subscriptions_commit[],
     OUT low bigint[], OUT freed bigint[]
 ) LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM metering_store_few(
-        operator, api_key, gateway, moment, clock, grace, zone, card, card_stamp, batch, lines);
+    PERFORM metering_store_few(operator, api_key, gateway, moment, clock, grace, zone, card,
+                               card_stamp, batch, held, lines);
     freed := subscriptions_settle_few(gateway, moment, commits);
     low := subscriptions_draw(subscribers, buckets, units, generations, batch, moment);
 END $$;
@@ -83,4 +89,5 @@ BEGIN
     RAISE EXCEPTION 'the id is stored near its day' USING ERRCODE = 'unique_violation';
 END $$
 """
-FUNCTIONS = [LINE, STORE, CHARGE, COMMIT, SEEN]
+FEW = [STORE, CHARGE, COMMIT]
+FUNCTIONS = [LINE, *FEW, SEEN]
