@@ -201,17 +201,39 @@ def _is_whole(received: bytes) -> bool:
     return len(body) >= _length(head)
 
 
-def exchange(connection: socket.socket, data: bytes) -> bytes:
-    """Send a request; answers the body of its answer, if that is a success."""
-    connection.sendall(data)
-    received = b""
-    while True:
-        part = connection.recv(1 << 20)
-        if not part:
-            raise SendingError(f"the connection was closed; received {received[:300]!r}")
-        received += part
-        if _is_whole(received):
-            return received.partition(b"\r\n\r\n")[2]
+class Link:
+    """A connection to the platform that is kept, and made anew where the platform lets it go."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._socket = _connect(port)
+
+    def exchange(self, data: bytes) -> bytes:
+        """Send a request; answers the body of its answer, if that is a success."""
+        self._socket.sendall(data)
+        received = b""
+        while True:
+            part = self._socket.recv(1 << 20)
+            if not part:
+                raise SendingError(f"the connection was closed; received {received[:300]!r}")
+            received += part
+            if _is_whole(received):
+                head, _, body = received.partition(b"\r\n\r\n")
+                if _is_last(head):
+                    self.renew()
+                return body
+
+    def renew(self) -> None:
+        self.close()
+        self._socket = _connect(self._port)
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def _is_last(head: bytes) -> bool:
+    """Whether the platform lets go of the connection with this answer."""
+    return b"\r\nconnection: close" in head.lower()
 
 
 def _check(body: bytes, records: int) -> None:
@@ -254,7 +276,7 @@ def post(
     def work(ready: Callable[[], None]) -> _Done:
         answers: list[bytes] = []
         latencies: list[float] = []
-        connection = _connect(port)
+        link = Link(port)
         ready()
         used, began = cpu_used(), time.monotonic()
         while (nr := take()) is not None:
@@ -265,12 +287,11 @@ def post(
                 data = request(port, key, body, door)
             asked = time.monotonic()
             if answers and len(answers) % BATCHES_A_CONNECTION == 0:
-                connection.close()
-                connection = _connect(port)
-            answers.append(exchange(connection, data))
+                link.renew()
+            answers.append(link.exchange(data))
             latencies.append(time.monotonic() - asked)
         ended, used = time.monotonic(), cpu_used() - used
-        connection.close()
+        link.close()
         for answer in answers if door is NATIVE else ():  # OpenMeter's have no body
             _check(answer, batch)
         return _Done(len(answers) * batch, began, ended, used, latencies)
@@ -350,6 +371,14 @@ def chained(
                 ended = time.monotonic()
                 latencies.append(ended - asked[number])
                 answers.append(received)
+                if _is_last(received.partition(b"\r\n\r\n")[0]):
+                    poll.unregister(number)
+                    by_number.pop(number).close()
+                    one, left = _connect(port), rest.pop(number)
+                    del asked[number]
+                    number = one.fileno()
+                    by_number[number], rest[number], asked[number] = one, left, ended
+                    poll.register(number, select.EPOLLIN)
                 if not rest[number]:
                     through += 1
                     rest[number] = list(next(own, ())) if ended < deadline else []
@@ -362,7 +391,7 @@ def chained(
                     one.sendall(data)
         used = cpu_used() - used
         poll.close()
-        for one in sockets:
+        for one in by_number.values():
             one.close()
         for answer in answers:
             check(answer.partition(b"\r\n\r\n")[2])
@@ -400,16 +429,17 @@ class Reading:
 
     def _work(self, ready: Callable[[], None]) -> _Done:
         latencies: list[float] = []
-        with _connect(self._port) as connection:
-            ready()
-            used, began = cpu_used(), time.monotonic()
-            due = began
-            while not self._stop.wait(max(0.0, due - time.monotonic())):
-                due += self.PAUSE
-                asked = time.monotonic()
-                exchange(connection, self._requests[len(latencies) % len(self._requests)])
-                latencies.append(time.monotonic() - asked)
-            return _Done(len(latencies), began, time.monotonic(), cpu_used() - used, latencies)
+        link = Link(self._port)
+        ready()
+        used, began = cpu_used(), time.monotonic()
+        due = began
+        while not self._stop.wait(max(0.0, due - time.monotonic())):
+            due += self.PAUSE
+            asked = time.monotonic()
+            link.exchange(self._requests[len(latencies) % len(self._requests)])
+            latencies.append(time.monotonic() - asked)
+        link.close()
+        return _Done(len(latencies), began, time.monotonic(), cpu_used() - used, latencies)
 
 
 # --- COPY -----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from django.conf import settings
 from django.core.signals import request_finished
 from django.core.wsgi import get_wsgi_application
 
-from config import garbage
+from config import crowding, garbage
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import InputStream, StartResponse, WSGIEnvironment
@@ -32,6 +32,7 @@ _MOST = 4 * settings.DATA_UPLOAD_MAX_MEMORY_SIZE
 _CHUNK = 65536
 _IN_MEMORY = 1024 * 1024
 _WITHOUT_BODY = ("GET", "HEAD", "OPTIONS")
+_worker = crowding.Worker(settings.DATA / "web-workers")
 
 
 def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -46,8 +47,18 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         if int(environ.get("CONTENT_LENGTH") or 0) <= _MOST:
             _read_rest(environ["wsgi.input"])
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and _worker.lets_go():
+            headers = [*headers, ("Connection", "close")]
         return start_response(status, headers, *error)
 
+    _worker.begin()
+    try:
+        return _answer(environ, start)
+    finally:
+        _worker.end()
+
+
+def _answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
     hot = _past_django(environ)
     if hot is not None:
         return doors.wsgi(environ, start, *hot)

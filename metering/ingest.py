@@ -43,6 +43,7 @@ from subscriptions import (
     reservations_few,
     warm,
 )
+from subscriptions.buckets import Held
 from subscriptions.demands import Demand, Mark, Pick, Sure, Use
 from subscriptions.pgarrays import pack_instant, pack_int8, pack_int8s
 from subscriptions.pipeline import Call, Statement
@@ -294,7 +295,6 @@ _numbers = _Numbers()
 _SAVEPOINT = Statement("metering_before_draw", "SAVEPOINT draw")
 _BACK = Statement("metering_back", "ROLLBACK TO SAVEPOINT draw")
 _COMMIT = Statement("metering_commit", "COMMIT")
-_HOLD = Statement("metering_hold", "SELECT metering_hold($1, $2, $3)")
 _NO_ROOM = "53200"  # out_of_memory, here for one more lock
 _BATCH = Statement(
     "metering_batch",
@@ -376,8 +376,8 @@ class _Attempt:
             duplicates.note(done.batch_id, gateway_id, self.repeated, at=self.at)
         if self.request.before_draw is not None:
             # What it locks comes behind: reservations.
-            if holds := self._hold():
-                pipeline.run(holds, begun=self.begun)
+            if held := self._held():
+                pipeline.run([buckets.hold(held)], begun=self.begun)
             self.request.before_draw(
                 Weighed(cursor, done.batch_id, self.at, self.terms.grace, self.demands, done)
             )
@@ -438,13 +438,14 @@ class _Attempt:
         first: list[Call] = [(_SAVEPOINT, ())]
         if not self.saved:
             first = [*self.looks, *first]
-        if self.request.before_draw is None:
-            first += self._hold()
+        held = self._held() if self.request.before_draw is None else None
         if told:
             self._require_as_said()
         else:
+            if held is not None:
+                first.append(buckets.hold(held))
             pipeline.run(first, begun=self.begun)
-            first = []
+            first, held = [], None
         self.saved = True
         then = self.then
         if ends and told:
@@ -459,25 +460,25 @@ class _Attempt:
             sure=self.sure,
             first=first,
             then=then,
+            held=held,
             begun=self.begun,
         )
         if not told:
             self._require_as_said()
 
-    def _hold(self) -> list[Call]:
-        """The locks of those whose same usage, told to have occurred on a day around, may draw of
-        another bucket: of two such charges the later would not wait for the earlier one's record.
+    def _held(self) -> Held | None:
+        """Those whose same usage, told to have occurred on a day around, may draw of another
+        bucket: of two such charges the later would not wait for the earlier one's record.
 
-        In all others the draw's lock is enough. After a savepoint, with which they end.
+        In all others the draw's lock is enough. After a savepoint, with which their locks end.
         """
         held = {one.subscriber_id for one in self.demands if not self._is_same_around(one)}
         held.update(self.near_edges)
         if not held:
-            return []
+            return None
         alone = self.alone or len(held) > _MOST_HELD
         subscribers = pack_int8s([] if alone else sorted(held))
-        operator_id = pack_int8(self.caller.operator_id)
-        return [(_HOLD, [operator_id, subscribers, b"\1" if alone else b"\0"])]
+        return Held(pack_int8(self.caller.operator_id), subscribers)
 
     def _is_same_around(self, demand: Demand) -> bool:
         """Whether the bucket found for usage is that of all usage on the days around, too."""
@@ -521,20 +522,17 @@ class _Attempt:
         if covered.found:
             self._require_as_said()
         batch_id = self.done.batch_id = _numbers.next()
-        held = [d.subscriber_id for d in self.demands if not self._is_same_around(d)]
-        given = [
-            *self.terms.packed(caller, self.at),
-            pack_int8(batch_id),
-            pack_int8s(sorted(held)),
-        ]
+        given = [*self.terms.packed(caller, self.at), pack_int8(batch_id)]
+        held = self._held()
+        subscribers = held.subscribers if held is not None else None
         draws = covered[:4]
         if few is None:
-            low = records.charge_few(given, draws, lines, gateway_id=caller.gateway_id)
+            low = records.charge_few(given, draws, lines, subscribers, gateway_id=caller.gateway_id)
         else:
             payers = dict(zip(covered.subscribers, covered.buckets, strict=True))
             commits = few.commits(lines, payers, batch_id)
             low, freed = records.commit_few(
-                given, draws, lines, commits, gateway_id=caller.gateway_id
+                given, draws, lines, commits, subscribers, gateway_id=caller.gateway_id
             )
             few.settled(lines, batch_id, freed)
         self.found, self.low = covered.found, frozenset(low)

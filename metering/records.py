@@ -236,16 +236,17 @@ def charge_few(
     given: Sequence[bytes | None],
     draws: Sequence[Sequence[int]],
     lines: Sequence[Line],
+    held: bytes | None,
     *,
     gateway_id: int,
 ) -> list[int]:
     """Store few lines, close their batch and draw for them, in a transaction of its own.
 
-    `given` are the function's arguments up to whom to hold, in binary; `draws` subscribers,
-    buckets, units and generations. Answers the subscribers whose bucket runs low. Raises as
-    `failures` says and as the function does.
+    `given` are the function's arguments up to the batch, in binary; `draws` subscribers, buckets,
+    units and generations; `held` whom to hold, as it is passed. Answers the subscribers whose
+    bucket runs low. Raises as `failures` says and as the function does.
     """
-    [low] = _run_few(_CHARGE_FEW, given, draws, lines, gateway_id)
+    [low] = _run_few(_CHARGE_FEW, given, draws, lines, gateway_id, held)
     return unpack_int8s(low) if low is not None else []
 
 
@@ -254,6 +255,7 @@ def commit_few(
     draws: Sequence[Sequence[int]],
     lines: Sequence[Line],
     commits: Sequence[Commit],
+    held: bytes | None,
     *,
     gateway_id: int,
 ) -> tuple[list[int], list[int]]:
@@ -266,7 +268,7 @@ def commit_few(
         range(len(commits)), key=lambda nr: (commits[nr].subscriber_id, commits[nr].name)
     )
     packed = reservations_few.pack_commits([commits[nr] for nr in order])
-    low, freed = _run_few(_COMMIT_FEW, given, draws, lines, gateway_id, packed)
+    low, freed = _run_few(_COMMIT_FEW, given, draws, lines, gateway_id, packed, held)
     assert freed is not None
     given_back = dict(zip(order, unpack_int8s(freed), strict=True))
     return (
@@ -281,7 +283,7 @@ def _run_few(
     draws: Sequence[Sequence[int]],
     lines: Sequence[Line],
     gateway_id: int,
-    *more: bytes,
+    *more: bytes | None,
 ) -> pipeline.Row:
     rows = array_header(pipeline.oid_of("metering_line"), len(lines)) + _rows(lines)
     charge: Call = (statement, [*given, *[pack_int8s(column) for column in draws], rows, *more])

@@ -700,7 +700,10 @@ LEFT JOIN LATERAL (
    AND (p.left_over IS NULL OR p.left_over >= g.units)
 """
 # The draw itself; what it does, and that it answers who runs low, is said in its migration.
-_DRAW = Statement("subscriptions_draw", "SELECT subscriptions_draw($1, $2, $3, $4, $5, $6, $7)")
+_DRAW = Statement(
+    "subscriptions_draw", "SELECT subscriptions_draw($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+)
+_HOLD = Statement("subscriptions_hold", "SELECT subscriptions_hold($1, $2)")
 _RACED = "TB002"
 _WAITED = "55P03"  # lock_not_available
 _LOCK_SQL = """
@@ -860,6 +863,7 @@ def draw(
     sure: Sequence[Sure] = (),
     first: Sequence[Call] = (),
     then: Sequence[Call] = (),
+    held: Held | None = None,
     begun: bool = False,
 ) -> frozenset[int]:
     """Draw every demand from its subscriber's buckets, all or nothing; never refuses.
@@ -872,7 +876,8 @@ def draw(
     Raises Raced when a bucket was emptied or overtaken meanwhile: the caller rolls back and does it
     again without picks, and if that does not help, without `find` and `split`.
     `first` goes out in the message of the first draw, and `then` in that of the last, in a
-    transaction that may be `begun` as pipeline.py says.
+    transaction that may be `begun` as pipeline.py says. With the first goes, too, who is to be
+    `held`: for the window way's demands it was to be done before.
     """
     low: set[int] = set()
     before = list(first)
@@ -881,14 +886,33 @@ def draw(
         emptied = pack_int8s([bucket_id for demand in demands for bucket_id in demand.emptied])
         for last, columns in _turns(cursor, demands, sure, batch_id=batch_id, at=at, grace=grace):
             arrays = [pack_int8s(column) for column in columns]
-            calls = [*before, (_DRAW, [*arrays, *given, emptied]), *(then if last else ())]
+            draw_ = (_DRAW, [*arrays, *given, emptied, *(held or _NOBODY)])
+            calls = [*before, draw_, *(then if last else ())]
             row = pipeline.run(calls, begun=begun)[len(before)]
             if row is not None and row[0] is not None:
                 low.update(unpack_int8s(row[0]))
-            before = []
+            before, held = [], None
     elif before or then:
+        if held is not None:
+            before.append(hold(held))
         pipeline.run([*before, *then], begun=begun)
     return frozenset(low)
+
+
+class Held(NamedTuple):
+    """Subscribers, in order, of whom a draw has locks of their own; without any all of their
+    operator's. As parameters of functions that hold them."""
+
+    operator: bytes
+    subscribers: bytes
+
+
+_NOBODY = None, None
+
+
+def hold(held: Held) -> Call:
+    """The locks by themselves, for who locks something between them and buckets."""
+    return _HOLD, held
 
 
 def _turns(

@@ -648,10 +648,10 @@ def test_a_leap_second_of_a_day_and_a_short_month_anchor_hold(
 
 # A server without room for one more lock; held alone, the operator needs but one.
 NO_ROOM = """
-CREATE OR REPLACE FUNCTION metering_hold(operator bigint, subscribers bigint[], alone boolean)
+CREATE OR REPLACE FUNCTION subscriptions_hold(operator bigint, held bigint[])
 RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    IF alone THEN
+    IF cardinality(held) = 0 THEN
         PERFORM pg_advisory_xact_lock(7009, operator::int);
     ELSE
         RAISE EXCEPTION 'out of shared memory' USING ERRCODE = 'out_of_memory';

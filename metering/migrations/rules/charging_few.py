@@ -17,7 +17,7 @@ STORE = """
 CREATE FUNCTION metering_store_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    held bigint[], lines metering_line[]
+    lines metering_line[]
 ) RETURNS void LANGUAGE plpgsql
 SET plan_cache_mode = force_generic_plan
 AS $$
@@ -37,9 +37,6 @@ BEGIN
     SELECT batch, operator, gateway, moment, clock_timestamp(), count(*), sum(l.units),
            min(l.occurred_at), max(l.occurred_at)
     FROM unnest(lines) AS l;
-    IF cardinality(held) > 0 THEN
-        PERFORM metering_hold(operator, held, false);
-    END IF;
     -- Whoever looks at the days around behind this has its plans made once: of a day that is empty
     -- yet, too, they are to read its key.
     PERFORM set_config('enable_seqscan', 'off', true);
@@ -53,14 +50,15 @@ CHARGE = """
 CREATE FUNCTION metering_charge_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    held bigint[], subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
-    lines metering_line[]
+    subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
+    lines metering_line[], held bigint[] DEFAULT NULL
 ) RETURNS bigint[] LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM metering_store_few(operator, api_key, gateway, moment, clock, grace, zone, card,
-                               card_stamp, batch, held, lines);
-    RETURN subscriptions_draw(subscribers, buckets, units, generations, batch, moment);
+    PERFORM metering_store_few(
+        operator, api_key, gateway, moment, clock, grace, zone, card, card_stamp, batch, lines);
+    RETURN subscriptions_draw(
+        subscribers, buckets, units, generations, batch, moment, '{}', operator, held);
 END $$;
 """
 # Locks in the order that all keep: records, subscribers, reservations, buckets.
@@ -68,14 +66,17 @@ COMMIT = """
 CREATE FUNCTION metering_commit_few(
     operator bigint, api_key bigint, gateway bigint, moment timestamptz,
     clock timestamptz, grace interval, zone text, card text, card_stamp bigint, batch bigint,
-    held bigint[], subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
-    lines metering_line[], commits subscriptions_commit[],
+    subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
+    lines metering_line[], commits subscriptions_commit[], held bigint[] DEFAULT NULL,
     OUT low bigint[], OUT freed bigint[]
 ) LANGUAGE plpgsql
 AS $$
 BEGIN
-    PERFORM metering_store_few(operator, api_key, gateway, moment, clock, grace, zone, card,
-                               card_stamp, batch, held, lines);
+    PERFORM metering_store_few(
+        operator, api_key, gateway, moment, clock, grace, zone, card, card_stamp, batch, lines);
+    IF held IS NOT NULL THEN
+        PERFORM subscriptions_hold(operator, held);
+    END IF;
     freed := subscriptions_settle_few(gateway, moment, commits);
     low := subscriptions_draw(subscribers, buckets, units, generations, batch, moment);
 END $$;

@@ -10,10 +10,12 @@
 # is low, 4 it crosses a threshold, 8 it has something left and must not. SQLSTATE TB002: some bucket
 # was emptied, overtaken or filled meanwhile; its detail are their subscribers, and maybe some more
 # whose bucket is nearly empty.
+# Who is held is so before any bucket is locked, and behind the journal, for which nobody waits.
 DRAW = """
 CREATE FUNCTION subscriptions_draw(
     subscribers bigint[], buckets bigint[], units bigint[], generations bigint[],
-    batch bigint, moment timestamptz, empties bigint[] DEFAULT '{}'
+    batch bigint, moment timestamptz, empties bigint[] DEFAULT '{}',
+    operator bigint DEFAULT NULL, held bigint[] DEFAULT NULL
 ) RETURNS bigint[] LANGUAGE plpgsql
 SET enable_hashjoin = off SET enable_mergejoin = off SET enable_seqscan = off
 SET plan_cache_mode = force_generic_plan
@@ -29,6 +31,9 @@ BEGIN
         (subscriber_id, batch_id, bucket_id, kind, units, charged_at)
     SELECT d.subscriber_id, batch, d.bucket_id, 2, d.units, moment
     FROM unnest(subscribers, buckets, units) AS d (subscriber_id, bucket_id, units);
+    IF held IS NOT NULL THEN
+        PERFORM subscriptions_hold(operator, held);
+    END IF;
     WITH d AS (
         SELECT * FROM unnest(subscribers, buckets, units, generations)
             AS d (subscriber_id, bucket_id, units, generation)
@@ -98,5 +103,22 @@ BEGIN
         ON CONFLICT DO NOTHING;
     END IF;
     RETURN low;
+END $$;
+"""
+# Locks of subscribers, in the order of the array, for who may draw of their buckets what another
+# would draw of others. The form with one key is theirs alone: every other advisory lock has two
+# (subscriptions/advisory.py). Without any it is all of the operator's: a server has room for some
+# thousand locks.
+HOLD = """
+CREATE FUNCTION subscriptions_hold(operator bigint, held bigint[]) RETURNS void LANGUAGE plpgsql
+SET plan_cache_mode = force_generic_plan
+AS $$
+BEGIN
+    IF cardinality(held) = 0 THEN
+        PERFORM pg_advisory_xact_lock(7009, (operator & 2147483647)::int);
+    ELSE
+        PERFORM pg_advisory_xact_lock_shared(7009, (operator & 2147483647)::int);
+        PERFORM pg_advisory_xact_lock(h.id) FROM unnest(held) AS h (id);
+    END IF;
 END $$;
 """
