@@ -24,7 +24,7 @@ DECLARE
     drawn bigint;
     emptied bigint[];
     low bigint[];
-    crossed boolean;
+    crossed bigint[];
     others text;
 BEGIN
     INSERT INTO subscriptions_bucketentry
@@ -60,7 +60,7 @@ BEGIN
     SELECT count(*) FILTER (WHERE told < 8),
            array_agg(subscriber_id) FILTER (WHERE told & 1 > 0),
            array_agg(subscriber_id) FILTER (WHERE told & 2 > 0),
-           bool_or(told & 4 > 0)
+           array_agg(subscriber_id) FILTER (WHERE told & 4 > 0)
     INTO drawn, emptied, low, crossed FROM u;
     IF drawn <> cardinality(subscribers) THEN
         -- Whose: some more may be told, whose bucket could not pay the same once more.
@@ -75,8 +75,9 @@ BEGIN
         RAISE EXCEPTION 'a bucket was emptied or overtaken'
             USING ERRCODE = 'TB002', DETAIL = coalesce(others, '');
     END IF;
-    -- Rare, so in statements of their own: even one that finds nothing to do has to be begun.
-    IF crossed THEN
+    -- Of few, so in statements of their own that read none but theirs: of a thousand draws one or
+    -- two cross a threshold.
+    IF crossed IS NOT NULL THEN
         INSERT INTO subscriptions_outboxevent (subscriber_id, key, kind, payload, occurred_at)
         SELECT b.subscriber_id, 'bucket:' || b.id || ':' || t.percent, 'bucket.threshold',
                jsonb_build_object('bucket', b.id, 'kind', b.kind, 'percent', t.percent,
@@ -88,7 +89,8 @@ BEGIN
             VALUES (50, b.granted - b.granted / 2), (80, b.granted - b.granted / 5),
                    (100, b.granted)
         ) AS t (percent, at_used)
-        WHERE b.used >= t.at_used AND b.used - d.units < t.at_used
+        WHERE d.subscriber_id = ANY (crossed)
+          AND b.used >= t.at_used AND b.used - d.units < t.at_used
         ON CONFLICT DO NOTHING;
     END IF;
     IF emptied IS NOT NULL THEN
