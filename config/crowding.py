@@ -43,6 +43,7 @@ class Worker:
         fcntl.flock(self._file, fcntl.LOCK_EX)
         self._say_idle()
         made.rename(folder / self._name)
+        self._another_is_idle(0.0)  # removes what is left of those before
 
     def begin(self) -> None:
         """A request has come."""
@@ -66,17 +67,21 @@ class Worker:
         if now < self._next_look:
             return False
         self._next_look = now + PAUSE
-        with os.scandir(self._folder) as them:
-            return any(
-                self._is_idle(other, now)
-                for other in them
-                if other.name != self._name and not other.name.startswith(".")
-            )
+        return self._another_is_idle(now)
 
     def close(self) -> None:
         """Be none of them any more."""
         (self._folder / self._name).unlink(missing_ok=True)
         os.close(self._file)
+
+    def _another_is_idle(self, now: float) -> bool:
+        with os.scandir(self._folder) as them:
+            others = [
+                self._is_idle(other, now)
+                for other in them
+                if other.name != self._name and not other.name.startswith(".")
+            ]
+        return any(others)
 
     def _say_idle(self) -> None:
         os.pwrite(self._file, _SINCE.pack(time.monotonic()), 0)

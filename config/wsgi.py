@@ -47,7 +47,7 @@ def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iter
     def start(status: str, headers: list[tuple[str, str]], *error: Any) -> Any:
         if int(environ.get("CONTENT_LENGTH") or 0) <= _MOST:
             _read_rest(environ["wsgi.input"])
-        if environ["SERVER_PROTOCOL"] == "HTTP/1.1" and _worker.lets_go():
+        if environ.get("SERVER_PROTOCOL") == "HTTP/1.1" and _worker.lets_go():
             headers = [*headers, ("Connection", "close")]
         return start_response(status, headers, *error)
 

@@ -98,6 +98,16 @@ def test_what_is_left_of_a_worker_that_was_killed_counts_for_nothing_and_is_remo
     assert len(os.listdir(tmp_path)) == 1
 
 
+def test_a_new_worker_removes_what_is_left_of_those_before(tmp_path: Path) -> None:
+    left = tmp_path / "1-1"
+    left.write_bytes(bytes(8))
+
+    worker = Worker(tmp_path)
+
+    assert not left.exists()
+    worker.close()
+
+
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one processor: the platform has one worker")
 def test_two_clients_come_to_have_a_worker_each() -> None:
     """By chance each second pair of connections begins at the same one."""
