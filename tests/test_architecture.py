@@ -407,7 +407,13 @@ def test_every_advisory_lock_has_a_number_of_its_own() -> None:
     assert len(numbers) == len(set(numbers))
     # A number that is not used is no lock: nobody holds it for what it says.
     told = "".join(text for _, text in sources(*ROOMS))
-    assert [lock.name for lock in Lock if f"Lock.{lock.name}" not in told] == []
+    unused = [
+        lock.name
+        for lock in Lock
+        # Some are taken by functions of the database only (migrations/rules).
+        if f"Lock.{lock.name}" not in told and f"pg_advisory_xact_lock({lock.value}," not in told
+    ]
+    assert unused == []
 
 
 def test_an_advisory_lock_is_named_by_its_purpose() -> None:
