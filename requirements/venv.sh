@@ -1,6 +1,6 @@
 #!/bin/sh
 # venv.sh PYTHON FOLDER: a virtual environment with pip, made anew. Of several of that name on the
-# PATH it gets the fastest: how a Python was built makes a third of its speed.
+# PATH it gets the fastest: how a Python was built makes much of its speed.
 set -eu
 python=$1 folder=$2
 here=$(dirname "$0")

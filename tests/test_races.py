@@ -340,11 +340,7 @@ def test_only_near_an_edge_a_charge_has_a_lock_of_its_subscriber(
         lifecycle.ensure_open([subscriber.pk], at=at, until=at)
         with transaction.atomic(), connection.cursor() as cursor:
             gateway.charge(*[record(f"{mark}-{nr}", occurred_at=at) for nr in range(many)])
-            cursor.execute(
-                "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
-                " AND pid = pg_backend_pid()"
-            )
-            return [row[0] for row in cursor.fetchall()]
+            return held_subscribers(cursor)
 
     for mark in ("found", "remembered"):
         assert held(f"{mark} in the middle", EDGE - 10 * DAY) == []
@@ -352,6 +348,38 @@ def test_only_near_an_edge_a_charge_has_a_lock_of_its_subscriber(
         assert held(mark, EDGE + away) == [subscriber.pk], mark
         assert held(f"{mark}, remembered", EDGE + away) == [subscriber.pk], mark
     assert held("past it", EDGE + 4 * DAY) == []
+
+
+def held_subscribers(cursor: Any) -> list[int]:
+    """Of whom this transaction has a lock by their id."""
+    cursor.execute(
+        "SELECT objid FROM pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+        " AND pid = pg_backend_pid()"
+    )
+    return [row[0] for row in cursor.fetchall()]
+
+
+@pytest.mark.parametrize("of_two_buckets", [False, True])
+def test_near_an_edge_a_commit_has_a_lock_of_its_subscriber_too(
+    operator: Operator, gateway: Gateway, of_two_buckets: bool
+) -> None:
+    """Of what is held of one bucket it is one message; of two it goes the general way."""
+    at_an_edge_of_a_plan(operator)
+    subscriber_id = Subscriber.objects.get(operator=operator).pk
+    at = EDGE + HOUR
+    set_clock(operator, at)
+    partitions.ensure(records.RECORDS, [(EDGE + n * DAY).date() for n in range(-6, 7)])
+    partitions.ensure(partitions.ENTRIES, [at.date()])
+    lifecycle.ensure_open([subscriber_id], at=at, until=at)
+    if of_two_buckets:
+        gift = {"units": "60", "valid_until": (at + 30 * DAY).isoformat(), "reason": "sorry"}
+        crm = client_for(make_key(operator))
+        assert post(crm, "subscribers/s-1/grants", gift).status_code == 201
+    reserve(gateway)
+
+    with transaction.atomic(), connection.cursor() as cursor:
+        assert commit(gateway, occurred_at=at)["accepted"] == 1
+        assert held_subscribers(cursor) == [subscriber_id]
 
 
 def test_a_batch_looks_around_again_only_where_something_was_stored_meanwhile(
